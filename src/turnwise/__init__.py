@@ -1,0 +1,1 @@
+"""turnwise: reinforcement learning for multi-turn tool-integrated reasoning, with credit per turn."""

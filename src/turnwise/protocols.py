@@ -1,0 +1,183 @@
+"""The seams of the framework, one signature each. Components inherit nothing; they only fit.
+
+Stateless parts (reward, advantage, loss, similarity) are frozen dataclasses that are called. A part with a
+life (engine, environment, task, tracker, policy) has a frozen dataclass of hyper-parameters whose `start`
+makes the live part described here; whoever called `start` calls `close`.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from turnwise.types import (
+    Completion,
+    Group,
+    LossOutput,
+    Message,
+    Problem,
+    Sampling,
+    ScoredGroup,
+    StepResult,
+    TokenBatch,
+)
+
+Metrics = Mapping[str, float]
+"""What is logged: `area/name` to a number."""
+
+
+class Renderer(Protocol):
+    """Between messages and tokens: a tokenizer with its chat template."""
+
+    def prompt_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """Tokens of an opening transcript, up to where the policy's first turn begins."""
+        ...
+
+    def continuation_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """Tokens to append after a sampled turn (its stop token included), up to where the next turn begins."""
+        ...
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        """The text of a sampled turn, control tokens removed."""
+        ...
+
+
+class RolloutEngine(Protocol):
+    """Samples turns. Concurrent calls are batched; reuse of prefixes and keys/values is its own affair."""
+
+    async def generate(self, token_ids: Sequence[int], sampling: Sampling) -> Completion:
+        """Samples one turn after `token_ids`."""
+        ...
+
+    def load_weights(self, weights: Mapping[str, Tensor], version: int) -> None:
+        """Copies `weights`; every later completion comes from them and bears `version`. Forgets cached keys/values."""
+        ...
+
+    async def close(self) -> None:
+        """Frees what `start` took; safe to call twice."""
+        ...
+
+
+class Environment(Protocol):
+    """One episode of one problem: messages only, no tokens. Used once, always closed."""
+
+    def initial_messages(self) -> tuple[Message, ...]:
+        """The opening transcript."""
+        ...
+
+    async def step(self, turn_text: str) -> StepResult:
+        """Runs the turn's tool calls and replies; not called again after a result with a stop_reason."""
+        ...
+
+    async def close(self) -> None:
+        """Ends the episode and whatever it still runs."""
+        ...
+
+
+class EnvironmentPool(Protocol):
+    """Makes episodes; holds what they share, such as warm tool processes."""
+
+    def episode(self, problem: Problem) -> Environment:
+        """A fresh episode of `problem`."""
+        ...
+
+    async def close(self) -> None:
+        """Ends every shared process; safe to call twice."""
+        ...
+
+
+class Similarity(Protocol):
+    """Likeness of two programs, in [0, 1]; symmetric; 1 for equal non-empty programs."""
+
+    def __call__(self, code: str, other: str) -> float: ...
+
+
+class Reward(Protocol):
+    """Scores a group. Siblings are in view, so that shaping can compare them. Excluded trajectories get zeros."""
+
+    def __call__(self, group: Group) -> ScoredGroup: ...
+
+
+class AdvantageEstimator(Protocol):
+    """Turns rewards into advantages `[P][G][K]`; excluded trajectories leave the statistics and get zeros."""
+
+    def __call__(self, scored_groups: Sequence[ScoredGroup]) -> list[list[list[float]]]: ...
+
+
+class PolicyLoss(Protocol):
+    """Scalar loss of a part of a step. Losses of the parts add up to the loss of the whole step."""
+
+    def __call__(self, policy_logprobs_N: Tensor, batch: TokenBatch) -> LossOutput: ...
+
+
+class Policy(Protocol):
+    """The trained model with its optimiser. It never sees the engine."""
+
+    def update(self, batch: TokenBatch, loss: PolicyLoss) -> Metrics:
+        """One optimiser step on the whole batch, cut into micro-batches as memory asks."""
+        ...
+
+    def logprobs(self, batch: TokenBatch) -> Tensor:
+        """Log-probabilities `[N]` of the loss tokens at the batch's temperature, without gradient; 0 elsewhere."""
+        ...
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """Detached views of the current weights under their Hugging Face names."""
+        ...
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Writes weights, config and tokenizer in the Hugging Face layout."""
+        ...
+
+    def load_pretrained(self, folder: Path) -> None:
+        """Reads the weights that `save_pretrained` wrote."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimiser's state; the weights are saved apart."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores what `state_dict` gave."""
+        ...
+
+
+class Task(Protocol):
+    """Problems in a seeded order with a resumable cursor; the train and eval splits never overlap."""
+
+    name: str
+
+    def next_batch(self, num_problems: int) -> list[Problem]:
+        """The next problems of the train split; moves the cursor."""
+        ...
+
+    def eval_problems(self, num_problems: int) -> list[Problem]:
+        """The first problems of the eval split: the same for every seed and every call."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """The cursor, JSON-serialisable."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Puts the cursor back."""
+        ...
+
+
+class Tracker(Protocol):
+    """Where figures go while a run is under way."""
+
+    def log(self, metrics: Metrics, step: int) -> None:
+        """Records `area/name` figures of a step."""
+        ...
+
+    def log_groups(
+        self, groups: Sequence[ScoredGroup], advantages: Sequence[Sequence[Sequence[float]]], step: int
+    ) -> None:
+        """Records the step's trajectories with rewards and advantages `[P][G][K]`."""
+        ...
+
+    def close(self) -> None:
+        """Flushes and ends; safe to call twice."""
+        ...
