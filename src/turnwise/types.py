@@ -193,9 +193,14 @@ class Trajectory:
             )
 
     @property
+    def has_infrastructure_failure(self) -> bool:
+        """Whether it ended through no fault of the policy; it then counts neither as right nor as wrong."""
+        return self.stop_reason in (StopReason.tool_infrastructure, StopReason.engine_abort)
+
+    @property
     def is_excluded(self) -> bool:
         """Whether it leaves the group's statistics and the loss: infrastructure failed, or nothing was sampled."""
-        return not self.turns or self.stop_reason in (StopReason.tool_infrastructure, StopReason.engine_abort)
+        return not self.turns or self.has_infrastructure_failure
 
     @property
     def code(self) -> str:

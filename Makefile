@@ -1,0 +1,73 @@
+# Everything a newcomer or CI runs. `make` alone lists the targets.
+# ARGS passes overrides on:  make demo ARGS="seed=1 trainer.num_steps=10"
+
+PYTHON ?= python3
+ARGS ?=
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test test-all lint format warmstart ablations ci lock clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
+
+setup: $(READY)  ## create .venv and install the locked packages; does nothing when up to date
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "turnwise needs Python 3.11 or newer; name one: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "Installing the locked packages into $(VENV): a few minutes the first time, more with CUDA libraries"
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --requirement requirements.lock
+	@touch $@
+
+demo: $(READY)  ## train the tiny policy by GTPO, with an evaluation before and after
+	$(BIN)/python src/main.py algo=gtpo reward.shaping=true $(ARGS)
+
+test: $(READY)  ## run the tests that need neither a GPU nor minutes
+	$(BIN)/pytest -m "not slow and not gpu" $(ARGS)
+
+test-all: $(READY)  ## run every test; what the machine cannot run is skipped with a reason
+	$(BIN)/pytest $(ARGS)
+
+lint: $(READY)  ## check style, formatting, types and import contracts
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
+	PYTHONPATH=src $(BIN)/lint-imports
+
+format: $(READY)  ## format the code and mend what ruff can mend
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+warmstart: $(READY)  ## rebuild the tiny policy's shipped weights from their seed
+	$(BIN)/python src/main.py mode=warmstart $(ARGS)
+
+ablations: $(READY)  ## train every ablation arm over matched seeds and print their table
+	PYTHONPATH=src $(BIN)/python experiments/ablations.py $(ARGS)
+
+ci:  ## run what CI runs
+	.ci/run
+
+lock:  ## resolve pyproject.toml anew into requirements.lock
+	@venv=$$(mktemp -d); trap 'rm -rf "$$venv" requirements.new' EXIT; \
+	$(PYTHON) -m venv "$$venv"; \
+	"$$venv/bin/python" -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+		extras = project["optional-dependencies"]; \
+		print(*project["dependencies"], *extras["dev"], *extras["reasoning-gym"], sep="\n")' > "$$venv/wanted"; \
+	"$$venv/bin/python" -m pip install --disable-pip-version-check --quiet --requirement "$$venv/wanted"; \
+	grep '^#' requirements.lock > requirements.new; \
+	"$$venv/bin/python" -m pip freeze --all --exclude pip --exclude turnwise | sed 's/+[a-z0-9.]*$$//' \
+		>> requirements.new; \
+	mv requirements.new requirements.lock
+
+clean:  ## remove caches and build leftovers; .venv and runs/ stay
+	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache build src/turnwise.egg-info
+	find src tests experiments -name __pycache__ -type d -exec rm -rf {} +

@@ -1,0 +1,29 @@
+"""Entry point: `python src/main.py algo=gtpo reward.shaping=true`; `--help` lists the groups and their options."""
+
+import hydra
+from omegaconf import DictConfig
+
+from turnwise.config.errors import clean_exit
+from turnwise.config.label import register_label
+from turnwise.config.launch import launch
+from turnwise.config.options import CONF_DIR, register_help
+from turnwise.config.schema import register_schemas
+
+
+def job(config: DictConfig) -> None:
+    """One run; Hydra calls it once, or once for every combination of a multirun."""
+    with clean_exit():
+        launch(config)
+
+
+def main() -> None:
+    """Composes the configuration from `conf/` and the command line, then runs it."""
+    register_label()
+    register_help()
+    register_schemas()
+    with clean_exit(job=job.__code__):
+        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(job)()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""The advantage of GRPO: one number per trajectory against its group, the same for every turn."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from turnwise.advantage.ragged import flatten, unflatten
+from turnwise.core.group_statistics import StdKind, normalise
+from turnwise.core.segments import segment_sum
+from turnwise.types import ScoredGroup
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupNormAdvantage:
+    """Group Relative Policy Optimization (GRPO, arXiv 2402.03300).
+
+    `A_i = (r_i - mean(r)) / (std(r) + eps)` over the group, repeated for each turn of trajectory i. The number r_i is
+    the sum of the turn rewards, not discounted: with `reward=outcome`, which rewards the last turn only, that reward.
+
+    Dr.GRPO (arXiv 2503.20783) is `scale_by_std=False` with the loss reduction `constant`; RLOO (arXiv 2402.14740) is
+    `scale_by_std=False, leave_one_out=True`.
+    """
+
+    std_kind: StdKind = StdKind.population
+    """Divisor of the variance, n or n - 1; public copies of GRPO differ, n is our choice for both arms [O]."""
+
+    eps: float = 1e-6
+    """Added to the standard deviation; public copies use 1e-6 or 1e-4."""
+
+    scale_by_std: bool = True
+    """Divide by the standard deviation; off (Dr.GRPO), the advantage is the centred number."""
+
+    leave_one_out: bool = False
+    """Take the mean over the other trajectories of the group, never one's own (RLOO)."""
+
+    mask_equal_outcomes: bool = False
+    """Give zeros to groups that are all correct or all wrong, whatever else their rewards tell apart."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eps < 1:
+            raise ValueError(f"eps={self.eps}: expected at least 0 and less than 1")
+
+    def __call__(self, scored_groups: Sequence[ScoredGroup]) -> list[list[list[float]]]:
+        """Advantages `[P][G][K]`, equal over K; excluded trajectories leave the statistics and get zeros."""
+        turns = flatten(scored_groups)
+        num_trajectories = turns.group_index_G.numel()
+        advantages_G = normalise(
+            segment_sum(turns.turn_rewards_K, turns.trajectory_index_K, num_trajectories),
+            turns.group_index_G,
+            torch.arange(num_trajectories),
+            torch.ones(num_trajectories, dtype=torch.bool),
+            std_kind=self.std_kind,
+            eps=self.eps,
+            scale_by_std=self.scale_by_std,
+            leave_one_out=self.leave_one_out,
+            weight_by_trajectory=False,
+        )
+        if self.mask_equal_outcomes:
+            advantages_G = advantages_G.masked_fill(turns.has_equal_outcomes_G, 0)
+        return unflatten(advantages_G[turns.trajectory_index_K], scored_groups)

@@ -1,0 +1,73 @@
+"""The advantage of GTPO: every turn's discounted return against a pool of sibling turns."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from turnwise.advantage.ragged import flatten, unflatten
+from turnwise.core.group_statistics import Pool, StdKind, assign_pools, normalise
+from turnwise.core.returns import discounted_returns
+from turnwise.types import ScoredGroup
+
+
+@dataclass(frozen=True, kw_only=True)
+class TurnReturnAdvantage:
+    """Group Turn Policy Optimization (GTPO, arXiv 2511.14846; not the GTPO of 2508.03772 or of 2508.04349).
+
+    Discounts first, then normalises: `R_{i,j} = sum_{m >= j} discount^(m - j) r_{i,m}`, then
+    `A_{i,j} = (R_{i,j} - mean(S)) / (std(S) + eps)`: docs/PAPER.md sections 3 and 4, [A, R, 3]. The sources do not
+    settle what S holds; `pool` names the choice. With one turn per trajectory and pool `group` it equals
+    `GroupNormAdvantage`.
+
+    A pool of unlike turns has a price: with a discount below 1, the early turns of a group whose trajectories all
+    succeed alike get negative advantages. The guards `mask_equal_outcomes` and `weight_by_trajectory` are ours [O].
+    """
+
+    discount: float = 0.9
+    """Factor per turn between a reward and the turns before it; 0.9 is GTPO's gamma [R, 3], 1 turns discounting off."""
+
+    pool: Pool = Pool.group
+    """Returns that form S: the group's (best supported [3]), the batch's, those of a turn index, or of first turns."""
+
+    std_kind: StdKind = StdKind.population
+    """Divisor of the variance of S, n or n - 1; the sources are silent, n is our choice [O]."""
+
+    eps: float = 1e-6
+    """Added to the standard deviation; public copies use 1e-6 or 1e-4, the smaller is our choice [O]."""
+
+    scale_by_std: bool = True
+    """Divide by the standard deviation; off, the advantage is the centred return, in units of reward."""
+
+    leave_one_out: bool = False
+    """Take the mean over the other trajectories of the pool, never the turn's own (RLOO, arXiv 2402.14740)."""
+
+    mask_equal_outcomes: bool = False
+    """Give zeros to groups that are all correct or all wrong; their returns still enter S where S is the batch."""
+
+    weight_by_trajectory: bool = False
+    """Let each trajectory count once in S, shared among its turns; off, each turn counts once."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.discount <= 1:
+            raise ValueError(f"discount={self.discount}: expected 0 to 1")
+        if not 0 <= self.eps < 1:
+            raise ValueError(f"eps={self.eps}: expected at least 0 and less than 1")
+
+    def __call__(self, scored_groups: Sequence[ScoredGroup]) -> list[list[list[float]]]:
+        """Advantages `[P][G][K]`; excluded trajectories leave the statistics and get zeros."""
+        turns = flatten(scored_groups)
+        group_index_K = turns.group_index_G[turns.trajectory_index_K]
+        pool_K, is_member_K = assign_pools(self.pool, group_index_K, turns.turn_index_K)
+        advantages_K = normalise(
+            discounted_returns(turns.turn_rewards_K, turns.trajectory_index_K, self.discount),
+            pool_K,
+            turns.trajectory_index_K,
+            is_member_K,
+            std_kind=self.std_kind,
+            eps=self.eps,
+            scale_by_std=self.scale_by_std,
+            leave_one_out=self.leave_one_out,
+            weight_by_trajectory=self.weight_by_trajectory,
+        )
+        if self.mask_equal_outcomes:
+            advantages_K = advantages_K.masked_fill(turns.has_equal_outcomes_G[turns.trajectory_index_K], 0)
+        return unflatten(advantages_K, scored_groups)

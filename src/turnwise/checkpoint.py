@@ -1,0 +1,177 @@
+"""Checkpoints that are either whole or not there, and from which a run goes on exactly."""
+
+import json
+import os
+import pickle
+import platform
+import random
+import shutil
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from turnwise.protocols import Policy, Task
+
+_PREFIX = "step_"
+_TEMPORARY = ".tmp-"
+
+
+def save(folder: Path, step: int, *, policy: Policy, task: Task, keep: int) -> Path:
+    """Writes `folder`/step_<step>, points `folder`/last at it and removes what is no longer kept.
+
+    It holds the weights in the Hugging Face layout, `optimiser.pt`, `rng.pt` (Python, NumPy, torch, every CUDA
+    device) and `state.json` (step, task cursor, versions, and every other file with its size). All of it is written
+    under a temporary name, forced to disk, then renamed: a kill or a full disk leaves the earlier checkpoints as they
+    were.
+
+    Args:
+        folder: The run's checkpoints; made when missing.
+        step: The step that a resumed run begins with, which is the number of finished steps.
+        policy: Gives weights and optimiser state.
+        task: Gives the cursor.
+        keep: Newest checkpoints to keep; 0 keeps all. The one that `last` names is always kept.
+
+    Returns:
+        The checkpoint's folder.
+    """
+    if step < 0 or keep < 0:
+        raise ValueError(f"step={step}, keep={keep}: expected both >= 0")
+    folder.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(folder)
+    target = folder / f"{_PREFIX}{step}"
+    draft = folder / f"{_TEMPORARY}{target.name}"
+    try:
+        draft.mkdir()
+        policy.save_pretrained(draft)
+        torch.save(policy.state_dict(), draft / "optimiser.pt")
+        torch.save(_rng_state(), draft / "rng.pt")
+        _write_state(draft, step, task)
+        for path in [*draft.rglob("*"), draft]:
+            _force_to_disk(path)
+        if target.exists():
+            target.rename(folder / f"{_TEMPORARY}replaced-{target.name}")
+        draft.rename(target)
+        _point_last(folder, target)
+    finally:
+        _remove_leftovers(folder)
+    _prune(folder, keep)
+    return target
+
+
+def latest(folder: Path) -> Path | None:
+    """The checkpoint to resume from: the one that `last` names, else the newest; None without a whole one."""
+    candidates = [(folder / "last").resolve(), *reversed(_checkpoints(folder))]
+    return next((path for path in candidates if _damage(path) is None), None)
+
+
+def restore(path: Path, policy: Policy, task: Task) -> int:
+    """Puts weights, optimiser, task cursor and every random generator back as `save` found them.
+
+    Returns:
+        The step to begin with.
+
+    Raises:
+        ValueError: The checkpoint is torn or not one at all; the message names the file.
+    """
+    if (damage := _damage(path)) is not None:
+        raise ValueError(f"checkpoint {path}: {damage}")
+    state = json.loads((path / "state.json").read_text())
+    optimiser, rng = _load(path / "optimiser.pt"), _load(path / "rng.pt")
+    policy.load_pretrained(path)
+    policy.load_state_dict(optimiser)
+    task.load_state_dict(state["task"])
+    _set_rng_state(rng)
+    return state["step"]
+
+
+def _write_state(draft: Path, step: int, task: Task) -> None:
+    packages = {name: metadata.version(name) for name in ("torch", "transformers", "numpy")}
+    state = {
+        "step": step,
+        "task": task.state_dict(),
+        "versions": {"python": platform.python_version(), **packages},
+        "files": {str(p.relative_to(draft)): p.stat().st_size for p in sorted(draft.rglob("*")) if p.is_file()},
+    }
+    (draft / "state.json").write_text(json.dumps(state, indent=2) + "\n")
+
+
+def _damage(path: Path) -> str | None:
+    """Why `path` is no whole checkpoint, or None when it is one."""
+    try:
+        state = json.loads((path / "state.json").read_text())
+        sizes = {name: (path / name).stat().st_size for name in state["files"]}
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
+    except (ValueError, KeyError, TypeError) as error:
+        return f"state.json is torn: {error!r}"
+    torn = [f"{name} has {sizes[name]} bytes of {size}" for name, size in state["files"].items() if sizes[name] != size]
+    return "; ".join(torn) or None
+
+
+def _load(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise ValueError(f"checkpoint file {path} cannot be read: {error}") from error
+
+
+def _rng_state() -> dict[str, Any]:
+    """The state of every generator in plain containers and tensors, which load without running pickled code."""
+    numpy_state: Any = np.random.get_state(legacy=False)
+    numpy_state["state"]["key"] = numpy_state["state"]["key"].tolist()
+    return {
+        "python": random.getstate(),
+        "numpy": numpy_state,
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def _set_rng_state(state: dict[str, Any]) -> None:
+    numpy_state = state["numpy"]
+    numpy_state["state"]["key"] = np.array(numpy_state["state"]["key"], dtype=np.uint32)
+    random.setstate(state["python"])
+    np.random.set_state(numpy_state)
+    torch.set_rng_state(state["torch"])
+    for device, device_state in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(device_state, device)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Folders named like checkpoints, oldest first."""
+    numbers = [path.name.removeprefix(_PREFIX) for path in folder.glob(f"{_PREFIX}*") if path.is_dir()]
+    return [folder / f"{_PREFIX}{number}" for number in sorted(map(int, filter(str.isdecimal, numbers)))]
+
+
+def _point_last(folder: Path, target: Path) -> None:
+    link = folder / f"{_TEMPORARY}last"
+    link.symlink_to(target.name)
+    link.replace(folder / "last")
+    _force_to_disk(folder)
+
+
+def _prune(folder: Path, keep: int) -> None:
+    if keep:
+        current = (folder / "last").resolve()
+        for path in _checkpoints(folder)[:-keep]:
+            if path.resolve() != current:
+                shutil.rmtree(path)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    for path in folder.glob(f"{_TEMPORARY}*"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _force_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,153 @@
+"""From a composed configuration to the objects that it names, checked one by one and against each other."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from turnwise.config.errors import ConfigError, explain
+from turnwise.engine.hf import HFEngine
+from turnwise.env.python_tool import PythonTool
+from turnwise.evaluation.evaluate import EvaluationSettings
+from turnwise.model.attention import FLASH
+from turnwise.model.causal_lm import CausalLM
+from turnwise.protocols import AdvantageEstimator, PolicyLoss, Task, Tracker
+from turnwise.reward.outcome import OutcomeReward
+from turnwise.reward.turn_level import TurnLevelReward
+from turnwise.rollout.sampler import RolloutSettings
+from turnwise.trainer import Device, Precision, TrainerSettings
+
+
+class TaskSettings(Protocol):
+    """A task before it starts."""
+
+    def start(self, seed: int) -> Task:
+        """The live task; `seed` orders its train split."""
+        ...
+
+
+class TrackerSettings(Protocol):
+    """A tracker before it starts."""
+
+    def start(self, run_dir: Path, *, first_step: int, label: str, config: Mapping[str, Any]) -> Tracker:
+        """The live tracker of a run that goes on at `first_step`."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Components:
+    """Every part of a run, still without a life: nothing is loaded, opened or started."""
+
+    seed: int
+    label: str
+    config: Mapping[str, Any]
+    """The resolved configuration as plain values, for the record."""
+    model: CausalLM
+    engine: HFEngine
+    env: PythonTool
+    reward: TurnLevelReward | OutcomeReward
+    advantage: AdvantageEstimator
+    loss: PolicyLoss
+    task: TaskSettings
+    rollout: RolloutSettings
+    evaluation: EvaluationSettings
+    trainer: TrainerSettings
+    tracker: TrackerSettings
+
+
+class Mode(Protocol):
+    """What to do with the components: a frozen dataclass of `turnwise.config.modes`, called once."""
+
+    def __call__(self, components: Components, run_dir: Path) -> None:
+        """Starts what it needs inside `errors.building()`, does its work, leaves its files in `run_dir`."""
+        ...
+
+
+def build_components(config: DictConfig, label: str) -> Components:
+    """Makes the components and checks the relations between them.
+
+    Raises:
+        ConfigError: A value is missing, out of range, or does not go with another one; the keys are named.
+    """
+    _check_keys(config)
+    if config.seed < 0:
+        raise ConfigError(f"seed={config.seed}: expected >= 0")
+    parts = {str(key): _build(config, str(key)) for key in config if key not in ("seed", "mode")}
+    values = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+    components = Components(seed=config.seed, label=label, config=cast(dict[str, Any], values), **parts)
+    check_relations(components)
+    return components
+
+
+def build_mode(config: DictConfig) -> Mode:
+    """Makes the mode.
+
+    Raises:
+        ConfigError: A value of it is missing or out of range.
+    """
+    return _build(config, "mode")
+
+
+def _check_keys(node: DictConfig) -> None:
+    """Refuses keys that no schema has: `+key=value` gets them past Hydra, which has checked all else."""
+    schema, full_key = OmegaConf.get_type(node), node._get_full_key("")
+    prefix = f"{full_key}." if full_key else ""
+    keys = sorted({field.name for field in dataclasses.fields(cast(type, schema))} - {"_target_"})
+    for name in node:
+        if name not in keys and name != "_target_":
+            raise ConfigError(f"{prefix}{name}: no such key; keys: {', '.join(prefix + key for key in keys)}")
+    for name in keys:
+        has_value = name in node and not OmegaConf.is_interpolation(node, name)
+        if has_value and dataclasses.is_dataclass(OmegaConf.get_type(node, name)):
+            _check_keys(node[name])
+
+
+def _build(config: DictConfig, key: str) -> Any:
+    try:
+        if not OmegaConf.is_dict(config[key]):
+            raise ConfigError(f"{key}={config[key]}: expected values of its own, {key}.NAME=VALUE")
+        return instantiate(config[key], _convert_="all")
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error)) from error
+    except InstantiationException as error:
+        if not isinstance(error.__cause__, (ValueError, TypeError, OSError, ImportError)):
+            raise
+        place = re.search(r"full_key: (\S+)", str(error))
+        raise ConfigError(_placed(place[1] if place else key, str(error.__cause__))) from error.__cause__
+
+
+def _placed(full_key: str, message: str) -> str:
+    """A component's complaint about a field, `discount=2: expected ...`, with the field's full key."""
+    if message.startswith(full_key.partition(".")[0] + "."):
+        return message
+    return f"{full_key}.{message}" if re.match(r"\w+=", message) else f"{full_key}: {message}"
+
+
+def check_relations(components: Components) -> None:
+    """Checks what concerns more than one component, before anything loads.
+
+    Raises:
+        ConfigError: Two values do not go together, or this machine lacks what one of them needs; all keys are named.
+    """
+    rollout, trainer = components.rollout, components.trainer
+    if components.reward.shaping and rollout.group_size < 2:
+        raise ConfigError(
+            f"reward.shaping=true compares siblings, but rollout.group_size={rollout.group_size}: expected >= 2"
+        )
+    if trainer.device is Device.cuda and not torch.cuda.is_available():
+        raise ConfigError("trainer.device=cuda, but no CUDA device is visible here: use auto or cpu")
+    on_cuda = trainer.device is not Device.cpu and torch.cuda.is_available()
+    wanted = components.model.attention
+    if wanted in FLASH and not (on_cuda and trainer.dtype is Precision.bfloat16):
+        raise ConfigError(
+            f"model.attention={wanted} needs a CUDA device and half precision, but trainer.device={trainer.device} is "
+            f"{'cuda' if on_cuda else 'cpu'} here and trainer.dtype={trainer.dtype}: use model.attention=auto"
+        )

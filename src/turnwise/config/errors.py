@@ -1,0 +1,139 @@
+"""A mistake of the user ends with one clear line and exit code 2, a bug or failure with its traceback and 1."""
+
+import difflib
+import os
+import re
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import is_dataclass
+from types import CodeType
+from typing import Any, NoReturn
+
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from yaml import YAMLError
+
+from turnwise.config.options import option_groups
+
+_WANTS_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
+_MAX_LENGTH = 600
+
+
+class ConfigError(ValueError):
+    """What the user asked for cannot be done; the text says what, where and what would do."""
+
+
+@contextmanager
+def building() -> Iterator[None]:
+    """For the phase before the first step: bad values, files and missing packages are the user's to mend.
+
+    The same exceptions later are failures, so this must not enclose training.
+
+    Raises:
+        ConfigError: In place of ValueError, OSError and ImportError.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (ValueError, OSError, ImportError) as error:
+        raise ConfigError(_one_line(str(error) or repr(error))) from error
+
+
+@contextmanager
+def clean_exit(job: CodeType | None = None) -> Iterator[None]:
+    """Ends the process with one line on stderr and exit code 2 when the user made a mistake.
+
+    Hydra prints errors its own way unless HYDRA_FULL_ERROR asks for exceptions, so it is asked here; a user who
+    sets that variable sees every traceback.
+
+    Args:
+        job: For the context around Hydra: the code of the job's function. A ValueError or OSError that Hydra meets
+            on its own, before the job, is the user's mistake; one that comes out of the job is a failure.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    except KeyboardInterrupt:
+        if job is None:
+            raise
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except (ConfigError, HydraException, OmegaConfBaseException, YAMLError) as error:
+        _exit(error, explain(error))
+    except (ValueError, OSError) as error:
+        if job is None or any(frame.f_code is job for frame, _ in traceback.walk_tb(error.__traceback__)):
+            raise
+        _exit(error, f"{explain(error)} (command line: {' '.join(sys.argv[1:])})")
+
+
+def explain(error: BaseException) -> str:
+    """One line that names the key, the value and what would be valid, as far as `error` or its cause knows them."""
+    cause = error.__cause__ or error.__context__
+    match error:
+        case MissingConfigException(missing_cfg_file=str(path), options=[*options]) if options:
+            group, _, option = path.rpartition("/")
+            hint = _did_you_mean(difflib.get_close_matches(option, options, n=1))
+            return f"{group}={option}: no such option{hint}; options: {', '.join(options)}"
+        case OverrideParseException():
+            return _one_line(f"cannot read the override {error.override!r}: {error.message.partition('See https')[0]}")
+        case ConfigKeyError() | ConfigAttributeError() if isinstance(error.parent_node, DictConfig):
+            return _unknown_key(error.parent_node, str(error.key), str(error.full_key))
+        case MissingMandatoryValue():
+            return f"{error.full_key} is not set: give {error.full_key}=VALUE"
+        case OmegaConfBaseException(full_key=str(full_key), msg=str(message)):
+            return f"{full_key}: {message.splitlines()[0]}"
+        case ConfigCompositionException() if ambiguous := re.match(r"Ambiguous value for argument '(.+)'", str(error)):
+            key, _, values = ambiguous[1].partition("=")
+            return (
+                f"{key}={values} gives several values: add -m to run each of them, or write {key}=[{values}] for a list"
+            )
+        case HydraException() if isinstance(cause, OmegaConfBaseException):
+            source = re.match(r"In '(.+?)': ", str(error))
+            return (f"conf/{source[1]}.yaml: " if source else "") + explain(cause)
+    return _one_line(str(error) or repr(error))
+
+
+def _unknown_key(node: DictConfig, key: str, full_key: str) -> str:
+    if not is_dataclass(OmegaConf.get_type(node)):
+        return f"{full_key} is not there yet: add it with +{full_key}=VALUE"
+    parent = full_key.removesuffix(key)
+    keys = [str(name) for name in node if name not in ("_target_", "hydra")]
+    if not parent:
+        keys += [group for group in option_groups() if group not in keys]
+    matches = [parent + match for match in difflib.get_close_matches(key, keys, n=1)]
+    if not matches:
+        everything = _dotted_keys(OmegaConf.to_container(node._get_root(), resolve=False))
+        matches = [name for name in everything if name.rpartition(".")[2] == key]
+    return f"{full_key}: no such key{_did_you_mean(matches)}; keys: {', '.join(parent + name for name in keys)}"
+
+
+def _dotted_keys(tree: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            yield f"{prefix}{key}"
+            yield from _dotted_keys(value, f"{prefix}{key}.")
+
+
+def _did_you_mean(matches: Sequence[str]) -> str:
+    return f" (did you mean {' or '.join(matches)}?)" if matches else ""
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _MAX_LENGTH else f"{line[:_MAX_LENGTH]} ..."
+
+
+def _exit(error: Exception, line: str) -> NoReturn:
+    if _WANTS_TRACEBACKS:
+        raise error
+    print(f"error: {line}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,111 @@
+"""What `config.json` of a run folder holds: enough to say how the run was made, and to tell two runs apart."""
+
+import json
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from turnwise.config.build import Components
+from turnwise.config.errors import ConfigError
+from turnwise.config.options import CONF_DIR
+from turnwise.tracker.atomic import write_atomically
+from turnwise.trainer import Device
+
+CONFIG_FILE = "config.json"
+_PACKAGES = ("turnwise", "torch", "transformers", "hydra-core", "omegaconf")
+_MAY_DIFFER = ("trainer.num_steps", "tracker")
+"""Keys in which a run may go on with another value: how long it is, and where its figures go besides."""
+
+
+def describe_run(
+    components: Components, *, choices: Mapping[str, str | None], overrides: Sequence[str]
+) -> dict[str, Any]:
+    """The record of a run.
+
+    Args:
+        components: What runs, with its resolved configuration and label.
+        choices: The option chosen in each config group.
+        overrides: The command line's overrides.
+    """
+    return {
+        "label": components.label,
+        "choices": {group: option for group, option in choices.items() if not group.startswith("hydra/")},
+        "overrides": list(overrides),
+        "config": dict(components.config),
+        "git": _git_state(CONF_DIR.parent),
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
+        "device": _device(components.trainer.device),
+    }
+
+
+def check_same_run(run_dir: Path, record: Mapping[str, Any]) -> None:
+    """Refuses to mix two runs in one folder; an absent or empty folder and the same run's own are fine.
+
+    Raises:
+        ConfigError: `run_dir` holds a run with another configuration (the first differing keys are named with both
+            values), an unreadable record, or files that are no run's.
+    """
+    path = run_dir / CONFIG_FILE
+    if not path.exists():
+        if run_dir.exists() and any(run_dir.iterdir()):
+            raise ConfigError(f"hydra.run.dir={run_dir} is not empty and holds no {CONFIG_FILE}: name another folder")
+        return
+    try:
+        there = dict(_leaves(json.loads(path.read_text(encoding="utf-8"))["config"]))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} is not the record of a run: {error!r}") from error
+    here = dict(_leaves(json.loads(json.dumps(record["config"]))))
+    keys = [key for key in here | there if not any(key == free or key.startswith(f"{free}.") for free in _MAY_DIFFER)]
+    differing = [key for key in keys if here.get(key) != there.get(key)]
+    if differing:
+        pairs = [f"{key}={there.get(key)} there, {here.get(key)} here" for key in differing[:3]]
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise ConfigError(f"hydra.run.dir={run_dir} belongs to another run: {'; '.join(pairs)}{more}")
+
+
+def write_config(run_dir: Path, record: Mapping[str, Any]) -> None:
+    """Writes the record to `run_dir`, whole or not at all."""
+    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(run_dir / CONFIG_FILE, text.encode())
+
+
+def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of everything in `tree` that is not a mapping."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _git_state(folder: Path) -> dict[str, Any] | None:
+    """Revision and dirty flag of the checkout at `folder`; None without git or outside a checkout."""
+    revision, changes = _git(folder, "rev-parse", "HEAD"), _git(folder, "status", "--porcelain")
+    return None if revision is None or changes is None else {"revision": revision, "is_dirty": bool(changes)}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _device(setting: Device) -> dict[str, Any]:
+    """The device that `trainer.device` comes to on this machine."""
+    if setting is Device.cpu or not torch.cuda.is_available():
+        return {"type": "cpu", "name": platform.machine(), "num_threads": torch.get_num_threads()}
+    return {"type": "cuda", "name": torch.cuda.get_device_name(), "count": torch.cuda.device_count()}

@@ -1,0 +1,107 @@
+"""Hydra schemas, derived from the dataclasses of the components: a field is declared once, next to its code.
+
+An option file starts from the schema of its component and sets values:
+
+    defaults:
+      - /schema/advantage/turn_return@_here_
+      - _self_
+
+    discount: 0.9
+
+so that Hydra itself refuses an unknown key, a wrong type and an enum member that does not exist, wherever they
+come from: command line, preset or option file.
+"""
+
+import dataclasses
+from typing import Any, cast, get_type_hints
+
+from hydra.core.config_store import ConfigStore
+from hydra.utils import get_class
+from omegaconf import MISSING
+
+COMPONENTS = {
+    "model/causal_lm": "turnwise.model.causal_lm.CausalLM",
+    "engine/hf": "turnwise.engine.hf.HFEngine",
+    "env/python_tool": "turnwise.env.python_tool.PythonTool",
+    "reward/turn_level": "turnwise.reward.turn_level.TurnLevelReward",
+    "reward/outcome": "turnwise.reward.outcome.OutcomeReward",
+    "reward/similarity/lexical": "turnwise.reward.similarity.lexical.LexicalSimilarity",
+    "reward/similarity/embedding": "turnwise.reward.similarity.embedding.EmbeddingSimilarity",
+    "advantage/turn_return": "turnwise.advantage.turn_return.TurnReturnAdvantage",
+    "advantage/group_norm": "turnwise.advantage.group_norm.GroupNormAdvantage",
+    "loss/clipped": "turnwise.loss.clipped.ClippedLoss",
+    "task/arithmetic": "turnwise.task.arithmetic.Arithmetic",
+    "task/jsonl": "turnwise.task.jsonl.Jsonl",
+    "task/reasoning_gym": "turnwise.task.reasoning_gym.ReasoningGym",
+    "trainer/single": "turnwise.trainer.TrainerSettings",
+    "tracker/files": "turnwise.tracker.files.Files",
+    "tracker/wandb": "turnwise.tracker.wandb.Wandb",
+    "mode/train": "turnwise.config.modes.Train",
+    "mode/evaluate": "turnwise.config.modes.Evaluate",
+    "mode/warmstart": "turnwise.config.modes.WarmStart",
+    "rollout": "turnwise.rollout.sampler.RolloutSettings",
+    "evaluation": "turnwise.evaluation.evaluate.EvaluationSettings",
+}
+"""What a configuration can name: `schema/<key>` for Hydra, and the class it makes. A new part is one line here."""
+
+
+@dataclasses.dataclass
+class RunConfig:
+    """The root of every configuration; each part takes the type of the option that fills it."""
+
+    seed: int = 0
+    model: Any = MISSING
+    engine: Any = MISSING
+    env: Any = MISSING
+    reward: Any = MISSING
+    advantage: Any = MISSING
+    loss: Any = MISSING
+    task: Any = MISSING
+    rollout: Any = MISSING
+    evaluation: Any = MISSING
+    trainer: Any = MISSING
+    tracker: Any = MISSING
+    mode: Any = MISSING
+
+
+def register_schemas() -> None:
+    """Makes every schema known to Hydra, below the group `schema`; may be called again."""
+    store = ConfigStore.instance()
+    store.store(group="schema", name="run", node=RunConfig)
+    for key, target in COMPONENTS.items():
+        group, _, name = f"schema/{key}".rpartition("/")
+        store.store(group=group, name=name, node=schema_of(get_class(target)))
+
+
+def schema_of(component: type) -> type:
+    """The mutable twin of a component's dataclass: same fields, types and defaults, and the `_target_` to make it.
+
+    A nested dataclass becomes a nested schema. A field typed by a protocol is a part with a config group of its
+    own, which fills it; until then it is missing.
+
+    Raises:
+        TypeError: `component` is not a dataclass.
+    """
+    if not dataclasses.is_dataclass(component):
+        raise TypeError(f"{component.__qualname__} is not a dataclass: a component's fields are its settings")
+    types = get_type_hints(component)
+    target = ("_target_", str, dataclasses.field(default=f"{component.__module__}.{component.__qualname__}"))
+    fields = [_schema_field(field, types[field.name]) for field in dataclasses.fields(component) if field.init]
+    return dataclasses.make_dataclass(component.__name__, [target, *fields], kw_only=True)
+
+
+def _schema_field(field: dataclasses.Field[Any], type_: Any) -> tuple[str, Any, Any]:
+    if getattr(type_, "_is_protocol", False):
+        return field.name, Any, dataclasses.field(default=MISSING)
+    default = MISSING if field.default is dataclasses.MISSING else field.default
+    factory = None if field.default_factory is dataclasses.MISSING else field.default_factory
+    if dataclasses.is_dataclass(type_):
+        schema = schema_of(cast(type, type_))
+        made = factory() if factory else default
+        values = {} if made == MISSING else {item.name: getattr(made, item.name) for item in dataclasses.fields(made)}
+        return field.name, schema, dataclasses.field(default_factory=lambda: schema(**values))
+    return (
+        field.name,
+        type_,
+        dataclasses.field(default_factory=factory) if factory else dataclasses.field(default=default),
+    )

@@ -1,0 +1,154 @@
+"""Statistics of returns over a pool, and the advantages that they give.
+
+Every estimator that subtracts a mean and divides by a standard deviation calls `normalise`: GRPO is the case of one
+number per trajectory, GTPO that of one number per turn, so the two cannot drift apart.
+"""
+
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+from turnwise.core.segments import num_segments_of, pair_index, segment_sum
+
+_ROUNDING = 1e-12
+"""Spread, relative to `1 + |mean|`, below which members of a pool differ by rounding only."""
+
+
+class StdKind(StrEnum):
+    """Divisor of the variance: the number of members (population), or one less (sample)."""
+
+    population = "population"
+    sample = "sample"
+
+
+class Pool(StrEnum):
+    """Which returns a turn's return is compared with."""
+
+    group = "group"
+    batch = "batch"
+    turn_index = "turn_index"
+    first_turn = "first_turn"
+
+
+def assign_pools(pool: Pool, group_index_K: Tensor, turn_index_K: Tensor) -> tuple[Tensor, Tensor]:
+    """Pool of every turn, and whether the turn itself enters that pool's statistics.
+
+    The pools S of docs/PAPER.md section 4 (GTPO, arXiv 2511.14846; the sources disagree):
+
+    - group: all turns of all trajectories of the turn's group [3]
+    - batch: all turns of the step [3]
+    - turn_index: the turns of the group with the same place in their trajectory (arXiv 2604.02869)
+    - first_turn: the first turns of the group; later turns are measured against them without entering [3]
+
+    Args:
+        pool: Which of the four.
+        group_index_K: Group of each turn, int64.
+        turn_index_K: Place of each turn in its trajectory, int64 from 0.
+
+    Returns:
+        `pool_K` (int64) and `is_member_K` (bool).
+    """
+    everyone_K = torch.ones_like(group_index_K, dtype=torch.bool)
+    match pool:
+        case Pool.group:
+            return group_index_K, everyone_K
+        case Pool.batch:
+            return torch.zeros_like(group_index_K), everyone_K
+        case Pool.turn_index:
+            return pair_index(group_index_K, turn_index_K), everyone_K
+        case Pool.first_turn:
+            return group_index_K, turn_index_K == 0
+
+
+def pool_mean_std(values_K: Tensor, pool_K: Tensor, weights_K: Tensor, std_kind: StdKind) -> tuple[Tensor, Tensor]:
+    """Weighted mean and standard deviation of each pool.
+
+    `mean = sum w x / sum w`, `std^2 = sum w (x - mean)^2 / d` with `d = sum w` (population) or
+    `d = sum w - sum w^2 / sum w` (sample; `n - 1` for n members of equal weight 1).
+
+    Args:
+        values_K: float64.
+        pool_K: Pool of each value, int64.
+        weights_K: Non-negative, float64; 0 keeps a value out of the statistics.
+        std_kind: Divisor of the variance.
+
+    Returns:
+        `mean_S` and `std_S`, float64, one entry per pool index up to the largest; 0 where a pool holds no weight, and a
+        standard deviation of 0 where it holds one member.
+    """
+    num_pools = num_segments_of(pool_K)
+    total_S = segment_sum(weights_K, pool_K, num_pools)
+    mean_S = _ratio_or_zero(segment_sum(weights_K * values_K, pool_K, num_pools), total_S)
+    squares_S = segment_sum(weights_K * (values_K - mean_S[pool_K]).square(), pool_K, num_pools)
+    divisor_S = total_S
+    if std_kind == StdKind.sample:
+        divisor_S = total_S - _ratio_or_zero(segment_sum(weights_K.square(), pool_K, num_pools), total_S)
+    return mean_S, _ratio_or_zero(squares_S, divisor_S).sqrt()
+
+
+def normalise(
+    values_K: Tensor,
+    pool_K: Tensor,
+    trajectory_index_K: Tensor,
+    is_member_K: Tensor,
+    *,
+    std_kind: StdKind,
+    eps: float,
+    scale_by_std: bool,
+    leave_one_out: bool,
+    weight_by_trajectory: bool,
+) -> Tensor:
+    """Advantage of each value against its pool: `(R - mean(S)) / (std(S) + eps)`.
+
+    GTPO (arXiv 2511.14846; docs/PAPER.md section 4, [A, R, 3]) and GRPO (arXiv 2402.03300). A pool whose members do not
+    differ, one of a single member included, says nothing: its values all get 0, and so do those that are measured
+    against it without being members [O].
+
+    Args:
+        values_K: Returns, any floating type; must be finite.
+        pool_K: Pool of each value, int64.
+        trajectory_index_K: Trajectory of each value, int64.
+        is_member_K: Whether the value enters its pool's statistics, bool.
+        std_kind: Divisor of the variance.
+        eps: Added to the standard deviation.
+        scale_by_std: Divide by `std + eps`; without it the advantage is the centred value (Dr.GRPO, arXiv 2503.20783).
+        leave_one_out: Take the mean over the other trajectories of the pool (RLOO, arXiv 2402.14740), 0 if there are
+            none; the standard deviation stays that of the whole pool.
+        weight_by_trajectory: Share one unit of weight among a trajectory's members of a pool, not one for each.
+
+    Returns:
+        The advantages, float64 `[K]`.
+
+    Raises:
+        ValueError: The tensors differ in shape, or a value is NaN or infinite.
+    """
+    shapes = [tuple(t.shape) for t in (values_K, pool_K, trajectory_index_K, is_member_K)]
+    if values_K.ndim != 1 or len(set(shapes)) > 1:
+        raise ValueError(f"values_K, pool_K, trajectory_index_K, is_member_K: expected one shape, got {shapes}")
+    if not bool(torch.isfinite(values_K).all()):
+        raise ValueError(
+            f"values_K holds NaN or infinity at {(~torch.isfinite(values_K)).nonzero().flatten().tolist()}"
+        )
+    values_K, weights_K = values_K.double(), is_member_K.double()
+    share_K = pair_index(pool_K, trajectory_index_K)  # a trajectory's part of a pool
+    num_shares = num_segments_of(share_K)
+    if weight_by_trajectory:
+        weights_K = weights_K / segment_sum(weights_K, share_K, num_shares)[share_K].clamp(min=1)
+    mean_S, std_S = pool_mean_std(values_K, pool_K, weights_K, std_kind)
+    advantages_K = values_K - mean_S[pool_K]
+    if leave_one_out:
+        # The centred values of a pool sum to 0, so those of the others sum to minus the trajectory's own.
+        total_S = segment_sum(weights_K, pool_K, num_segments_of(pool_K))
+        others_K = total_S[pool_K] - segment_sum(weights_K, share_K, num_shares)[share_K]
+        own_K = segment_sum(weights_K * advantages_K, share_K, num_shares)[share_K]
+        has_others_K = others_K > _ROUNDING * total_S[pool_K]
+        advantages_K = torch.where(has_others_K, advantages_K + own_K / others_K, 0)
+    if scale_by_std:
+        advantages_K = advantages_K / (std_S + eps)[pool_K]
+    has_spread_S = std_S > _ROUNDING * (1 + mean_S.abs())
+    return torch.where(has_spread_S[pool_K], advantages_K, 0)
+
+
+def _ratio_or_zero(numerator: Tensor, denominator: Tensor) -> Tensor:
+    return torch.where(denominator > 0, numerator / denominator, 0)

@@ -1,0 +1,74 @@
+"""Which attention kernel a model runs with on the device at hand."""
+
+import logging
+from enum import StrEnum
+
+import torch
+
+log = logging.getLogger(__name__)
+
+
+class Attention(StrEnum):
+    """Attention kernels by transformers' names; `auto` takes the fastest that is installed."""
+
+    auto = "auto"
+    flash_attention_2 = "flash_attention_2"
+    flash_attention_3 = "flash_attention_3"
+    flash_attention_4 = "flash_attention_4"
+    sdpa = "sdpa"
+    eager = "eager"
+
+
+FLASH = (Attention.flash_attention_4, Attention.flash_attention_3, Attention.flash_attention_2)
+"""Flash-attention generations, newest first."""
+
+
+def choose_attention(wanted: Attention, device: torch.device, dtype: torch.dtype) -> Attention:
+    """Settles on a kernel before a model loads.
+
+    Args:
+        wanted: What the configuration asks for.
+        device: Where the model will run.
+        dtype: What attention will compute in; flash-attention knows only the half precisions.
+
+    Returns:
+        A member other than `auto`: on CUDA in half precision the newest flash-attention that is installed,
+        else PyTorch's own scaled dot product attention.
+
+    Raises:
+        ValueError: If the wanted kernel cannot be had here; the message says why.
+    """
+    if wanted not in (Attention.auto, *FLASH):
+        return wanted
+    obstacle = _flash_obstacle(device, dtype)
+    if wanted in FLASH:
+        if obstacle is None and not _is_installed(wanted):
+            obstacle = "it is not installed"
+        if obstacle is not None:
+            raise ValueError(f"model.attention={wanted}: cannot be had here, {obstacle}; use auto, sdpa or eager")
+        return wanted
+    installed = [kernel for kernel in FLASH if obstacle is None and _is_installed(kernel)]
+    if installed:
+        return installed[0]
+    if device.type == "cuda":
+        log.warning("model.attention=auto takes sdpa: %s", obstacle or "no flash-attention is installed")
+    return Attention.sdpa
+
+
+def _flash_obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
+    if device.type != "cuda":
+        return f"flash-attention needs a CUDA device, not {device.type}"
+    if dtype not in (torch.float16, torch.bfloat16):
+        return f"flash-attention computes in half precision, not in {str(dtype).removeprefix('torch.')}"
+    return None
+
+
+def _is_installed(kernel: Attention) -> bool:
+    from transformers.utils import import_utils
+
+    probes = {
+        Attention.flash_attention_2: import_utils.is_flash_attn_2_available,
+        Attention.flash_attention_3: import_utils.is_flash_attn_3_available,
+        Attention.flash_attention_4: import_utils.is_flash_attn_4_available,
+    }
+    return probes[kernel]()

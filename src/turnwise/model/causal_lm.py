@@ -1,0 +1,101 @@
+"""A policy model from a folder, the hub or this package: checked first, loaded when it is needed."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import nn
+
+from turnwise.model.attention import Attention, choose_attention
+from turnwise.model.chat import ChatRenderer
+
+PACKAGE_PREFIX = "package:"
+PACKAGE_WEIGHTS = Path(__file__).parent / "weights"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CausalLM:
+    """Any decoder-only language model that transformers loads, with full attention in every layer.
+
+    Raises:
+        ValueError: From `check`, `load_model` and `load_renderer`, with the reason in one line.
+    """
+
+    path: str
+    """A local folder in the Hugging Face layout, a hub name (owner/name), or package:NAME for shipped weights."""
+    attention: Attention = Attention.auto
+    """Attention kernel; auto takes flash-attention on CUDA where it is installed, else sdpa."""
+    chat_template: str = ""
+    """Jinja file that replaces the tokenizer's chat template; empty keeps its own."""
+    system_prompt: str = ""
+    """Opening system message that suits this model; the environment puts it before every problem, empty: none."""
+
+    def __post_init__(self) -> None:
+        if not self.path.strip():
+            raise ValueError("model.path is empty: expected a folder, a hub name or package:NAME")
+
+    def check(self) -> None:
+        """Finds out what is wrong with the path, the template or the tokenizer without loading any weights."""
+        self.load_renderer()
+
+    def load_renderer(self) -> ChatRenderer:
+        """The tokenizer with its chat template."""
+        from transformers import AutoTokenizer
+
+        source = self._source()
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"model.path={self.path!r}: no tokenizer can be loaded, {_first_line(error)}") from error
+        if self.chat_template:
+            file = Path(self.chat_template)
+            if not file.is_file():
+                raise ValueError(f"model.chat_template={self.chat_template!r}: no such file")
+            tokenizer.chat_template = file.read_text(encoding="utf-8")
+        return ChatRenderer(tokenizer, name=f"model.path={self.path!r}")
+
+    def load_model(
+        self, device: torch.device, dtype: torch.dtype, compute_dtype: torch.dtype | None = None
+    ) -> nn.Module:
+        """The model in evaluation mode.
+
+        Args:
+            device: Where its weights go.
+            dtype: Of its weights.
+            compute_dtype: What attention computes in where autocast makes that differ from `dtype`.
+        """
+        from transformers import AutoModelForCausalLM
+        from transformers.utils.logging import disable_progress_bar
+
+        attention = choose_attention(self.attention, device, compute_dtype or dtype)
+        source = self._source()
+        disable_progress_bar()  # a run shows its own progress
+        try:
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation=str(attention))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"model.path={self.path!r}: no model can be loaded, {_first_line(error)}") from error
+        return cast(nn.Module, model).to(device).eval()
+
+    def _source(self) -> str:
+        """What `from_pretrained` takes: a folder that exists, or a hub name."""
+        if self.path.startswith(PACKAGE_PREFIX):
+            folder = PACKAGE_WEIGHTS / self.path.removeprefix(PACKAGE_PREFIX)
+        else:
+            folder = Path(self.path).expanduser()
+            if not folder.exists() and _is_hub_name(self.path):
+                return self.path
+        if not folder.is_dir():
+            raise ValueError(f"model.path={self.path!r}: no such folder, and not a hub name of the form owner/name")
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"model.path={self.path!r}: the folder holds no config.json")
+        return str(folder)
+
+
+def _is_hub_name(path: str) -> bool:
+    parts = path.split("/")
+    return len(parts) == 2 and all(part and not part.startswith((".", "~")) for part in parts)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,67 @@
+"""The closing words of a run on the terminal."""
+
+from pathlib import Path
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from turnwise.report.summary import Outcome, Summary, accuracy_changes
+from turnwise.tracker.progress import duration
+
+_STYLES = {Outcome.finished: "bold green", Outcome.stopped: "bold yellow", Outcome.failed: "bold red"}
+_ARTEFACTS = {
+    "report.html": "curves, credit by turn and every kept trajectory, for a browser",
+    "metrics.jsonl": "the figures of each step",
+    "summary.json": "this table, for programs",
+    "config.json": "how the run was made",
+    "groups": "trajectories with rewards and advantages",
+    "checkpoints/last": "weights in the Hugging Face layout, and where to resume",
+}
+
+
+def closing_table(run_dir: Path, summary: Summary) -> RenderableType:
+    """Outcome, held-out accuracy at start and end (by family where it was measured), and what lies where."""
+    verdict = Text.assemble(
+        (summary.outcome.capitalize(), _STYLES[summary.outcome]),
+        f" after {summary.total_steps} steps, {duration(summary.wall_s)}",
+    )
+    if summary.why:
+        verdict.append(f": {summary.why}")
+    paths = Table.grid(padding=(0, 2))
+    for name, meaning in _ARTEFACTS.items():
+        if (run_dir / name).exists():
+            paths.add_row(Text(f"  {name}", no_wrap=True), Text(meaning, style="dim"))
+    return Group("", verdict, _accuracy_table(summary), Text(f"In {run_dir}:", overflow="fold"), paths, "")
+
+
+def _accuracy_table(summary: Summary) -> RenderableType:
+    changes = accuracy_changes(summary)
+    if not changes:
+        return Text("No evaluation was made.", style="dim")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
+    table.add_column("held-out accuracy")
+    for heading in ("start", "end", "points"):
+        table.add_column(heading, justify="right")
+    for change in changes:
+        points = "–" if change.points is None else f"{change.points:+.1f}"
+        color = "" if change.points is None else "green" if change.points > 0 else "red" if change.points < 0 else ""
+        table.add_row(
+            Text(f"  {change.name}" if change.is_family else change.name),
+            percent(change.start),
+            percent(change.end),
+            Text(points, style=color),
+            style="" if change.is_family else "bold",
+        )
+    best, final = summary.best, summary.final
+    if best is not None and final is not None and best.accuracy > final.accuracy:
+        table.caption = f"best: {percent(best.accuracy)} after {best.step} steps"
+        table.caption_justify = "left"
+    return Padding(table, (1, 0))
+
+
+def percent(share: float | None) -> str:
+    """A share as people read it; a dash when it is not known."""
+    return "–" if share is None else f"{share:.1%}"

@@ -1,0 +1,130 @@
+"""How a run ended: summary.json."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from statistics import fmean
+
+from turnwise.tracker.atomic import write_atomically
+from turnwise.tracker.files import read_metrics
+
+
+class Outcome(StrEnum):
+    """How a run ended: after its last step, at a person's wish, or by an error."""
+
+    finished = "finished"
+    stopped = "stopped"
+    failed = "failed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRecord:
+    """One evaluation: after how many steps, its accuracy (the mean over the tasks), and every `eval/` figure."""
+
+    step: int
+    accuracy: float
+    metrics: Mapping[str, float | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What is left to say at the end of a run.
+
+    `initial`, `best` (the earliest of equals) and `final` are its first, most accurate and last evaluation, None in
+    a run without any. `total_steps` counts the finished steps over all starts of the run, `wall_s` the seconds of
+    the last start. `why` says more about an outcome other than finished.
+    """
+
+    outcome: Outcome
+    why: str
+    total_steps: int
+    wall_s: float
+    initial: EvaluationRecord | None
+    best: EvaluationRecord | None
+    final: EvaluationRecord | None
+
+
+def summarise_run(run_dir: Path, *, outcome: Outcome, why: str, wall_s: float) -> Summary:
+    """The summary of the run whose figures lie in `run_dir`/metrics.jsonl, over all its starts."""
+    evaluations: list[EvaluationRecord] = []
+    total_steps = 0
+    for line in read_metrics(run_dir):
+        step = int(line.pop("step") or 0)
+        if accuracies := [value for value in overall_accuracies(line).values() if value is not None]:
+            figures = {name: value for name, value in line.items() if name.startswith("eval/")}
+            evaluations.append(EvaluationRecord(step=step, accuracy=fmean(accuracies), metrics=figures))
+        if not all(name.startswith("eval/") for name in line):
+            total_steps = max(total_steps, step + 1)
+    return Summary(
+        outcome=outcome,
+        why=why,
+        total_steps=total_steps,
+        wall_s=wall_s,
+        initial=evaluations[0] if evaluations else None,
+        best=max(evaluations, key=lambda record: record.accuracy, default=None),
+        final=evaluations[-1] if evaluations else None,
+    )
+
+
+def write_summary(run_dir: Path, summary: Summary) -> None:
+    """Writes `run_dir`/summary.json, whole or not at all."""
+    text = json.dumps(asdict(summary), indent=2, allow_nan=False) + "\n"
+    write_atomically(run_dir / "summary.json", text.encode())
+
+
+def read_summary(run_dir: Path) -> Summary:
+    """What `write_summary` was given.
+
+    Raises:
+        FileNotFoundError: The run has not ended, or was killed.
+        ValueError: The file holds something else.
+    """
+    path = run_dir / "summary.json"
+    content = path.read_text(encoding="utf-8")
+    try:
+        fields = json.loads(content)
+        for name in ("initial", "best", "final"):
+            fields[name] = None if fields[name] is None else EvaluationRecord(**fields[name])
+        return Summary(**{**fields, "outcome": Outcome(fields["outcome"])})
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not the summary of a run: {error!r}") from error
+
+
+def overall_accuracies(metrics: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Task to accuracy: the figures `eval/<task>/accuracy`."""
+    names = [name for name in metrics if name.startswith("eval/") and name.endswith("/accuracy")]
+    return {name.removeprefix("eval/").removesuffix("/accuracy"): metrics[name] for name in names}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccuracyChange:
+    """Held-out accuracy at the start and at the end, of a whole task or of one family of its problems."""
+
+    name: str
+    is_family: bool
+    start: float | None
+    end: float | None
+
+    @property
+    def points(self) -> float | None:
+        """Percentage points gained."""
+        return None if self.start is None or self.end is None else 100 * (self.end - self.start)
+
+
+def accuracy_changes(summary: Summary) -> list[AccuracyChange]:
+    """Each task followed by the families of its problems, from the first to the last evaluation."""
+    if summary.initial is None or summary.final is None:
+        return []
+    start, end = summary.initial.metrics, summary.final.metrics
+    changes = []
+    for task in overall_accuracies(end):
+        key = f"eval/{task}/accuracy"
+        changes.append(AccuracyChange(name=task, is_family=False, start=start.get(key), end=end[key]))
+        changes += [
+            AccuracyChange(name=name.removeprefix(f"{key}/"), is_family=True, start=start.get(name), end=value)
+            for name, value in end.items()
+            if name.startswith(f"{key}/")
+        ]
+    return changes

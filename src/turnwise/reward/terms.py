@@ -1,0 +1,81 @@
+"""The reward of every turn as named terms: what the turn-level and the outcome reward have in common."""
+
+from collections.abc import Mapping, Sequence
+
+from turnwise.protocols import Similarity
+from turnwise.reward.format import FormatRule, format_errors_K, format_term_K
+from turnwise.reward.grading import Grader
+from turnwise.reward.shaping import shaping_bonus_G
+from turnwise.types import Group, ScoredGroup, StopReason, Trajectory
+
+Rows = tuple[tuple[float, ...], ...]
+"""One reward term, `[G][K]`."""
+
+
+def check_reward_fields(format_penalty: float, shaping_weight: float) -> None:
+    """Raises ValueError unless the hyper-parameters that both rewards share are in range."""
+    if not 0 <= format_penalty < float("inf"):
+        raise ValueError(f"format_penalty={format_penalty}: expected a finite number >= 0 (it is subtracted)")
+    if not 0 <= shaping_weight <= 1:
+        raise ValueError(f"shaping_weight={shaping_weight}: expected a number in [0, 1]")
+
+
+def grade_G(group: Group, grader: Grader) -> tuple[bool, ...]:
+    """Which trajectories ended with the right answer; excluded ones and those cut at a limit count as wrong."""
+
+    def is_correct(trajectory: Trajectory) -> bool:
+        answered = trajectory.stop_reason is StopReason.answered and not trajectory.is_excluded
+        return answered and grader(trajectory.answer, group.problem.answer)
+
+    return tuple(is_correct(trajectory) for trajectory in group.trajectories)
+
+
+def turn_terms(
+    group: Group,
+    correct_G: Sequence[bool],
+    *,
+    format_rule: FormatRule,
+    format_penalty: float,
+    similarity: Similarity,
+    shaping_weight: float,
+) -> dict[str, Rows]:
+    """The terms of each turn's reward: `accuracy` and `shaping` on the last turn, `format` where its rule puts it.
+
+    Accuracy and shaping exclude one another, and shaping enters before the format rule: under the gate a format error
+    takes the shaped outcome away as well. Excluded trajectories get zeros.
+
+    Args:
+        group: The trajectories of one problem.
+        correct_G: Which of them are correct.
+        format_rule: How format errors enter.
+        format_penalty: Cost of a turn with a format error under the additive rule.
+        similarity: Likeness of two programs.
+        shaping_weight: Reward of a wrong trajectory with the code of the correct ones; 0 turns shaping off.
+
+    Returns:
+        Terms by name, each `[G][K]`.
+    """
+    bonus_G = shaping_bonus_G(group.trajectories, correct_G, similarity, shaping_weight)
+    terms: dict[str, list[tuple[float, ...]]] = {"accuracy": [], "shaping": [], "format": []}
+    for trajectory, correct, bonus in zip(group.trajectories, correct_G, bonus_G, strict=True):
+        zeros = (0.0,) * len(trajectory.turns)
+        if trajectory.is_excluded:
+            rows = dict.fromkeys(terms, zeros)
+        else:
+            accuracy = 1.0 if correct else 0.0
+            rows = {
+                "accuracy": (*zeros[1:], accuracy),
+                "shaping": (*zeros[1:], bonus),
+                "format": format_term_K(format_rule, format_penalty, format_errors_K(trajectory), accuracy + bonus),
+            }
+        for name, row in rows.items():
+            terms[name].append(row)
+    return {name: tuple(rows) for name, rows in terms.items()}
+
+
+def scored_group(group: Group, terms: Mapping[str, Rows], correct_G: tuple[bool, ...]) -> ScoredGroup:
+    """The group with the sum of the terms as the reward of each turn."""
+    turn_rewards_GK = tuple(
+        tuple(sum(values) for values in zip(*rows_K, strict=True)) for rows_K in zip(*terms.values(), strict=True)
+    )
+    return ScoredGroup(group=group, turn_rewards_GK=turn_rewards_GK, terms=terms, correct_G=correct_G)

@@ -1,0 +1,73 @@
+"""A[i, j] -> every sampled token of turn j: scored groups become one packed batch."""
+
+from collections.abc import Sequence
+
+import torch
+
+from turnwise.types import ScoredGroup, TokenBatch
+
+
+def pack(
+    scored_groups: Sequence[ScoredGroup], advantages: Sequence[Sequence[Sequence[float]]], *, temperature: float
+) -> TokenBatch:
+    """Packs the trajectories that take part in the loss end to end.
+
+    Args:
+        scored_groups: P groups.
+        advantages: `[P][G][K]`, one number for each turn.
+        temperature: At which the turns were sampled.
+
+    Returns:
+        A batch in the order of the groups. Only sampled tokens are in the loss mask; excluded trajectories are
+        left out, so that nothing of them can reach the gradient or a denominator.
+
+    Raises:
+        ValueError: If `advantages` does not have the shape of the groups.
+    """
+    token_ids: list[int] = []
+    position_ids: list[int] = []
+    turn_index: list[int] = []
+    advantage_N: list[float] = []
+    logprobs_N: list[float] = []
+    lengths: list[int] = []
+    num_loss_turns = 0
+    for scored, advantages_GK in zip(scored_groups, advantages, strict=True):
+        for trajectory, advantages_K in zip(scored.group.trajectories, advantages_GK, strict=True):
+            if len(advantages_K) != len(trajectory.turns):
+                raise ValueError(
+                    f"advantages of {trajectory.problem_id!r}/{trajectory.sample_index}: "
+                    f"{len(advantages_K)} numbers for {len(trajectory.turns)} turns"
+                )
+            if trajectory.is_excluded:
+                continue
+            # What follows the last turn was never conditioned on: nothing of it is needed.
+            length = trajectory.turns[-1].span[1]
+            turn_row, advantage_row, logprob_row = [-1] * length, [0.0] * length, [0.0] * length
+            for k, (turn, advantage) in enumerate(zip(trajectory.turns, advantages_K, strict=True)):
+                span = slice(*turn.span)
+                turn_row[span] = [k] * len(turn.behaviour_logprobs)
+                advantage_row[span] = [advantage] * len(turn.behaviour_logprobs)
+                logprob_row[span] = turn.behaviour_logprobs
+            token_ids += trajectory.token_ids[:length]
+            position_ids += range(length)
+            turn_index += turn_row
+            advantage_N += advantage_row
+            logprobs_N += logprob_row
+            lengths.append(length)
+            num_loss_turns += len(trajectory.turns)
+    turn_index_N = torch.tensor(turn_index, dtype=torch.int64)
+    loss_mask_N = turn_index_N >= 0
+    return TokenBatch(
+        token_ids=torch.tensor(token_ids, dtype=torch.int64),
+        position_ids=torch.tensor(position_ids, dtype=torch.int64),
+        loss_mask=loss_mask_N,
+        advantages=torch.tensor(advantage_N, dtype=torch.float32),
+        behaviour_logprobs=torch.tensor(logprobs_N, dtype=torch.float32),
+        turn_index=turn_index_N,
+        sequence_index=torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths, dtype=torch.int64)),
+        cu_seqlens=torch.tensor([0, *lengths], dtype=torch.int64).cumsum(0).to(torch.int32),
+        num_loss_tokens=int(loss_mask_N.sum()),
+        num_loss_turns=num_loss_turns,
+        num_loss_sequences=len(lengths),
+        temperature=temperature,
+    )

@@ -1,0 +1,1 @@
+"""Families of arithmetic problems, each with its gold answer and reference programs."""

@@ -1,0 +1,168 @@
+"""The training loop: Group Turn Policy Optimization and its neighbours (arXiv 2511.14846), component by component."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from turnwise import checkpoint
+from turnwise.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate
+from turnwise.protocols import AdvantageEstimator, Policy, PolicyLoss, Reward, RolloutEngine, Task, Tracker
+from turnwise.rollout.packing import pack
+from turnwise.rollout.sampler import RolloutSampler, RolloutSettings
+from turnwise.rollout.summary import summarise
+from turnwise.seeding import derive_seed
+
+
+class Device(StrEnum):
+    """Where the policy and a local engine live; `auto` takes CUDA where there is one."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Precision(StrEnum):
+    """Of the forward and backward pass; the master weights stay float32."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerSettings:
+    """The optimiser steps and what happens between them."""
+
+    num_steps: int = 30
+    """Optimiser steps, each on freshly sampled trajectories."""
+    eval_every: int = 10
+    """Steps between evaluations; there is always one before the first step and one after the last."""
+    save_every: int = 10
+    """Steps between checkpoints; there is always one at the end."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints to keep; 0 keeps all."""
+    learning_rate: float = 1e-3
+    """Constant learning rate of AdamW."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of AdamW."""
+    beta1: float = 0.9
+    """Decay of AdamW's running mean of gradients."""
+    beta2: float = 0.95
+    """Decay of AdamW's running mean of squared gradients."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+    token_budget: int = 4096
+    """Padded tokens per micro-batch; changes memory and speed, never the gradient."""
+    logit_chunk: int = 4096
+    """Tokens whose logits over the vocabulary are held at once."""
+    device: Device = Device.auto
+    """Where the policy and a local engine live."""
+    dtype: Precision = Precision.float32
+    """Precision of forward and backward passes."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "keep_checkpoints"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"trainer.{name}={getattr(self, name)}: expected >= 0")
+        for name in ("eval_every", "save_every", "token_budget", "logit_chunk"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"trainer.{name}={getattr(self, name)}: expected >= 1")
+        for name in ("learning_rate", "max_grad_norm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"trainer.{name}={getattr(self, name)}: expected > 0")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"trainer.weight_decay={self.weight_decay}: expected >= 0")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"trainer.{name}={getattr(self, name)}: expected in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainer:
+    """The parts of a run and the order in which the algorithm uses them."""
+
+    seed: int
+    settings: TrainerSettings
+    rollout_settings: RolloutSettings
+    evaluation_settings: EvaluationSettings
+    task: Task
+    policy: Policy
+    engine: RolloutEngine
+    rollouts: RolloutSampler
+    reward: Reward
+    advantage: AdvantageEstimator
+    loss: PolicyLoss
+    tracker: Tracker
+    checkpoints: Path
+
+    async def train(self, first_step: int = 0) -> None:
+        """Runs steps `first_step` to `num_steps`; when it is cancelled, saves what the finished steps gave.
+
+        A step that was under way is forgotten: the checkpoint holds the state at its start, so that a resumed run
+        samples it again exactly.
+        """
+        next_step, cursor = first_step, self.task.state_dict()
+        try:
+            for step in range(first_step, self.settings.num_steps):
+                await self.step(step)
+                next_step, cursor = step + 1, self.task.state_dict()
+                if _is_due(next_step, self.settings.save_every):
+                    self.save(next_step)
+            self.engine.load_weights(self.policy.weights(), version=next_step)
+            self.tracker.log((await self.evaluate()).metrics, next_step)
+        except asyncio.CancelledError:
+            self.task.load_state_dict(cursor)
+            self.save(next_step)
+            raise
+        if not _is_due(next_step, self.settings.save_every):
+            self.save(next_step)
+
+    async def step(self, step: int) -> None:
+        """One iteration of the algorithm."""
+        started = time.perf_counter()
+        self.engine.load_weights(self.policy.weights(), version=step)
+        if _is_due(step, self.settings.eval_every):
+            self.tracker.log((await self.evaluate()).metrics, step)
+            started = time.perf_counter()
+
+        problems = self.task.next_batch(self.rollout_settings.num_problems)  # x_0 ~ D
+        rollout = await self.rollouts.sample(  # tau_1..G ~ pi_old, tools in the loop
+            problems,
+            group_size=self.rollout_settings.group_size,
+            temperature=self.rollout_settings.temperature,
+            seed=derive_seed(self.seed, "rollout", step),
+        )
+        scored = [self.reward(group) for group in rollout.groups]  # r[i, j], shaping inside
+        advantages = self.advantage(scored)  # A[i, j]
+        batch = pack(scored, advantages, temperature=self.rollout_settings.temperature)
+        update = self.policy.update(batch, self.loss)  # A[i, j] -> every sampled token of turn j
+
+        self.tracker.log_groups(scored, advantages, step)
+        timing = {
+            "time/step_s": time.perf_counter() - started,
+            "time/rollout_s": rollout.wall_s,
+            "time/tool_s": rollout.tool_s,
+            "throughput/sampled_tokens_per_s": rollout.num_sampled_tokens / rollout.wall_s,
+        }
+        self.tracker.log({**summarise(scored, advantages), **update, **timing}, step)
+
+    async def evaluate(self) -> Evaluation:
+        """Scores the weights that the engine holds on the eval split."""
+        return await evaluate(
+            self.rollouts,
+            self.reward,
+            self.task.eval_problems(self.evaluation_settings.num_problems),
+            self.evaluation_settings,
+            self.task.name,
+        )
+
+    def save(self, next_step: int) -> None:
+        """Writes a checkpoint from which step `next_step` follows."""
+        checkpoint.save(
+            self.checkpoints, next_step, policy=self.policy, task=self.task, keep=self.settings.keep_checkpoints
+        )
+
+
+def _is_due(step: int, every: int) -> bool:
+    return step % every == 0

@@ -1,0 +1,90 @@
+"""A small tokenizer, small random models and packed batches for the tests of models and engines."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from turnwise.model.chat import ChatRenderer
+from turnwise.model.tiny import train_tokenizer
+from turnwise.types import LossOutput, TokenBatch
+
+TEXTS = ("What is 12 + 34?", "```python\nprint(12 + 34)\n```", "The answer is \\boxed{46}.", "import math") * 4
+VOCAB_SIZE = 293
+
+
+@cache
+def tokenizer() -> Any:
+    return train_tokenizer(TEXTS, VOCAB_SIZE)
+
+
+@cache
+def renderer() -> ChatRenderer:
+    return ChatRenderer(tokenizer(), name="tiny")
+
+
+def small_model(seed: int = 0, family: str = "Llama", **overrides: Any) -> Any:
+    """Two layers with random weights large enough that every token matters to the next."""
+    import transformers
+
+    settings: dict[str, Any] = {
+        "vocab_size": VOCAB_SIZE,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 96,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.2,
+        "bos_token_id": None,
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+    }
+    config = getattr(transformers, f"{family}Config")(**(settings | overrides))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return getattr(transformers, f"{family}ForCausalLM")(config).eval()
+
+
+def token_batch(sequences: Sequence[tuple[Sequence[int], Sequence[int]]], temperature: float = 1.0) -> TokenBatch:
+    """Packs (token ids, loss mask of 0 and 1) pairs; token n of the batch has the advantage (n % 5) - 2."""
+    lengths = [len(token_ids) for token_ids, _ in sequences]
+    mask = torch.tensor([bit for _, bits in sequences for bit in bits], dtype=torch.bool)
+    advantages = torch.arange(sum(lengths)).remainder(5).float() - 2
+    return TokenBatch(
+        token_ids=torch.tensor([token for token_ids, _ in sequences for token in token_ids], dtype=torch.int64),
+        position_ids=torch.tensor([n for length in lengths for n in range(length)], dtype=torch.int64),
+        loss_mask=mask,
+        advantages=advantages * mask,
+        behaviour_logprobs=torch.zeros(sum(lengths)),
+        turn_index=mask.long() - 1,
+        sequence_index=torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths, dtype=torch.int64)),
+        cu_seqlens=torch.tensor([0, *lengths]).cumsum(0).to(torch.int32),
+        num_loss_tokens=int(mask.sum()),
+        num_loss_turns=len(lengths),
+        num_loss_sequences=len(lengths),
+        temperature=temperature,
+    )
+
+
+@dataclass(frozen=True)
+class PolicyGradientLoss:
+    """-sum(A log pi) / loss tokens of the step, times `scale`: the simplest additive loss."""
+
+    scale: float = 1.0
+
+    def __call__(self, policy_logprobs_N: Tensor, batch: TokenBatch) -> LossOutput:
+        loss = -(policy_logprobs_N * batch.advantages)[batch.loss_mask].sum() / batch.num_loss_tokens * self.scale
+        return LossOutput(loss=loss, metrics={"loss/value": loss.item()})
+
+
+def reference_logprobs(model: Any, token_ids: Sequence[int], temperature: float = 1.0) -> Tensor:
+    """log pi of each token given those before it, from one forward pass over the whole sequence; the first gets 0."""
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([list(token_ids)])).logits[0].double() / temperature
+    chosen = logits.log_softmax(-1)[:-1].gather(1, torch.tensor(token_ids)[1:, None]).squeeze(1)
+    return torch.cat([torch.zeros(1, dtype=torch.float64), chosen])

@@ -1,0 +1,40 @@
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from turnwise.env.sandbox import Sandbox, SandboxPool
+
+DAEMON = """
+import os, time
+read_end, write_end = os.pipe()
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.write(write_end, b"%d" % os.getpid())
+        time.sleep(60)
+    os._exit(0)
+print(os.read(read_end, 20).decode(), flush=True)
+"""
+
+
+@pytest.fixture(scope="session")
+def sandbox_pool() -> Iterator[SandboxPool]:
+    """Two workers with default time limits."""
+    pool = Sandbox(memory_mb=128).start()
+    yield pool
+    asyncio.run(pool.close())
+
+
+@pytest.fixture
+def hasty_pool() -> Iterator[SandboxPool]:
+    """One worker of its own, for programs that must hit the time limit."""
+    pool = Sandbox(num_workers=1, wall_s=0.5).start()
+    yield pool
+    asyncio.run(pool.close())
+
+
+@pytest.fixture
+def daemon_code() -> str:
+    """A program that leaves a process in a session of its own, which holds its output open, and prints its id."""
+    return DAEMON

@@ -1,0 +1,168 @@
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from builders import problem
+from turnwise.env.python_tool import PythonTool, PythonToolPool
+from turnwise.env.sandbox import ErrorDetail, Sandbox
+from turnwise.protocols import Environment, EnvironmentPool
+from turnwise.types import Message, StepResult, StopReason, ToolStatus
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[PythonToolPool]:
+    pool = PythonTool(sandbox=Sandbox(wall_s=2.0, memory_mb=256), max_output_chars=64).start()
+    yield pool
+    asyncio.run(pool.close())
+
+
+@asynccontextmanager
+async def started(tool: PythonTool) -> AsyncIterator[PythonToolPool]:
+    pool = tool.start()
+    try:
+        yield pool
+    finally:
+        await pool.close()
+
+
+def block(code: str) -> str:
+    return f"Let me see.\n```python\n{code}\n```\n"
+
+
+def step(pool: PythonToolPool, text: str) -> StepResult:
+    return asyncio.run(pool.episode(problem()).step(text))
+
+
+def reply(result: StepResult) -> str:
+    (message,) = result.messages
+    assert message.role == "tool"
+    return message.content
+
+
+def test_parts_fulfil_their_protocols(pool: PythonToolPool):
+    shared: EnvironmentPool = pool
+    episode: Environment = shared.episode(problem())
+    assert episode.initial_messages() == (Message(role="user", content="What?"),)
+
+
+def test_system_prompt_comes_first():
+    async def opening() -> tuple[Message, ...]:
+        async with started(PythonTool(system_prompt="Use Python.")) as pool:
+            return pool.episode(problem()).initial_messages()
+
+    assert [message.role for message in asyncio.run(opening())] == ["system", "user"]
+
+
+def test_a_box_outside_code_ends_the_episode_and_runs_nothing(pool: PythonToolPool, tmp_path):
+    marker = tmp_path / "was_run"
+    result = step(pool, block(f"open({str(marker)!r}, 'w')") + "So \\boxed{42}.")
+    assert (result.stop_reason, result.answer, result.tool_result) == (StopReason.answered, "42", None)
+    assert [call.error for call in result.tool_calls] == [None]
+    assert not marker.exists()
+
+
+def test_neither_call_nor_answer_is_a_void_turn(pool: PythonToolPool):
+    result = step(pool, "I think it is 42.")
+    assert result == StepResult(stop_reason=StopReason.void_turn)
+
+
+@pytest.mark.parametrize(
+    ("text", "content"),
+    [
+        ("```python\nprint(1)", "Error: code block is not closed"),
+        ("```sh\nls\n```", "Error: unknown tool 'sh', expected 'python'"),
+        (block("print(1)") + "```python\n```", "Error: code block is empty"),
+    ],
+)
+def test_a_malformed_call_is_answered_and_nothing_of_the_turn_runs(pool: PythonToolPool, text: str, content: str):
+    result = step(pool, text)
+    assert reply(result) == content
+    assert result.tool_result is None
+    assert any(call.error for call in result.tool_calls)
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "content"),
+    [
+        ("print(6 * 7)", ToolStatus.ok, "42"),
+        ("6 * 7", ToolStatus.ok, "(no output)"),
+        ("print()", ToolStatus.ok, "(no output)"),
+        ("print('  a')\nprint('b')", ToolStatus.ok, "  a\nb"),
+        ("math.gcd(4, 6)", ToolStatus.user_error, "NameError: name 'math' is not defined"),
+        ("print(1)\nprint(1 / 0)", ToolStatus.user_error, "1\nZeroDivisionError: division by zero"),
+        ("while True: print(end='')", ToolStatus.timeout, "TimeoutError: program ran too long"),
+        ("print(1)\nx = 'a' * 10**12", ToolStatus.memory, "MemoryError: program used too much memory"),
+        ("print('x' * 10**6)", ToolStatus.output_limit, "OutputError: program printed too much"),
+        # 64 characters shown: 30 + "\n...\n" + 29.
+        ("print('a' * 100 + 'b' * 100)", ToolStatus.ok, "a" * 30 + "\n...\n" + "b" * 29),
+        ("print('a' * 64)", ToolStatus.ok, "a" * 64),
+    ],
+)
+def test_what_the_policy_sees(pool: PythonToolPool, code: str, status: ToolStatus, content: str):
+    result = step(pool, block(code))
+    assert reply(result) == content
+    assert result.stop_reason is None
+    assert result.tool_result is not None
+    assert (result.tool_result.status, result.tool_result.output) == (status, content)
+
+
+def test_several_calls_run_as_one_program(pool: PythonToolPool):
+    result = step(pool, block("x = 20") + block("print(x + 1)"))
+    assert reply(result) == "21"
+    assert [call.code for call in result.tool_calls] == ["x = 20", "print(x + 1)"]
+
+
+def test_traceback_on_request():
+    async def run() -> StepResult:
+        async with started(PythonTool(error_detail=ErrorDetail.traceback)) as pool:
+            return await pool.episode(problem()).step(block("def f():\n    return 1 / 0\nf()"))
+
+    assert reply(asyncio.run(run())) == (
+        "Traceback (most recent call last):\n"
+        '  File "program.py", line 3, in <module>\n    f()\n'
+        '  File "program.py", line 2, in f\n    return 1 / 0\n'
+        "ZeroDivisionError: division by zero"
+    )
+
+
+def test_a_failing_sandbox_ends_the_episode(pool: PythonToolPool):
+    result = step(pool, block("import os\nos.kill(os.getppid(), 9)"))
+    assert result.stop_reason is StopReason.tool_infrastructure
+    assert result.tool_result is not None
+    assert result.tool_result.status is ToolStatus.infrastructure
+    assert reply(step(pool, block("print(1)"))) == "1"
+
+
+@pytest.mark.parametrize("last", ["\\boxed{1}", "nothing", None])
+def test_no_step_after_the_end(pool: PythonToolPool, last: str | None):
+    async def run() -> None:
+        episode = pool.episode(problem())
+        assert reply(await episode.step(block("print(1)"))) == "1"
+        if last is None:
+            await episode.close()
+            await episode.close()
+        else:
+            await episode.step(last)
+        with pytest.raises(RuntimeError, match="'p0' is over"):
+            await episode.step(block("print(2)"))
+
+    asyncio.run(run())
+
+
+def test_episodes_side_by_side_get_their_own_replies(pool: PythonToolPool):
+    async def episode(i: int) -> list[str]:
+        live = pool.episode(problem())
+        return [reply(await live.step(block(f"print({i}, {turn})"))) for turn in range(3)]
+
+    async def run() -> list[list[str]]:
+        return await asyncio.gather(*(episode(i) for i in range(6)))
+
+    assert asyncio.run(run()) == [[f"{i} {turn}" for turn in range(3)] for i in range(6)]
+
+
+@pytest.mark.parametrize("value", [31, 65537])
+def test_output_shown_lies_within_output_captured(value: int):
+    with pytest.raises(ValueError, match=f"max_output_chars={value}: expected 32 to .*65536"):
+        PythonTool(max_output_chars=value)

@@ -1,0 +1,106 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tiny_models import TEXTS, VOCAB_SIZE, renderer, small_model, tokenizer
+from turnwise.model.attention import Attention
+from turnwise.model.causal_lm import CausalLM
+from turnwise.model.tiny import train_tokenizer
+from turnwise.types import Message
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("model")
+    small_model().save_pretrained(made)
+    tokenizer().save_pretrained(made)
+    return made
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    """A model whose tokenizer has no chat template."""
+    small_model().config.save_pretrained(tmp_path)
+    made = train_tokenizer(TEXTS, VOCAB_SIZE)
+    made.chat_template = None
+    made.save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_a_saved_model_loads_with_its_renderer(folder: Path) -> None:
+    lm = CausalLM(path=str(folder))
+    lm.check()
+    model = lm.load_model(torch.device("cpu"), torch.float32)
+    assert not model.training
+    token_ids = torch.tensor([[5, 6, 7]])
+    assert model(input_ids=token_ids).logits.equal(small_model()(input_ids=token_ids).logits)
+    messages = [Message(role="user", content="What is 12?")]
+    assert lm.load_renderer().prompt_ids(messages) == renderer().prompt_ids(messages)
+    assert lm.load_model(torch.device("cpu"), torch.bfloat16).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("", "model.path is empty"),
+        ("/no/such/folder", "model.path='/no/such/folder': no such folder"),
+        ("./missing", "model.path='./missing': no such folder"),
+        ("package:nothing", "model.path='package:nothing': no such folder"),
+    ],
+)
+def test_a_missing_path_is_one_clear_line(path: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        CausalLM(path=path).check()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds no config\.json"):
+        CausalLM(path=str(tmp_path)).check()
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    with pytest.raises(ValueError, match="no tokenizer can be loaded") as caught:
+        CausalLM(path=str(tmp_path)).check()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_without_chat_template_is_refused_unless_a_file_gives_one(bare: Path) -> None:
+    with pytest.raises(ValueError, match="has no chat template"):
+        CausalLM(path=str(bare)).check()
+    file = bare / "template.jinja"
+    with pytest.raises(ValueError, match=r"model\.chat_template=.*: no such file"):
+        CausalLM(path=str(bare), chat_template=str(file)).check()
+    file.write_text(tokenizer().chat_template)
+    messages = [Message(role="user", content="What is 12?")]
+    given = CausalLM(path=str(bare), chat_template=str(file)).load_renderer()
+    assert given.prompt_ids(messages) == renderer().prompt_ids(messages)
+
+
+def test_weights_that_are_not_there_are_one_clear_line(bare: Path) -> None:
+    with pytest.raises(ValueError, match="no model can be loaded") as caught:
+        CausalLM(path=str(bare)).load_model(torch.device("cpu"), torch.float32)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_kernel_that_cannot_be_had_is_refused_before_the_path_is_read() -> None:
+    lm = CausalLM(path="/no/such/folder", attention=Attention.flash_attention_2)
+    with pytest.raises(ValueError, match="needs a CUDA device"):
+        lm.load_model(torch.device("cpu"), torch.bfloat16)
+
+
+def test_checking_a_model_imports_no_model_and_declaring_one_no_transformers(folder: Path) -> None:
+    script = (
+        "import sys\n"
+        "from turnwise.model.causal_lm import CausalLM\n"
+        "from turnwise.engine.hf import HFEngine\n"
+        "import turnwise.model.policy, turnwise.model.tiny\n"
+        "assert 'transformers' not in sys.modules\n"
+        f"CausalLM(path={str(folder)!r}).check()\n"
+        "assert not [name for name in sys.modules if '.modeling_llama' in name]\n"
+    )
+    env = {"PYTHONPATH": str(Path(__file__).parents[3] / "src"), "PATH": ""}
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

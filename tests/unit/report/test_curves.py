@@ -1,0 +1,85 @@
+import re
+from itertools import pairwise
+from xml.etree import ElementTree
+
+from turnwise.report.curves import training_curves, turn_curve
+from turnwise.tracker.files import read_metrics
+
+STEPS = [{"step": float(step), "rollout/accuracy": 0.1 * step} for step in range(5)]
+
+
+def points(svg: str, variable: str) -> list[list[tuple[float, float]]]:
+    """The corners of each line that is drawn in one of the page's colours."""
+    paths = re.findall(rf'd="([^"]*)"[^>]*stroke: var\({variable}\)', svg)
+    return [[(float(x), float(y)) for x, y in re.findall(r"[ML] (\S+) (\S+)", path)] for path in paths]
+
+
+def test_every_kind_of_figure_is_drawn_from_a_whole_run(run_dir):
+    titles = [curve.title for curve in training_curves(list(read_metrics(run_dir)))]
+    assert titles == [
+        "Accuracy",
+        "Reward",
+        "Turns",
+        "Tool outcomes",
+        "Stop reasons",
+        "Groups without signal",
+        "Loss",
+        "Entropy",
+        "Gradient norm",
+        "Mismatch",
+        "Throughput",
+        "Seconds per step",
+    ]
+
+
+def test_what_was_not_logged_is_not_drawn():
+    assert training_curves([]) == []
+    assert [curve.title for curve in training_curves(STEPS)] == ["Accuracy"]
+    assert [curve.title for curve in training_curves([{"step": 0.0, "tool/calls": 1.5, "tool/ok": 0.0}])] == []
+
+
+def test_a_line_goes_through_its_values():
+    (curve,) = training_curves(STEPS)
+    (line,) = points(curve.svg, "--c1")
+    xs, ys = zip(*line, strict=True)
+    assert len(line) == 5
+    gaps = [b - a for a, b in pairwise(xs)]
+    rises = [a - b for a, b in pairwise(ys)]  # y grows downwards in SVG
+    assert max(gaps) - min(gaps) < 1e-3
+    assert max(rises) - min(rises) < 1e-3
+    assert min(rises) > 0
+
+
+def test_a_value_that_was_not_finite_leaves_a_gap():
+    lines = [*STEPS[:2], {"step": 2.0, "rollout/accuracy": None}, *STEPS[3:]]
+    (curve,) = training_curves(lines)
+    (path,) = re.findall(r'd="([^"]*)"[^>]*stroke: var\(--c1\)', curve.svg)
+    assert path.count("M") == 2
+
+
+def test_held_out_accuracy_stands_beside_training():
+    evaluations = [{"step": 0.0, "eval/sums/accuracy": 0.25}, {"step": 5.0, "eval/sums/accuracy": 0.75}]
+    (curve,) = training_curves([evaluations[0], *STEPS, evaluations[1]])
+    assert list(curve.legend) == [("training", "--c1"), ("held-out: sums", "--c2")]
+    assert any(len(line) == 2 for line in points(curve.svg, "--c2"))
+
+
+def test_a_status_keeps_its_colour_whichever_others_occur():
+    lines = [{"step": 0.0, "tool/ok": 0.5, "tool/timeout": 0.5}, {"step": 1.0, "tool/ok": 1.0, "tool/timeout": 0.0}]
+    (curve,) = training_curves(lines)
+    assert list(curve.legend) == [("ok", "--c1"), ("timeout", "--c3")]  # first and third of ToolStatus
+
+
+def test_drawings_are_well_formed_and_take_their_colours_from_the_page(run_dir):
+    for curve in training_curves(list(read_metrics(run_dir))):
+        ElementTree.fromstring(curve.svg)
+        assert re.findall(r"(?:fill|stroke|color): #\w+", curve.svg) == []
+        assert "font-family" not in curve.svg
+        assert "<style" not in curve.svg
+
+
+def test_the_same_figures_give_the_same_drawing():
+    series = {"step 0": ([1, 2], [0.5, -0.5]), "step 9": ([1], [0.25])}
+    first, second = (turn_curve("Advantage by turn", "", series) for _ in range(2))
+    assert first == second
+    assert list(first.legend) == [("step 0", "--c1"), ("step 9", "--c2")]

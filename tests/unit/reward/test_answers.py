@@ -1,0 +1,154 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from turnwise.reward.answers import compare, last_box, normal_form, read_number
+
+EQUAL = [
+    ("42", "42"),
+    ("7.0", "7"),
+    ("7.", "7"),
+    ("7/1", "7"),
+    ("1,000", "1000"),
+    ("1{,}000", "1000"),
+    (r"1,\!000", "1000"),
+    (r"10\,000", "10000"),
+    (r"11,\! 111,\! 111", "11111111"),
+    ("1e3", "1000"),
+    ("2.5E-3", "0.0025"),
+    ("+7", "7"),
+    ("-0", "0"),
+    ("\N{MINUS SIGN}7", "-7"),
+    ("- 7", "-7"),
+    ("007", "7"),
+    (".5", "1/2"),
+    ("14/4", "7/2"),
+    (r"\frac{3}{4}", "0.75"),
+    (r"\dfrac34", "3/4"),
+    (r"-\tfrac{1}{2}", "-0.5"),
+    (r"\frac{-1}{2}", "-0.5"),
+    ("1 1/2", "3/2"),
+    (r"1\frac{1}{2}", "1.5"),
+    ("50%", "50%"),
+    (r"50\%", "0.5"),
+    ("50%", "50"),
+    ("50", r"50\%"),
+    ("0.5", "50%"),
+    ("$18", "18"),
+    (r"\$18.90", "18.9"),
+    ("$ 18 $", "18"),
+    (" 18 dollars", "18"),
+    ("7 square units.", "7"),
+    (r"7\text{ cm}", "7"),
+    (r"90^\circ", "90"),
+    ("90°", "90"),
+    ("0.3333333333333333", "1/3"),
+    ("0.666667", "2/3"),
+    ("0.30000000000000004", "0.3"),
+    ("Yes", "yes"),
+    (r"\text{Evelyn}", "evelyn"),
+    (r"\text{(C)}", "C"),
+    (r"\left( 3, x \right)", "(3, x)"),
+    ("x + 1", "x+1"),
+]
+
+UNEQUAL = [
+    ("8", "7"),
+    ("-7", "7"),
+    ("7.01", "7"),
+    ("1000.0004", "1000"),
+    ("10", "1,000"),
+    ("1,00", "100"),
+    ("0.33", "1/3"),
+    ("0.333334", "1/3"),
+    ("0.0000001", "0"),
+    ("1/0", "0"),
+    ("50%", "5000"),
+    ("5%", "0.5"),
+    ("2 million", "2"),
+    ("2 thirds", "2"),
+    ("7 8", "15"),
+    ("7 8", "78"),
+    ("1 2 3 7", "7"),
+    ("7, 800", "7800"),
+    ("no", "yes"),
+    ("on", "no"),
+    ("", "7"),
+    ("  ", "7"),
+    (r"\text{}", "7"),
+    ("D", "(C)"),
+]
+
+
+@pytest.mark.parametrize(("answer", "gold"), EQUAL)
+def test_equal_forms_are_equal(answer, gold):
+    assert compare(answer, gold) is True
+
+
+@pytest.mark.parametrize(("answer", "gold"), UNEQUAL)
+def test_unequal_forms_are_never_equal(answer, gold):
+    assert compare(answer, gold) in (False, None)
+
+
+@pytest.mark.parametrize(("answer", "gold"), [("8", "7"), ("7 8", "15"), ("no", "yes"), ("50%", "5000"), ("", "7")])
+def test_text_and_numbers_need_no_algebra(answer, gold):
+    assert compare(answer, gold) is False
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"), [("2^3", "8"), ("x+1", "1+x"), ("7 or 8", "8"), (r"\sqrt{49}", "7"), ("xy", "yx"), ("1/0", "7")]
+)
+def test_algebra_is_left_to_others(answer, gold):
+    assert compare(answer, gold) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "inside"),
+    [
+        (r"\boxed{7}", "7"),
+        (r"first \boxed{6}, no: \boxed{\frac{1}{2}} it is", r"\frac{1}{2}"),
+        (r"\fbox{a}", "a"),
+        (r"\boxed {7 }", "7"),
+        (r"\boxed{7", r"\boxed{7"),
+        (" 7 ", "7"),
+        ("", ""),
+    ],
+)
+def test_last_box(text, inside):
+    assert last_box(text) == inside
+
+
+def test_last_box_takes_linear_time():
+    text = r"\boxed{" * 100_000
+    assert last_box(text) == text
+
+
+@pytest.mark.parametrize("text", ["", ".", "-", "1/0", "7 8", "1/2/3", "e5", "1,0,0", "--1", "x", "٣", "%", "1e9999"])
+def test_what_is_no_plain_number(text):
+    assert read_number(text) is None
+
+
+@given(st.fractions(), st.booleans())
+def test_fractions_are_read_exactly(value, in_latex):
+    sign, top = ("-" if value < 0 else ""), abs(value.numerator)
+    text = rf"{sign}\frac{{{top}}}{{{value.denominator}}}" if in_latex else f"{sign}{top}/{value.denominator}"
+    number = read_number(text)
+    assert number is not None
+    assert number.value == value
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False, min_value=-1e15, max_value=1e15))
+def test_python_floats_equal_themselves(value):
+    assert compare(repr(value), repr(value) + "0" if "e" not in repr(value) else repr(value)) is True
+
+
+@given(st.text())
+def test_normal_form_of_any_text_is_stable(text):
+    assert normal_form(normal_form(text)) == normal_form(text)
+
+
+@given(
+    st.text(alphabet="0123456789.,/ +-%{}\\fracboxedtx$e()", max_size=60), st.sampled_from(["7", "1/2", "x+1", "no"])
+)
+def test_any_text_gets_a_verdict(text, gold):
+    assert compare(last_box(text), gold) in (True, False, None)

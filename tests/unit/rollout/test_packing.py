@@ -1,0 +1,74 @@
+"""Packing, written out token by token."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from builders import group, trajectory
+from turnwise.rollout.packing import pack
+from turnwise.types import ScoredGroup, StopReason, TokenBatch
+
+
+def scored(*trajectories) -> ScoredGroup:
+    zeros = tuple((0.0,) * len(t.turns) for t in trajectories)
+    return ScoredGroup(
+        group=group(*trajectories),
+        turn_rewards_GK=zeros,
+        terms={"accuracy": zeros, "format": zeros, "shaping": zeros},
+        correct_G=(False,) * len(trajectories),
+    )
+
+
+def test_three_turns_token_by_token():
+    batch = pack([scored(trajectory(["a", "b", None]))], [[[0.5, -1.0, 2.0]]], temperature=0.7)
+    # place:              0  1  2 |  3    4  |  5 |  6    7  |  8 |  9   10
+    # part:               prompt  |  turn 0  |tool|  turn 1  |tool|  turn 2
+    assert batch.token_ids.tolist() == [1, 2, 3, 10, 11, 12, 13, 14, 15, 16, 17]
+    assert batch.position_ids.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
+    assert batch.turn_index.tolist() == [-1, -1, -1, 0, 0, -1, 1, 1, -1, 2, 2]
+    assert batch.loss_mask.int().tolist() == [0, 0, 0, 1, 1, 0, 1, 1, 0, 1, 1]
+    assert batch.advantages.tolist() == [0, 0, 0, 0.5, 0.5, 0, -1, -1, 0, 2, 2]
+    expected = [0, 0, 0, -0.5, -0.6, 0, -0.5, -0.6, 0, -0.5, -0.6]
+    assert batch.behaviour_logprobs.tolist() == pytest.approx(expected)
+    assert batch.sequence_index.tolist() == [0] * 11
+    assert batch.cu_seqlens.tolist() == [0, 11]
+    assert (batch.num_loss_tokens, batch.num_loss_turns, batch.num_loss_sequences) == (6, 3, 1)
+    assert batch.temperature == 0.7
+
+
+def test_excluded_trajectories_leave_no_trace():
+    one = trajectory(["a", None], sample_index=0)
+    failed = trajectory(["x"], sample_index=1, stop_reason=StopReason.tool_infrastructure)
+    unsampled = trajectory([], sample_index=2, stop_reason=StopReason.prompt_too_long)
+    with_excluded = pack([scored(failed, one, unsampled)], [[[0.0], [1.0, 2.0], []]], temperature=1.0)
+    without = pack([scored(one)], [[[1.0, 2.0]]], temperature=1.0)
+    for field in dataclasses.fields(TokenBatch):
+        left, right = getattr(with_excluded, field.name), getattr(without, field.name)
+        assert torch.equal(left, right) if isinstance(left, torch.Tensor) else left == right, field.name
+
+
+def test_all_excluded_gives_an_empty_batch():
+    failed = trajectory(["x"], stop_reason=StopReason.engine_abort)
+    batch = pack([scored(failed)], [[[0.0]]], temperature=1.0)
+    assert batch.num_sequences == 0
+    assert batch.token_ids.numel() == batch.num_loss_tokens == 0
+
+
+def test_select_keeps_the_counts_of_the_step():
+    batch = pack(
+        [scored(trajectory(["a"]), trajectory(["a", None], sample_index=1))], [[[1.0], [2.0, 3.0]]], temperature=1.0
+    )
+    part = batch.select([1])
+    assert part.cu_seqlens.tolist() == [0, 8]
+    assert part.sequence_index.tolist() == [0] * 8
+    assert part.advantages.tolist() == [0, 0, 0, 2, 2, 0, 3, 3]
+    assert part.num_loss_tokens == batch.num_loss_tokens == 6
+    both = batch.select([1, 0])
+    assert both.cu_seqlens.tolist() == [0, 8, 13]
+    assert both.sequence_index.tolist() == [0] * 8 + [1] * 5
+
+
+def test_advantages_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match="1 numbers for 2 turns"):
+        pack([scored(trajectory(["a", None]))], [[[1.0]]], temperature=1.0)

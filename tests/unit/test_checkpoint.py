@@ -1,0 +1,238 @@
+import errno
+import json
+import random
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from turnwise import checkpoint
+from turnwise.seeding import seed_everything
+
+
+class FakePolicy:
+    """One weight matrix with AdamW; `fails_with` is raised after the weights are half written."""
+
+    def __init__(self, fails_with: BaseException | None = None) -> None:
+        self.weight = torch.nn.Parameter(torch.zeros(2, 2))
+        self.optimiser = torch.optim.AdamW([self.weight], lr=0.1)
+        self.fails_with = fails_with
+
+    def train_step(self) -> None:
+        self.optimiser.zero_grad()
+        (self.weight - torch.randn(2, 2)).square().sum().backward()
+        self.optimiser.step()
+
+    def save_pretrained(self, folder):
+        torch.save(self.weight.detach(), folder / "model.pt")
+        if self.fails_with is not None:
+            raise self.fails_with
+        (folder / "config.json").write_text("{}")
+
+    def load_pretrained(self, folder):
+        with torch.no_grad():
+            self.weight.copy_(torch.load(folder / "model.pt", weights_only=True))
+
+    def state_dict(self):
+        return self.optimiser.state_dict()
+
+    def load_state_dict(self, state):
+        self.optimiser.load_state_dict(state)
+
+    def update(self, batch, loss):
+        raise NotImplementedError
+
+    def logprobs(self, batch):
+        raise NotImplementedError
+
+    def weights(self):
+        return {"weight": self.weight.detach()}
+
+
+class FakeTask:
+    name = "fake"
+
+    def __init__(self) -> None:
+        self.cursor = 0
+
+    def next_batch(self, num_problems):
+        self.cursor += num_problems
+        return []
+
+    def eval_problems(self, num_problems):
+        return []
+
+    def state_dict(self):
+        return {"cursor": self.cursor}
+
+    def load_state_dict(self, state):
+        self.cursor = state["cursor"]
+
+
+def save(folder, step, keep=0, policy=None, task=None):
+    return checkpoint.save(folder, step, policy=policy or FakePolicy(), task=task or FakeTask(), keep=keep)
+
+
+def names(folder) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def draws() -> list[float]:
+    values = [random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn(), torch.rand(()).item()]
+    return [float(value) for value in values]
+
+
+def train(policy: FakePolicy, task: FakeTask, steps: int) -> list[float]:
+    for _ in range(steps):
+        task.next_batch(3)
+        policy.train_step()
+    return [*policy.weight.detach().flatten().tolist(), task.cursor, *draws()]
+
+
+def test_a_restored_run_goes_on_exactly(tmp_path):
+    seed_everything(0)
+    policy, task = FakePolicy(), FakeTask()
+    train(policy, task, 2)
+    random.gauss(0, 1)  # leaves half a pair behind, as does the next: both belong to the state
+    np.random.randn()
+    path = save(tmp_path, 2, policy=policy, task=task)
+    uninterrupted = train(policy, task, 3)
+
+    seed_everything(99)
+    policy, task = FakePolicy(), FakeTask()
+    assert checkpoint.restore(path, policy, task) == 2
+    assert train(policy, task, 3) == uninterrupted
+
+
+def test_saving_draws_no_random_number(tmp_path):
+    seed_everything(5)
+    expected = draws()
+    seed_everything(5)
+    save(tmp_path, 0)
+    assert draws() == expected
+
+
+def test_layout(tmp_path):
+    path = save(tmp_path, 4)
+    assert path == tmp_path / "step_4"
+    assert names(path) == ["config.json", "model.pt", "optimiser.pt", "rng.pt", "state.json"]
+    state = json.loads((path / "state.json").read_text())
+    assert state["step"] == 4
+    assert state["task"] == {"cursor": 0}
+    assert state["versions"]["torch"].startswith(torch.__version__.split("+")[0])
+    assert state["files"]["config.json"] == 2
+    assert str((tmp_path / "last").readlink()) == "step_4"  # relative: the folder can be moved
+
+
+def test_last_follows_and_old_ones_go(tmp_path):
+    for step in (2, 4, 10):
+        save(tmp_path, step, keep=2)
+    assert names(tmp_path) == ["last", "step_10", "step_4"]  # by number: 10 is newer than 4
+    assert checkpoint.latest(tmp_path) == (tmp_path / "step_10").resolve()
+
+
+def test_keep_zero_keeps_all(tmp_path):
+    for step in (1, 2, 3):
+        save(tmp_path, step, keep=0)
+    assert names(tmp_path) == ["last", "step_1", "step_2", "step_3"]
+
+
+def test_what_last_names_is_never_removed(tmp_path):
+    for step in (8, 9):
+        save(tmp_path, step)
+    save(tmp_path, 3, keep=1)  # a run that began again below what lies in the folder
+    assert names(tmp_path) == ["last", "step_3", "step_9"]
+    assert checkpoint.latest(tmp_path) == (tmp_path / "step_3").resolve()
+
+
+def test_saving_a_step_again_replaces_it(tmp_path):
+    task = FakeTask()
+    save(tmp_path, 1, keep=1, task=task)
+    task.cursor = 7
+    path = save(tmp_path, 1, keep=1, task=task)
+    assert json.loads((path / "state.json").read_text())["task"] == {"cursor": 7}
+    assert names(tmp_path) == ["last", "step_1"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
+def test_a_failure_while_writing_leaves_the_previous_one(tmp_path, error):
+    save(tmp_path, 1, keep=1)
+    with pytest.raises(type(error)):
+        save(tmp_path, 2, keep=1, policy=FakePolicy(fails_with=error))
+    assert names(tmp_path) == ["last", "step_1"]
+    assert checkpoint.latest(tmp_path) == (tmp_path / "step_1").resolve()
+    assert checkpoint.restore(tmp_path / "last", FakePolicy(), FakeTask()) == 1
+
+
+def test_a_kill_before_the_rename_leaves_the_previous_one(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", lambda path: None)  # a killed process tidies nothing
+        with pytest.raises(SystemExit):
+            save(tmp_path, 2, policy=FakePolicy(fails_with=SystemExit()))
+    assert names(tmp_path) == [".tmp-step_2", "last", "step_1"]
+    assert checkpoint.latest(tmp_path) == (tmp_path / "step_1").resolve()
+
+    save(tmp_path, 2)
+    assert names(tmp_path) == ["last", "step_1", "step_2"]
+
+
+def test_a_kill_between_rename_and_link_still_finds_a_whole_one(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "_point_last", lambda folder, target: None)
+        save(tmp_path, 2)
+    assert str((tmp_path / "last").readlink()) == "step_1"
+    latest = checkpoint.latest(tmp_path)
+    assert latest is not None
+    assert checkpoint.restore(latest, FakePolicy(), FakeTask()) == 1
+
+
+@pytest.mark.parametrize("harm", ["truncated", "missing", "no_state", "torn_state"])
+def test_a_torn_checkpoint_is_never_picked_and_is_named(tmp_path, harm):
+    save(tmp_path, 1)
+    torn = save(tmp_path, 2)
+    if harm == "truncated":
+        content = (torn / "optimiser.pt").read_bytes()
+        (torn / "optimiser.pt").write_bytes(content[:-1])
+        reason = f"optimiser.pt has {len(content) - 1} bytes of {len(content)}"
+    elif harm == "missing":
+        (torn / "model.pt").unlink()
+        reason = "model.pt: No such file"
+    elif harm == "no_state":
+        (torn / "state.json").unlink()
+        reason = "state.json: No such file"
+    else:
+        (torn / "state.json").write_text('{"step": 2, "ta')
+        reason = "state.json is torn"
+
+    assert checkpoint.latest(tmp_path) == tmp_path / "step_1"
+    with pytest.raises(ValueError, match=f"step_2: .*{reason}"):
+        checkpoint.restore(torn, FakePolicy(), FakeTask())
+
+
+def test_damage_that_keeps_the_size_is_named_too(tmp_path):
+    path = save(tmp_path, 1)
+    size = (path / "optimiser.pt").stat().st_size
+    (path / "optimiser.pt").write_bytes(b"x" * size)
+    policy = FakePolicy()
+    policy.weight.data.fill_(3.0)
+    with pytest.raises(ValueError, match=r"optimiser\.pt cannot be read"):
+        checkpoint.restore(path, policy, FakeTask())
+    assert policy.weight.detach().tolist() == [[3.0, 3.0], [3.0, 3.0]]  # nothing was half restored
+
+
+def test_nothing_to_resume(tmp_path):
+    assert checkpoint.latest(tmp_path / "none") is None
+    (tmp_path / "last").symlink_to("step_7")
+    assert checkpoint.latest(tmp_path) is None
+    with pytest.raises(ValueError, match=r"none: .*No such file"):
+        checkpoint.restore(tmp_path / "none", FakePolicy(), FakeTask())
+
+
+def test_refuses_negative_numbers(tmp_path):
+    with pytest.raises(ValueError, match=r"step=-1, keep=0: expected both >= 0"):
+        save(tmp_path, -1)
+    with pytest.raises(ValueError, match=r"step=1, keep=-1"):
+        save(tmp_path, 1, keep=-1)

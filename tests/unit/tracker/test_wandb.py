@@ -1,0 +1,110 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from turnwise.tracker.files import FilesTracker
+from turnwise.tracker.wandb import Wandb, WandbMode, resolve_mode
+
+LOGGED = [
+    ({"eval/arithmetic/accuracy": 0.3125}, 0),
+    ({"rollout/accuracy": 1 / 3, "reward/turn_mean": -0.1, "tool/ok": 1.0, "loss/value": -1.2345678901234567e-9}, 0),
+    ({"rollout/accuracy": 0.1 + 0.2, "throughput/sampled_tokens_per_s": 12345.678}, 1),
+]
+
+
+def history(run_dir) -> list[tuple[str, dict[int, dict[str, float]]]]:
+    """Run id and figures by step of each wandb run in the folder, oldest first, through wandb's own reader."""
+    found = []
+    for path in sorted((run_dir / "wandb").glob("offline-run-*/run-*.wandb")):
+        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
+        text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+        records = [json.loads(line) for line in text.splitlines()]
+        (run_id,) = {record["run"]["run_id"] for record in records if record["type"] == "run"}
+        items = [record["history"] for record in records if record["type"] == "history"]
+        steps = {item["step"].get("num", 0): item["item"] for item in items}
+        found.append((run_id, {n: {k: v for k, v in item.items() if k[0] != "_"} for n, item in steps.items()}))
+    return found
+
+
+@pytest.fixture
+def _no_login(monkeypatch, tmp_path):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+
+
+@pytest.mark.usefixtures("_no_login")
+def test_offline_history_reads_back_and_a_resumed_run_keeps_its_id(tmp_path, capfd):
+    settings = Wandb(project="turnwise-test")
+    tracker = settings.start(tmp_path, first_step=0, label="gtpo", config={"seed": 3, "reward": {"shaping": True}})
+    for metrics, step in LOGGED:
+        tracker.log(metrics, step)
+    tracker.log_groups([], [], 0)
+    tracker.close()
+    tracker.close()
+    tracker = settings.start(tmp_path, first_step=2, label="gtpo", config={"seed": 3})
+    tracker.log({"rollout/accuracy": 0.75}, 2)
+    tracker.close()
+
+    (first_id, first), (second_id, second) = history(tmp_path)
+    assert first == {0: {**LOGGED[0][0], **LOGGED[1][0]}, 1: LOGGED[2][0]}
+    assert second == {2: {"rollout/accuracy": 0.75}}
+    assert first_id == second_id == (tmp_path / "wandb" / "run_id").read_text().strip()
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 4  # the run's own files are there as well
+    printed = capfd.readouterr()
+    assert printed.out + printed.err == ""
+
+
+def test_disabled_leaves_the_files_alone(tmp_path):
+    tracker = Wandb(mode=WandbMode.disabled, save_groups_every=0).start(tmp_path, first_step=0, label="x", config={})
+    tracker.log({"a/x": 1.0}, 0)
+    tracker.log_groups([], [], 0)
+    tracker.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["groups", "metrics.jsonl"]
+    assert list((tmp_path / "groups").iterdir()) == []
+
+
+def test_files_are_closed_when_wandb_does_not_start(tmp_path, monkeypatch):
+    closed = []
+    monkeypatch.setattr(FilesTracker, "close", lambda self: closed.append(self))
+    (tmp_path / "wandb").write_text("a file where wandb wants its folder")
+    with pytest.raises(FileExistsError):
+        Wandb(mode=WandbMode.offline).start(tmp_path, first_step=0, label="x", config={})
+    assert len(closed) == 1
+
+
+@pytest.mark.usefixtures("_no_login")
+def test_auto_follows_the_login(monkeypatch, tmp_path):
+    assert resolve_mode(WandbMode.auto) is WandbMode.offline
+    (tmp_path / "netrc").write_text("machine example.org login user password secret\n")
+    assert resolve_mode(WandbMode.auto) is WandbMode.offline
+    monkeypatch.setenv("WANDB_BASE_URL", "https://example.org")
+    assert resolve_mode(WandbMode.auto) is WandbMode.online
+    monkeypatch.delenv("WANDB_BASE_URL")
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    assert resolve_mode(WandbMode.auto) is WandbMode.online
+
+
+@pytest.mark.usefixtures("_no_login")
+def test_auto_follows_wandbs_own_variable_and_an_explicit_mode_does_not(monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert resolve_mode(WandbMode.auto) is WandbMode.disabled
+    assert resolve_mode(WandbMode.offline) is WandbMode.offline
+    monkeypatch.setenv("WANDB_MODE", "dryrun")
+    with pytest.raises(ValueError, match="WANDB_MODE=dryrun: expected online, offline or disabled"):
+        resolve_mode(WandbMode.auto)
+
+
+def test_bad_settings_are_refused():
+    with pytest.raises(ValueError, match=r"project is empty"):
+        Wandb(project="")
+    with pytest.raises(ValueError, match=r"save_groups_every=-2: expected >= 0"):
+        Wandb(save_groups_every=-2)
+
+
+def test_importing_the_module_does_not_import_wandb():
+    code = "import sys, turnwise.tracker.wandb; sys.exit('wandb' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": "src"}, check=False).returncode == 0
