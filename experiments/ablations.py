@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if runs:
         rows = table_rows(runs, options.arms, options.seeds)
         print_table(rows, console)
-        write_results(out, rows, command, {run.source for run in runs})
+        write_results(out, rows, own_command(options), {run.source for run in runs})
         console.print(f"\n{out / 'results.md'}\n{out / 'results.csv'}", soft_wrap=True, highlight=False)
     for line in missing:
         console.print(f"no result: {line}", style="red", markup=False, soft_wrap=True)
@@ -182,7 +182,13 @@ def print_table(rows: Sequence[Sequence[str]], console: Console) -> None:
     console.print(table)
 
 
-def write_results(out: Path, rows: Sequence[Sequence[str]], command: Sequence[str], sources: Collection[str]) -> None:
+def own_command(options: argparse.Namespace) -> str:
+    """What a reader types to get the same table."""
+    lists = ["--arms", ",".join(options.arms), "--seeds", ",".join(map(str, options.seeds))]
+    return f"make ablations ARGS={shlex.quote(shlex.join([*lists, '--steps', str(options.steps), *options.overrides]))}"
+
+
+def write_results(out: Path, rows: Sequence[Sequence[str]], command: str, sources: Collection[str]) -> None:
     """Writes the table to `out`: results.csv, and results.md with the command and the source behind it."""
     with (out / "results.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
@@ -197,7 +203,7 @@ def write_results(out: Path, rows: Sequence[Sequence[str]], command: Sequence[st
 `mean gain` is the accuracy after the last step minus that before the first. Means are over the finished seeds; a
 difference that is small beside the spread over seeds says nothing about the arms.
 
-    {shlex.join(["python", *command[1:]])}
+    {command}
 
 Source: {", ".join(sorted(sources))}
 """

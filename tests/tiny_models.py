@@ -1,5 +1,6 @@
-"""A small tokenizer, small random models and packed batches for the tests of models and engines."""
+"""A small tokenizer, small random models, packed batches and waves for the tests of models and engines."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -8,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from turnwise.engine.hf import HFEngine, HFRolloutEngine
 from turnwise.model.chat import ChatRenderer
 from turnwise.model.tiny import train_tokenizer
-from turnwise.types import LossOutput, TokenBatch
+from turnwise.types import Completion, LossOutput, Sampling, TokenBatch
 
 TEXTS = ("What is 12 + 34?", "```python\nprint(12 + 34)\n```", "The answer is \\boxed{46}.", "import math") * 4
 VOCAB_SIZE = 293
@@ -88,3 +90,32 @@ def reference_logprobs(model: Any, token_ids: Sequence[int], temperature: float 
         logits = model(input_ids=torch.tensor([list(token_ids)])).logits[0].double() / temperature
     chosen = logits.log_softmax(-1)[:-1].gather(1, torch.tensor(token_ids)[1:, None]).squeeze(1)
     return torch.cat([torch.zeros(1, dtype=torch.float64), chosen])
+
+
+def start_engine(model: Any, stop: frozenset[int] = frozenset({1}), **settings: int) -> HFRolloutEngine:
+    return HFEngine(**settings).start(model, stop, 0)
+
+
+def sampling(seed: int = 0, temperature: float = 1.0, max_new_tokens: int = 6) -> Sampling:
+    return Sampling(temperature=temperature, max_new_tokens=max_new_tokens, seed=seed)
+
+
+async def wave(
+    engine: HFRolloutEngine, prompts: Sequence[Sequence[int]], first_seed: int = 0, **settings: Any
+) -> list[Completion]:
+    """Asks for one turn after each prompt, all at the same moment; prompt i draws from seed `first_seed` + i."""
+    calls = (engine.generate(p, sampling(seed=first_seed + i, **settings)) for i, p in enumerate(prompts))
+    return await asyncio.gather(*calls)
+
+
+def early_stops(num_rows: int) -> tuple[frozenset[int], list[tuple[int, ...]]]:
+    """Stop tokens and prompts of different lengths with which turns of the small model end after a few tokens."""
+    return frozenset(range(0, VOCAB_SIZE, 8)), [tuple(range(20, 22 + 3 * row)) for row in range(num_rows)]
+
+
+def assert_scored_as_from_scratch(
+    model: Any, prompt: Sequence[int], completion: Completion, temperature: float = 1.0
+) -> None:
+    """The recorded log-probs are those of one forward pass over the whole transcript."""
+    expected = reference_logprobs(model, (*prompt, *completion.token_ids), temperature)[len(prompt) :]
+    torch.testing.assert_close(torch.tensor(completion.logprobs).double(), expected, rtol=0, atol=1e-4)

@@ -36,6 +36,9 @@ def save(folder: Path, step: int, *, policy: Policy, task: Task, keep: int) -> P
 
     Returns:
         The checkpoint's folder.
+
+    Raises:
+        OSError: It cannot be written.
     """
     if step < 0 or keep < 0:
         raise ValueError(f"step={step}, keep={keep}: expected both >= 0")
@@ -46,8 +49,8 @@ def save(folder: Path, step: int, *, policy: Policy, task: Task, keep: int) -> P
     try:
         draft.mkdir()
         policy.save_pretrained(draft)
-        torch.save(policy.state_dict(), draft / "optimiser.pt")
-        torch.save(_rng_state(), draft / "rng.pt")
+        _dump(policy.state_dict(), draft / "optimiser.pt")
+        _dump(_rng_state(), draft / "rng.pt")
         _write_state(draft, step, task)
         for path in [*draft.rglob("*"), draft]:
             _force_to_disk(path)
@@ -109,6 +112,13 @@ def _damage(path: Path) -> str | None:
         return f"state.json is torn: {error!r}"
     torn = [f"{name} has {sizes[name]} bytes of {size}" for name, size in state["files"].items() if sizes[name] != size]
     return "; ".join(torn) or None
+
+
+def _dump(state: dict[str, Any], path: Path) -> None:
+    try:
+        torch.save(state, path)
+    except RuntimeError as error:  # torch's own word for a full disk is "unexpected pos"
+        raise OSError(f"{path} cannot be written, is the disk full? {error}") from error
 
 
 def _load(path: Path) -> Any:

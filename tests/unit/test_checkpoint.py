@@ -2,6 +2,7 @@ import errno
 import json
 import random
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -163,6 +164,19 @@ def test_a_failure_while_writing_leaves_the_previous_one(tmp_path, error):
     assert names(tmp_path) == ["last", "step_1"]
     assert checkpoint.latest(tmp_path) == (tmp_path / "step_1").resolve()
     assert checkpoint.restore(tmp_path / "last", FakePolicy(), FakeTask()) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_told_as_such(tmp_path):
+    class OnFullDisk(FakePolicy):
+        def save_pretrained(self, folder):
+            super().save_pretrained(folder)
+            (folder / "optimiser.pt").symlink_to("/dev/full")
+
+    save(tmp_path, 1)
+    with pytest.raises(OSError, match=r"optimiser\.pt cannot be written, is the disk full\?"):
+        save(tmp_path, 2, policy=OnFullDisk())
+    assert names(tmp_path) == ["last", "step_1"]
 
 
 def test_a_kill_before_the_rename_leaves_the_previous_one(tmp_path, monkeypatch):

@@ -19,11 +19,18 @@ from turnwise.env.python_tool import PythonTool
 from turnwise.evaluation.evaluate import EvaluationSettings
 from turnwise.model.attention import FLASH
 from turnwise.model.causal_lm import CausalLM
-from turnwise.protocols import AdvantageEstimator, PolicyLoss, Task, Tracker
-from turnwise.reward.outcome import OutcomeReward
-from turnwise.reward.turn_level import TurnLevelReward
+from turnwise.protocols import AdvantageEstimator, PolicyLoss, Reward, Task, Tracker
 from turnwise.rollout.sampler import RolloutSettings
 from turnwise.trainer import Device, Precision, TrainerSettings
+
+
+class ShapedReward(Reward, Protocol):
+    """A reward whose shaping can be switched on."""
+
+    @property
+    def shaping(self) -> bool:
+        """Whether a wrong trajectory earns something for code that resembles a correct sibling's."""
+        ...
 
 
 class TaskSettings(Protocol):
@@ -53,7 +60,7 @@ class Components:
     model: CausalLM
     engine: HFEngine
     env: PythonTool
-    reward: TurnLevelReward | OutcomeReward
+    reward: ShapedReward
     advantage: AdvantageEstimator
     loss: PolicyLoss
     task: TaskSettings
@@ -116,7 +123,7 @@ def _build(config: DictConfig, key: str) -> Any:
             raise ConfigError(f"{key}={config[key]}: expected values of its own, {key}.NAME=VALUE")
         return instantiate(config[key], _convert_="all")
     except OmegaConfBaseException as error:
-        raise ConfigError(explain(error)) from error
+        raise ConfigError(_placed(key, explain(error))) from error
     except InstantiationException as error:
         if not isinstance(error.__cause__, (ValueError, TypeError, OSError, ImportError)):
             raise
@@ -126,7 +133,7 @@ def _build(config: DictConfig, key: str) -> Any:
 
 def _placed(full_key: str, message: str) -> str:
     """A component's complaint about a field, `discount=2: expected ...`, with the field's full key."""
-    if message.startswith(full_key.partition(".")[0] + "."):
+    if message.startswith(full_key.partition(".")[0]):
         return message
     return f"{full_key}.{message}" if re.match(r"\w+=", message) else f"{full_key}: {message}"
 

@@ -98,7 +98,7 @@ def explain(error: BaseException) -> str:
             )
         case HydraException() if isinstance(cause, OmegaConfBaseException):
             source = re.match(r"In '(.+?)': ", str(error))
-            return (f"conf/{source[1]}.yaml: " if source else "") + explain(cause)
+            return (f"{source[1]}.yaml: " if source else "") + explain(cause)
     return _one_line(str(error) or repr(error))
 
 

@@ -91,17 +91,21 @@ def schema_of(component: type) -> type:
 
 
 def _schema_field(field: dataclasses.Field[Any], type_: Any) -> tuple[str, Any, Any]:
+    """Name, type and default of a field, as `make_dataclass` takes them."""
     if getattr(type_, "_is_protocol", False):
         return field.name, Any, dataclasses.field(default=MISSING)
-    default = MISSING if field.default is dataclasses.MISSING else field.default
-    factory = None if field.default_factory is dataclasses.MISSING else field.default_factory
     if dataclasses.is_dataclass(type_):
         schema = schema_of(cast(type, type_))
-        made = factory() if factory else default
-        values = {} if made == MISSING else {item.name: getattr(made, item.name) for item in dataclasses.fields(made)}
-        return field.name, schema, dataclasses.field(default_factory=lambda: schema(**values))
-    return (
-        field.name,
-        type_,
-        dataclasses.field(default_factory=factory) if factory else dataclasses.field(default=default),
-    )
+        return field.name, schema, dataclasses.field(default_factory=lambda: schema(**_own_values(field)))
+    if field.default_factory is not dataclasses.MISSING:
+        return field.name, type_, dataclasses.field(default_factory=field.default_factory)
+    default = MISSING if field.default is dataclasses.MISSING else field.default
+    return field.name, type_, dataclasses.field(default=default)
+
+
+def _own_values(field: dataclasses.Field[Any]) -> dict[str, Any]:
+    """What a field's default sets in a nested dataclass, which may differ from that class's own defaults."""
+    default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    if default is dataclasses.MISSING:
+        return {}
+    return {item.name: getattr(default, item.name) for item in dataclasses.fields(default)}

@@ -107,6 +107,7 @@ class PrefixStore:
 
     def put(self, token_ids: Sequence[int], keys_values: Tensor) -> None:
         """Stores what `BatchCache.sequence` gave for `token_ids`."""
+        assert keys_values.shape[3] == len(token_ids), "keys and values do not belong to these tokens"
         key = _chain(token_ids)[-1]
         self._drop(key)
         self._entries[key] = (tuple(token_ids), keys_values)

@@ -1,8 +1,8 @@
 """Runs Python programs in a warm pool of separate processes, under limits, with nothing left behind.
 
 Each worker (`turnwise.env.worker`) is an interpreter that has started already and forks a child for each
-program, some ten times cheaper than a new interpreter once modules are imported. What is contained: time,
-memory, output, crashes, leftover processes and files. What is not: a program has the user's rights and network.
+program, several times cheaper than a new interpreter. Contained are time, memory of each process, output,
+crashes, leftover processes and files. Not contained: a program has the user's rights, files and network.
 """
 
 import asyncio
@@ -103,9 +103,9 @@ class SandboxPool:
         """Runs `code` as a program and returns its status and whatever it printed, an uncaught exception at the end.
 
         The value of a last expression is not printed. The same code gives the same text: hashes and `random`
-        are seeded, and frames name only `program.py`. A worker that fails is replaced and the program is
-        tried once more; then the status is `infrastructure` and the output names the failure. Cancelling
-        abandons the result; the program itself still ends within its limits.
+        are seeded (NumPy's generators are not), and frames name only `program.py`. A worker that fails is
+        replaced and the program is tried once more; then the status is `infrastructure` and the output names
+        the failure. Cancelling abandons the result; the program itself still ends within its limits.
 
         Raises:
             RuntimeError: The pool is closed.
@@ -194,7 +194,7 @@ class _Worker:
         with self._lock:
             self._is_interrupted = True
             if self._process is not None:
-                _ask_to_end(self._process)
+                self._process.terminate()
 
     def discard(self) -> None:
         """Ends the process with all that it runs and removes its folder; not while an exchange is under way."""
@@ -202,7 +202,7 @@ class _Worker:
             process, self._process = self._process, None
             if process is None:
                 return
-            _ask_to_end(process)
+            process.terminate()
             try:
                 process.wait(GRACE_S)
             except subprocess.TimeoutExpired:
@@ -239,11 +239,6 @@ def _launch(sandbox: Sandbox, folder: str) -> subprocess.Popen[bytes]:
         cwd=folder,
         start_new_session=True,
     )
-
-
-def _ask_to_end(process: subprocess.Popen[bytes]) -> None:
-    process.send_signal(signal.SIGTERM)
-    process.send_signal(signal.SIGCONT)  # a program may have stopped its worker
 
 
 def _kill_marked(folder: str) -> None:

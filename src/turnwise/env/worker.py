@@ -95,14 +95,14 @@ def main(settings: Settings) -> None:
         with contextlib.suppress(EOFError):
             while True:
                 request = read_message(requests)
-                write_message(replies, run(request, settings, requests.fileno()))
+                write_message(replies, run(request, settings))
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _kill_stragglers()
         remove_folder(settings.folder)
 
 
-def run(request: dict[str, Any], settings: Settings, trainer_fd: int) -> dict[str, Any]:
+def run(request: dict[str, Any], settings: Settings) -> dict[str, Any]:
     """Runs one program in a child of its own and leaves neither a process nor a file of it.
 
     Raises:
@@ -123,11 +123,11 @@ def run(request: dict[str, Any], settings: Settings, trainer_fd: int) -> dict[st
             os._exit(code)
     os.close(child_fd)
     try:
-        limit_hit = _watch(pid, output_fd, trainer_fd, captured, start + settings.wall_s, max_bytes)
+        limit_hit = _watch(pid, output_fd, captured, start + settings.wall_s, max_bytes)
     finally:
         os.kill(pid, signal.SIGKILL)  # alone as well, for it may not have made its group yet
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)
+            os.killpg(pid, signal.SIGKILL)  # at one stroke: its members cannot fork faster than they are killed
     _read_available(output_fd, captured, max_bytes)
     os.close(output_fd)
     _, wait_status, usage = os.wait4(pid, 0)
@@ -144,23 +144,18 @@ def run(request: dict[str, Any], settings: Settings, trainer_fd: int) -> dict[st
     return {"status": status, "output": output, "wall_s": time.monotonic() - start}
 
 
-def _watch(
-    pid: int, output_fd: int, trainer_fd: int, captured: bytearray, deadline: float, max_bytes: int
-) -> str | None:
+def _watch(pid: int, output_fd: int, captured: bytearray, deadline: float, max_bytes: int) -> str | None:
     """Collects output until the program exits (None) or breaks a limit (the status that says which).
 
     Waits for the exit of the process and not for the end of its output, which a grandchild may hold open.
     """
     exit_fd = os.pidfd_open(pid)
     poller = select.poll()
-    # From the trainer nothing is expected but that it may hang up, which is reported unasked.
-    for fd, events in ((exit_fd, select.POLLIN), (output_fd, select.POLLIN), (trainer_fd, 0)):
-        poller.register(fd, events)
+    poller.register(exit_fd, select.POLLIN)
+    poller.register(output_fd, select.POLLIN)
     try:
         while (left_s := deadline - time.monotonic()) > 0:
             ready = [fd for fd, _ in poller.poll(left_s * 1000)]
-            if trainer_fd in ready:
-                sys.exit()
             if output_fd in ready and not _read_available(output_fd, captured, max_bytes):
                 poller.unregister(output_fd)
             if len(captured) > max_bytes:

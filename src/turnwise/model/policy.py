@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from time import perf_counter
 from typing import Any, cast
 
 import torch
@@ -74,11 +75,13 @@ class TorchPolicy:
 
         Returns:
             The loss's own figures, summed; `loss/entropy`, nats, mean over the step's loss tokens;
-            `loss/grad_norm`, before clipping; `update/num_micro_batches`; `update/padding_fraction`.
+            `loss/grad_norm`, before clipping; `time/update_s`; `update/num_micro_batches`;
+            `update/padding_fraction`.
 
         Raises:
             FloatingPointError: If the loss or the gradient is not finite; the weights are then as they were.
         """
+        started = perf_counter()
         self._optimizer.zero_grad(set_to_none=True)
         parts = micro_batches(batch, self._token_budget)
         figures: Counter[str] = Counter()
@@ -95,7 +98,8 @@ class TorchPolicy:
             num_padded += len(sequences) * int(part.cu_seqlens.diff().max())
         return {
             **figures,
-            "loss/grad_norm": self._step() if parts else 0.0,
+            "loss/grad_norm": self._step(),
+            "time/update_s": perf_counter() - started,
             "update/num_micro_batches": len(parts),
             "update/padding_fraction": 1 - num_tokens / num_padded if parts else 0.0,
         }

@@ -13,7 +13,7 @@ from turnwise.tracker.progress import duration
 
 _STYLES = {Outcome.finished: "bold green", Outcome.stopped: "bold yellow", Outcome.failed: "bold red"}
 _ARTEFACTS = {
-    "report.html": "curves, credit by turn and every kept trajectory, for a browser",
+    "report.html": "curves, credit by turn and trajectories to read, for a browser",
     "metrics.jsonl": "the figures of each step",
     "summary.json": "this table, for programs",
     "config.json": "how the run was made",

@@ -43,8 +43,9 @@ def read_credit(run_dir: Path, max_bytes: int = MAX_BYTES) -> Credit:
             if left > 0:
                 shown, left = _shown_group(scored, group_advantages, show_token, left)
                 groups.append(shown)
-        steps.append({"step": step, "num_groups": num_groups, "groups": groups})
-        means_by_step[f"step {step}"] = means
+        if groups:
+            steps.append({"step": step, "num_groups": num_groups, "groups": groups})
+            means_by_step[f"step {step}"] = means
     return Credit(curves=_curves(means_by_step), steps=steps, note=_note(steps, len(kept)))
 
 

@@ -185,8 +185,8 @@ def _curve(title: str, about: str, legend: Mapping[str, str], draw: Callable[["A
     from matplotlib.ticker import MaxNLocator
 
     with rc_context({**_STYLE, "svg.hashsalt": title}):
-        figure = Figure(figsize=(4.6, 2.5), layout="constrained")
-        axes = figure.add_subplot()
+        figure = Figure(figsize=(4.6, 2.5))
+        axes = figure.add_axes((0.12, 0.17, 0.87, 0.76))  # fixed: half the time of a layout engine, and all align
         axes.set_xlabel("step")
         axes.margins(x=0.02)
         draw(axes)

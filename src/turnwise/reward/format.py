@@ -42,5 +42,5 @@ def format_term_K(rule: FormatRule, penalty: float, errors_K: Sequence[bool], ou
         One term a turn.
     """
     if rule is FormatRule.additive:
-        return tuple(-penalty if error else 0.0 for error in errors_K)
+        return tuple(0.0 - penalty if error else 0.0 for error in errors_K)  # not -penalty, which may be -0.0
     return (0.0,) * (len(errors_K) - 1) + (0.0 - outcome if any(errors_K) else 0.0,)

@@ -26,9 +26,9 @@ def sandbox_pool() -> Iterator[SandboxPool]:
     asyncio.run(pool.close())
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def hasty_pool() -> Iterator[SandboxPool]:
-    """One worker of its own, for programs that must hit the time limit."""
+    """One worker, for programs that must hit the time limit or break their worker."""
     pool = Sandbox(num_workers=1, wall_s=0.5).start()
     yield pool
     asyncio.run(pool.close())

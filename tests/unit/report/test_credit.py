@@ -50,6 +50,13 @@ def test_nothing_kept(tmp_path):
     assert (credit.curves, credit.steps, credit.note) == ([], [], "No trajectories were kept.")
 
 
+def test_a_step_without_groups_is_passed_over(tmp_path):
+    tracker = FilesTracker(tmp_path)
+    tracker.log_groups([], [], 0)
+    tracker.close()
+    assert read_credit(tmp_path).steps == []
+
+
 def test_what_the_viewer_gets(tmp_path):
     scored, advantages = two_turns()
     write(tmp_path, [0], scored, advantages)

@@ -2,10 +2,18 @@ import re
 from itertools import pairwise
 from xml.etree import ElementTree
 
-from turnwise.report.curves import training_curves, turn_curve
+import pytest
+
+from turnwise.report.curves import Curve, training_curves, turn_curve
 from turnwise.tracker.files import read_metrics
 
 STEPS = [{"step": float(step), "rollout/accuracy": 0.1 * step} for step in range(5)]
+
+
+@pytest.fixture(scope="module")
+def curves(make_run, tmp_path_factory) -> list[Curve]:
+    run_dir = make_run(tmp_path_factory.mktemp("run"), num_steps=6, num_problems=1, group_size=2)
+    return training_curves(list(read_metrics(run_dir)))
 
 
 def points(svg: str, variable: str) -> list[list[tuple[float, float]]]:
@@ -14,8 +22,8 @@ def points(svg: str, variable: str) -> list[list[tuple[float, float]]]:
     return [[(float(x), float(y)) for x, y in re.findall(r"[ML] (\S+) (\S+)", path)] for path in paths]
 
 
-def test_every_kind_of_figure_is_drawn_from_a_whole_run(run_dir):
-    titles = [curve.title for curve in training_curves(list(read_metrics(run_dir)))]
+def test_every_kind_of_figure_is_drawn_from_a_whole_run(curves):
+    titles = [curve.title for curve in curves]
     assert titles == [
         "Accuracy",
         "Reward",
@@ -70,8 +78,8 @@ def test_a_status_keeps_its_colour_whichever_others_occur():
     assert list(curve.legend) == [("ok", "--c1"), ("timeout", "--c3")]  # first and third of ToolStatus
 
 
-def test_drawings_are_well_formed_and_take_their_colours_from_the_page(run_dir):
-    for curve in training_curves(list(read_metrics(run_dir))):
+def test_drawings_are_well_formed_and_take_their_colours_from_the_page(curves):
+    for curve in curves:
         ElementTree.fromstring(curve.svg)
         assert re.findall(r"(?:fill|stroke|color): #\w+", curve.svg) == []
         assert "font-family" not in curve.svg

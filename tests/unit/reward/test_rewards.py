@@ -157,6 +157,8 @@ def test_excluded_trajectories_get_zeros_and_are_no_peers(reward, reason):
     scored = shaped(reward, {})(group(broken, wrong(("w", None))))
     assert scored.turn_rewards_GK == ((0.0, 0.0), (0.0, 0.0))
     assert scored.correct_G == (False, False)
+    beside_a_peer = shaped(reward, {("w", "q"): 0.8})(group(broken, wrong(("w", None)), right(("q", None))))
+    assert beside_a_peer.turn_rewards_GK == ((0.0, 0.0), (0.0, 0.4), (0.0, 1.0))
 
 
 @pytest.mark.parametrize("reward", [TurnLevelReward(), OutcomeReward(), shaped(OutcomeReward(), {})])
@@ -199,8 +201,9 @@ def test_the_terms_sum_to_the_reward_exactly(trajectories, reward):
     scored = reward(group(*trajectories))
     for g, row in enumerate(scored.turn_rewards_GK):
         for k, value in enumerate(row):
-            assert value == sum(rows[g][k] for rows in scored.terms.values())
-            assert value != 0 or math.copysign(1, value) == 1
+            terms = [rows[g][k] for rows in scored.terms.values()]
+            assert value == sum(terms)
+            assert not any(term == 0 and math.copysign(1, term) < 0 for term in (value, *terms))
 
 
 @given(TRAJECTORIES, REWARDS)

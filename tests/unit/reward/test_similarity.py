@@ -73,6 +73,11 @@ def test_builtins_keywords_attributes_and_imported_names_count(code, other):
     assert LexicalSimilarity(ngram=2)(code, other) < 1.0
 
 
+def test_imported_names_are_kept_where_they_are_used():
+    # in common, once each: import . f ( ); alone: a three times, against b three times. 5 / (5 + 3 * 3)
+    assert LexicalSimilarity(ngram=1)("import a\na.f(a)", "import b\nb.f(b)") == pytest.approx(5 / 14, abs=1e-15)
+
+
 def test_names_after_an_import_statement_on_the_same_line_are_the_programs_own():
     assert LexicalSimilarity()("import math; x = 1", "import math\nfoo = 1") == 1.0
 

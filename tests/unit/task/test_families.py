@@ -108,3 +108,9 @@ def test_own_number_theory() -> None:
     assert [n for n in range(20) if is_prime(n)] == [2, 3, 5, 7, 11, 13, 17, 19]
     assert (next_prime(1), next_prime(13), next_prime(24)) == (2, 17, 29)
     assert to_base(4821, 7) == "20025"  # 2 * 7**4 + 0 + 0 + 2 * 7 + 5 = 4802 + 19
+
+
+def test_length_is_exact() -> None:
+    for draft in drafts(FAMILIES["length"]):
+        base, exponent = map(int, re.findall(r"\d+", draft.statement))
+        assert 10 ** (int(draft.answer) - 1) <= base**exponent < 10 ** int(draft.answer)

@@ -49,7 +49,7 @@ def draw_remainder_digits(rng: Random) -> Draft:
 
 
 def draw_root_sum(rng: Random) -> Draft:
-    """`Sum of 1 to the root of 58241?` The plain root is a float, which `range` refuses."""
+    """`Sum of the whole numbers up to the root of 58241?` The plain root is a float, which `range` refuses."""
     value = number(rng, 4, 5)
     root = math.isqrt(value)
     direct = rng.choice(
@@ -57,7 +57,11 @@ def draw_root_sum(rng: Random) -> Draft:
     )
     refused = f"print(sum(range({value} ** 0.5 + 1)))"
     programs = (direct,) if rng.random() < 0.3 else (refused, direct)
-    return Draft(statement=f"Sum of 1 to the root of {value}?", answer=str(root * (root + 1) // 2), programs=programs)
+    return Draft(
+        statement=f"Sum of the whole numbers up to the root of {value}?",
+        answer=str(root * (root + 1) // 2),
+        programs=programs,
+    )
 
 
 CHAINS = (

@@ -53,7 +53,7 @@ def draw_digit_sum(rng: Random) -> Draft:
 def draw_length(rng: Random) -> Draft:
     """`How many digits has 37^5312?` Python refuses to print such a number, so `len(str(...))` fails first."""
     base, exponent = rng.randrange(11, 99), rng.randrange(4500, 9999)
-    answer = int(exponent * math.log10(base)) + 1
+    answer = int(exponent * math.log10(base)) + 1  # Exact: no such logarithm comes within 1e-7 of a whole number.
     direct = f"from math import log10\nprint(int({exponent} * log10({base})) + 1)"
     refused = f"print(len(str({base} ** {exponent})))"
     programs = (direct,) if rng.random() < 0.3 else (refused, direct)

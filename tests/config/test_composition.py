@@ -1,0 +1,149 @@
+"""Every option, preset and documented command composes, and makes what it says."""
+
+import re
+from pathlib import Path
+
+import pytest
+from hydra.utils import get_class
+
+from turnwise.advantage.group_norm import GroupNormAdvantage
+from turnwise.advantage.turn_return import TurnReturnAdvantage
+from turnwise.config.build import build_components, build_mode
+from turnwise.config.options import CONF_DIR, option_groups
+from turnwise.config.schema import COMPONENTS
+from turnwise.reward.outcome import OutcomeReward
+from turnwise.reward.similarity.embedding import EmbeddingSimilarity
+from turnwise.reward.similarity.lexical import LexicalSimilarity
+from turnwise.reward.turn_level import TurnLevelReward
+
+ROOT = CONF_DIR.parent
+PRESETS = ("algo", "experiment", "ablation", "debug")
+OPTIONS = [(group, option) for group, options in option_groups().items() for option in options]
+NEEDED = {("model", "instruct"): "model.path=owner/name", ("task", "jsonl"): "task.path=problems.jsonl"}
+"""Values that an option leaves to the user."""
+README = ROOT / "README.md"
+HELP = CONF_DIR / "config.yaml"
+
+
+def documented_commands(text: str) -> list[list[str]]:
+    """Arguments of each `python src/main.py` line, up to a comment or explanation set off by two spaces."""
+    lines = re.findall(r"python src/main\.py(?: (.*))?$", text, flags=re.MULTILINE)
+    commands = [re.split(r"\s{2,}|\s#|`|\||&&", line)[0].replace("'", "").split() for line in lines]
+    return [command for command in commands if not any("[" in word or "FOLDER" in word for word in command)]
+
+
+def test_no_group_is_empty() -> None:
+    groups = option_groups()
+    assert set(PRESETS) < set(groups)
+    assert groups["ablation"] == ["grpo", "gtpo", "no_discount", "no_shaping", "no_turn_rewards"]
+    assert groups["algo"] == ["grpo", "gtpo"]
+    assert all(groups.values())
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_builds(composed, choices, group: str, option: str) -> None:
+    overrides = [f"{group}={option}", *([NEEDED[group, option]] if (group, option) in NEEDED else [])]
+    config = composed(*overrides)
+    components = build_components(config, "label")
+    assert callable(build_mode(config))
+    assert choices(*overrides)[group] == option
+    if f"{group}/{option}" in COMPONENTS and hasattr(components, group):
+        assert type(getattr(components, group)) is get_class(COMPONENTS[f"{group}/{option}"])
+
+
+def test_every_component_has_an_option_of_its_name() -> None:
+    options = {f"{group}/{option}" for group, option in OPTIONS}
+    elsewhere = {"model/causal_lm", "rollout", "evaluation"}  # filled by several options, or by the root
+    assert set(COMPONENTS) - options == elsewhere
+
+
+@pytest.mark.parametrize("option", option_groups()["algo"])
+def test_algorithm_presets_name_their_paper(option: str) -> None:
+    assert re.search(r"^# .*arXiv \d{4}\.\d{5}", (CONF_DIR / "algo" / f"{option}.yaml").read_text(), flags=re.MULTILINE)
+
+
+def test_defaults_are_gtpo(composed) -> None:
+    components = build_components(composed(), "label")
+    assert components.reward == TurnLevelReward()
+    assert components.advantage == TurnReturnAdvantage()
+    assert components.config == build_components(composed("algo=gtpo"), "label").config
+
+
+def test_grpo_replaces_reward_and_advantage(composed) -> None:
+    components = build_components(composed("algo=grpo"), "label")
+    assert components.reward == OutcomeReward()
+    assert components.advantage == GroupNormAdvantage()
+
+
+@pytest.mark.parametrize(
+    ("ablation", "reward", "advantage"),
+    [
+        ("gtpo", TurnLevelReward(shaping=True), TurnReturnAdvantage()),
+        ("grpo", OutcomeReward(), GroupNormAdvantage()),
+        ("no_turn_rewards", OutcomeReward(shaping=True), TurnReturnAdvantage()),
+        ("no_discount", TurnLevelReward(shaping=True), TurnReturnAdvantage(discount=1.0)),
+        ("no_shaping", TurnLevelReward(), TurnReturnAdvantage()),
+    ],
+)
+def test_ablations_change_one_thing_each(composed, ablation: str, reward, advantage) -> None:
+    components = build_components(composed(f"ablation={ablation}"), "label")
+    assert components.reward == reward
+    assert components.advantage == advantage
+
+
+def test_command_line_wins_over_presets(composed, choices) -> None:
+    assert build_components(composed("algo=gtpo", "advantage=group_norm"), "").advantage == GroupNormAdvantage()
+    assert build_components(composed("ablation=no_discount", "advantage.discount=0.5"), "").advantage == (
+        TurnReturnAdvantage(discount=0.5)
+    )
+    assert build_components(composed("debug=fast", "trainer.num_steps=7"), "").trainer.num_steps == 7
+    assert choices("ablation=gtpo", "reward=outcome", "algo=grpo")["reward"] == "outcome"
+
+
+def test_later_preset_wins_over_earlier_one(composed) -> None:
+    components = build_components(composed("experiment=qwen2_5_7b", "debug=fast"), "label")
+    assert components.rollout.num_problems == 2  # debug's, over the experiment's 512
+    assert components.rollout.max_turns == 5  # the experiment's, which debug leaves alone
+
+
+@pytest.mark.parametrize("algo", ["gtpo", "grpo"])
+def test_similarity_has_its_own_group(composed, algo: str) -> None:
+    assert build_components(composed(f"algo={algo}"), "").reward.similarity == LexicalSimilarity()  # pyright: ignore
+    components = build_components(composed(f"algo={algo}", "reward/similarity=embedding", "reward.shaping=true"), "")
+    assert components.reward.similarity == EmbeddingSimilarity()  # pyright: ignore
+    assert components.reward.shaping
+
+
+def test_system_prompt_follows_the_model(composed) -> None:
+    assert build_components(composed(), "").env.system_prompt == ""
+    for model in ("qwen2_5_7b_instruct", "qwen2_5_0_5b_instruct", "smollm2_135m"):
+        prompt = build_components(composed(f"model={model}"), "").env.system_prompt
+        assert "```python" in prompt
+        assert r"\boxed{" in prompt
+    own = build_components(composed("model=smollm2_135m", "env.system_prompt=Think."), "")
+    assert own.env.system_prompt == "Think."
+
+
+def test_small_model_is_shown_two_worked_examples(composed) -> None:
+    prompt = build_components(composed("model=smollm2_135m"), "").env.system_prompt
+    examples = re.findall(r"```python\n(.*?)```\nOutput: (\d+)\n\\boxed\{(\d+)\}", prompt, flags=re.DOTALL)
+    assert len(examples) == 2
+    for code, output, answer in examples:
+        printed: list[str] = []
+        exec(code, {"print": lambda value, printed=printed: printed.append(str(value))})
+        assert printed == [output] == [answer]
+
+
+@pytest.mark.parametrize("page", [README, HELP], ids=lambda path: path.name)
+def test_documented_commands_compose(composed, page: Path) -> None:
+    commands = documented_commands(page.read_text(encoding="utf-8"))
+    assert commands
+    for command in commands:
+        jobs = [word for word in command if word not in ("-m", "--multirun", "--help") and not word.startswith("hydra")]
+        first = [re.sub(r"^([\w/.]+=[^,\[]+),.*", r"\1", word) for word in jobs]
+        build_components(composed(*first), "label")
+
+
+def test_documented_commands_are_found() -> None:
+    text = "  python src/main.py        train\nrun `x`:\n    python src/main.py -m algo=a,b 'task=c'  # both\n"
+    assert documented_commands(text) == [[], ["-m", "algo=a,b", "task=c"]]

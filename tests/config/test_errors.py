@@ -1,0 +1,194 @@
+"""What the user gets wrong ends with one line that helps and exit code 2; what we get wrong keeps its traceback."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from turnwise.config import launch
+from turnwise.config.errors import ConfigError, building, explain
+from turnwise.config.modes import Train
+from turnwise.config.options import CONF_DIR
+
+MISTAKES = [
+    # a key that is not there
+    (
+        "rollout.group_sze=3",
+        ["rollout.group_sze: no such key", "did you mean rollout.group_size?", "rollout.max_turns"],
+    ),
+    ("trainr.num_steps=3", ["trainr: no such key", "did you mean trainer?"]),
+    ("num_steps=3", ["num_steps: no such key", "did you mean trainer.num_steps?"]),
+    ("ablatoin=gtpo", ["ablatoin: no such key", "did you mean ablation?"]),
+    ("env.sandbox.wals=3", ["env.sandbox.wals: no such key", "did you mean env.sandbox.wall_s?"]),
+    ("advantage=group_norm advantage.discount=0.5", ["advantage.discount: no such key", "advantage.std_kind"]),
+    ("+trainer.speed=3", ["trainer.speed: no such key", "trainer.learning_rate"]),
+    ("+speed=3", ["speed: no such key", "trainer"]),
+    ("task=reasoning_gym task.options={gcd:{max_value:9}}", ["+task.options.gcd=VALUE"]),
+    # a value that does not fit
+    ("trainer.num_steps=abc", ["trainer.num_steps", "'abc'", "Integer"]),
+    ("reward.shaping=maybe", ["reward.shaping", "'maybe'", "bool"]),
+    ("trainer.device=gpu", ["trainer.device", "'gpu'", "[auto, cpu, cuda]"]),
+    ("advantage.pool=team", ["advantage.pool", "'team'", "group, batch, turn_index, first_turn"]),
+    ("rollout=5", ["rollout=5", "rollout.NAME=VALUE"]),
+    ("~trainer", ["trainer is not set"]),
+    ("task=jsonl", ["task.path is not set"]),
+    ("env.system_prompt=${model.tone}", ["env", "model.tone"]),
+    # a value out of range
+    ("seed=-1", ["seed=-1: expected >= 0"]),
+    ("advantage.discount=1.5", ["advantage.discount=1.5: expected 0 to 1"]),
+    ("env.sandbox.wall_s=-1", ["env.sandbox.wall_s=-1"]),
+    ("reward/similarity=lexical reward.similarity.ngram=0", ["reward.similarity.ngram=0: expected"]),
+    ("mode=warmstart mode.num_steps=0", ["mode.num_steps=0: expected >= 1"]),
+    # values that do not go together
+    ("reward.shaping=true rollout.group_size=1", ["reward.shaping=true", "rollout.group_size=1"]),
+    (
+        "trainer.device=cpu model.attention=flash_attention_2",
+        ["model.attention=flash_attention_2", "trainer.device=cpu"],
+    ),
+    # an option that is not there
+    ("advantage=group_nrm", ["advantage=group_nrm: no such option", "did you mean group_norm?", "turn_return"]),
+    ("reward/similarity=semantic", ["reward/similarity=semantic: no such option", "embedding, lexical"]),
+    ("trainer=3", ["trainer=3"]),
+    # not an override at all
+    ("trainer.num_steps", ["cannot read the override 'trainer.num_steps'"]),
+    ("trainer.num_steps=[1", ["cannot read the override 'trainer.num_steps=[1'"]),
+    ("seed=0,1", ["seed=0,1", "-m"]),
+    # in a sweep
+    ("-m seed=0,1 trainer.num_steps=abc", ["trainer.num_steps", "'abc'"]),
+    ("-m seed=0,1 advantage.discount=2", ["advantage.discount=2"]),
+    # no place for the output
+    ("hydra.run.dir=/proc/none/run", ["hydra.run.dir=/proc/none/run"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "parts"), MISTAKES, ids=[arguments for arguments, _ in MISTAKES])
+def test_mistakes_end_with_one_line(start, tmp_path: Path, arguments: str, parts: list[str]) -> None:
+    ended = start(*arguments.split(" "))
+    assert (ended.code, ended.runs) == (2, [])
+    assert ended.stderr.startswith("error: ")
+    assert ended.stderr.count("\n") == 1
+    for part in parts:
+        assert part in ended.stderr
+    assert "schema" not in ended.stderr
+    assert not list(tmp_path.rglob("*seed*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "parts"),
+    [
+        ("advantage/odd.yaml", "defaults: [turn_return, _self_]\ndiscnt: 1\n", ["discnt", "advantage.discount?"]),
+        ("advantage/odd.yaml", "defaults: [turn_return, _self_]\npool: team\n", ["advantage.pool", "'team'"]),
+        (
+            "ablation/odd.yaml",
+            "# @package _global_\nrewrd: {shaping: true}\n",
+            ["rewrd: no such key", "did you mean reward?"],
+        ),
+        ("ablation/odd.yaml", "# @package _global_\nseed: [\n", ["odd.yaml", "line 3"]),
+    ],
+)
+def test_mistakes_in_yaml_files_name_the_file(start, tmp_path: Path, name: str, text: str, parts: list[str]) -> None:
+    more = tmp_path / "more"
+    (more / name).parent.mkdir(parents=True)
+    (more / name).write_text(text)
+    group = Path(name).parent
+    ended = start("--config-dir", str(more), f"{group}=odd")
+    assert ended.code == 2
+    assert ended.stderr.count("\n") == 1
+    for part in [f"{group}/odd.yaml", *parts]:
+        assert part in ended.stderr
+
+
+def test_failure_of_a_run_is_no_mistake_of_the_user(start) -> None:
+    def fail(components, run_dir):
+        raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        start("seed=1", mode=fail)
+
+
+def test_mistake_found_while_the_mode_starts(start, tmp_path: Path) -> None:
+    def missing_file(components, run_dir):
+        with building():
+            Path("problems.jsonl").read_text()
+
+    ended = start("seed=1", mode=missing_file)
+    assert ended.code == 2
+    assert ended.stderr == "error: [Errno 2] No such file or directory: 'problems.jsonl'\n"
+    assert not list(tmp_path.rglob("*seed*"))
+
+
+def test_interrupt_exits_130(start) -> None:
+    def interrupted(components, run_dir):
+        raise KeyboardInterrupt
+
+    ended = start("seed=1", mode=interrupted)
+    assert (ended.code, ended.stderr) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize("error", [ValueError("many\n  lines"), OSError("many lines"), ImportError("many lines")])
+def test_building_turns_the_users_mistakes_into_one_line(error: Exception) -> None:
+    with pytest.raises(ConfigError, match=r"^many lines$") as caught, building():
+        raise error
+    assert caught.value.__cause__ is error
+
+
+def test_building_lets_bugs_pass() -> None:
+    with pytest.raises(ZeroDivisionError), building():
+        raise ZeroDivisionError
+
+
+def test_long_messages_are_cut() -> None:
+    assert len(explain(ValueError("x" * 10_000))) < 700
+
+
+def test_cuda_must_be_there(composed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    config = composed("trainer.device=cuda")
+    with pytest.raises(ConfigError, match=r"trainer\.device=cuda, but no CUDA device is visible"):
+        launch.build_components(config, "label")
+
+
+def test_flash_attention_needs_half_precision(composed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    launch.build_components(composed("model.attention=flash_attention_2", "trainer.dtype=bfloat16"), "label")
+    config = composed("model.attention=flash_attention_2", "trainer.dtype=float32")
+    with pytest.raises(ConfigError, match=r"model\.attention=flash_attention_2 .* trainer\.dtype=float32"):
+        launch.build_components(config, "label")
+
+
+def test_missing_file_of_problems(start, tmp_path: Path) -> None:
+    ended = start("task=jsonl", "task.path=no/such.jsonl", mode=Train())
+    assert ended.code == 2
+    assert ended.stderr.startswith("error: ")
+    assert ended.stderr.count("\n") == 1
+    assert "no/such.jsonl" in ended.stderr
+    assert not list(tmp_path.rglob("*seed*"))
+
+
+def test_help_shows_examples_groups_and_options(start, tmp_path: Path) -> None:
+    ended = start("--help")
+    assert (ended.code, ended.stderr) == (0, "")
+    assert "python src/main.py algo=gtpo reward.shaping=true" in ended.stdout
+    assert "  ablation           grpo, gtpo, no_discount, no_shaping, no_turn_rewards\n" in ended.stdout
+    assert "  reward/similarity  embedding, lexical\n" in ended.stdout
+    assert "schema" not in ended.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_process_in_another_folder_ends_with_one_line(tmp_path: Path) -> None:
+    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "HYDRA_FULL_ERROR")}
+    command = [sys.executable, str(CONF_DIR.parent / "src/main.py"), "-m", "seed=0,1", "advantage.discount=2"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "error: advantage.discount=2.0: expected 0 to 1\n")
+    assert "Traceback" not in done.stdout
+
+
+def test_user_may_ask_for_the_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, str(CONF_DIR.parent / "src/main.py"), "advantage.discount=2"]
+    environment = os.environ | {"HYDRA_FULL_ERROR": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "advantage.discount=2.0: expected 0 to 1" in done.stderr

@@ -1,0 +1,93 @@
+"""Schemas derived from dataclasses."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+import pytest
+from hydra.utils import instantiate
+from omegaconf import MISSING, OmegaConf, ValidationError
+from omegaconf.errors import ConfigKeyError
+
+from turnwise.config.schema import schema_of
+
+
+class Colour(StrEnum):
+    red = "red"
+    blue = "blue"
+
+
+class Taste(Protocol):
+    def __call__(self) -> str: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crust:
+    depth_mm: float = 4.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweet:
+    def __call__(self) -> str:
+        return "sweet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pie:
+    name: str
+    taste: Taste = Sweet()
+    colour: Colour = Colour.red
+    label: str | None = None
+    sizes: list[int] = field(default_factory=lambda: [1, 2])
+    crust: Crust = Crust(depth_mm=9.0)
+    made_crust: Crust = field(default_factory=lambda: Crust(depth_mm=7.0))
+    plain_crust: Crust = field(default_factory=Crust)
+
+
+def test_fields_defaults_and_targets() -> None:
+    config = OmegaConf.structured(schema_of(Pie))
+    assert OmegaConf.to_container(config) == {
+        "_target_": f"{__name__}.Pie",
+        "name": MISSING,
+        "taste": MISSING,  # a protocol: its own group fills it, whatever the dataclass's default
+        "colour": Colour.red,
+        "label": None,
+        "sizes": [1, 2],
+        "crust": {"_target_": f"{__name__}.Crust", "depth_mm": 9.0},
+        "made_crust": {"_target_": f"{__name__}.Crust", "depth_mm": 7.0},
+        "plain_crust": {"_target_": f"{__name__}.Crust", "depth_mm": 4.0},
+    }
+
+
+def test_schema_is_writable_and_typed() -> None:
+    config = OmegaConf.structured(schema_of(Pie))
+    config.colour = "blue"
+    config.crust.depth_mm = 3
+    assert config.colour is Colour.blue
+    with pytest.raises(ValidationError, match=r"expected one of \[red, blue\]"):
+        config.colour = "green"
+    with pytest.raises(ValidationError, match="could not be converted to Integer"):
+        config.sizes = ["many"]
+    with pytest.raises(ConfigKeyError, match="'colr' not in 'Pie'"):
+        OmegaConf.merge(config, {"colr": "blue"})
+
+
+def test_defaults_are_not_shared() -> None:
+    schema = schema_of(Pie)
+    first, second = OmegaConf.structured(schema), OmegaConf.structured(schema)
+    first.sizes.append(3)
+    first.crust.depth_mm = 1.0
+    assert second.sizes == [1, 2]
+    assert second.crust.depth_mm == 9.0
+
+
+def test_schema_makes_the_component(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{schema_of.__module__}.__name__", schema_of.__module__)
+    crust = OmegaConf.structured(schema_of(Crust))
+    crust._target_ = "builtins.dict"
+    assert instantiate(crust) == {"depth_mm": 4.0}
+
+
+def test_only_dataclasses_have_schemas() -> None:
+    with pytest.raises(TypeError, match="Colour is not a dataclass"):
+        schema_of(Colour)

@@ -1,0 +1,32 @@
+"""Starts small runs in this process."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from integration_runs import SMALL, Run
+
+from turnwise.config.build import build_components, build_mode
+from turnwise.config.label import register_label
+from turnwise.config.options import CONF_DIR, register_help
+from turnwise.config.provenance import describe_run, write_config
+from turnwise.config.schema import register_schemas
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Runs a mode in the named folder below the test's own and returns that folder."""
+
+    def start(*overrides: str, folder: str = "run") -> Path:
+        register_label()
+        register_help()
+        register_schemas()
+        run_dir = tmp_path / folder
+        run_dir.mkdir(exist_ok=True)
+        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            config = compose("config", [*SMALL, *overrides])
+        write_config(run_dir, describe_run(config, label="test", choices={}, overrides=list(overrides)))
+        build_mode(config)(build_components(config, label="test"), run_dir)
+        return run_dir
+
+    return start

@@ -1,0 +1,171 @@
+"""Whole runs: what they leave behind, that they repeat, and that they go on where they were stopped."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from integration_runs import SMALL, Run
+from safetensors.torch import load_file
+
+from turnwise.report.summary import read_summary
+from turnwise.tracker.bundle import bundle_path, read_groups
+from turnwise.types import StopReason, ToolStatus
+
+MAIN = Path(__file__).parents[2] / "src" / "main.py"
+CONTRACT = (
+    "rollout/accuracy",
+    "rollout/num_turns",
+    "reward/turn_mean",
+    "reward/shaped_fraction",
+    "advantage/zero_groups",
+    "loss/value",
+    "loss/clip_fraction",
+    "loss/entropy",
+    "loss/grad_norm",
+    "mismatch/kl",
+    "time/step_s",
+    "time/rollout_s",
+    "time/tool_s",
+    "time/update_s",
+    "throughput/sampled_tokens_per_s",
+)
+"""Figures that every step logs, beside `tool/<status>` and `stop/<reason>`."""
+
+
+def lines(run_dir: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without what a clock measured."""
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if not k.startswith(("time/", "throughput/"))} for row in rows]
+
+
+def weights(run_dir: Path) -> dict[str, torch.Tensor]:
+    return load_file(run_dir / "checkpoints" / "last" / "model.safetensors")
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert lines(one) == lines(other)
+    left, right = weights(one), weights(other)
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.mark.parametrize("preset", ["algo=gtpo", "algo=grpo"])
+def test_three_steps_leave_every_artefact(run: Run, preset: str):
+    run_dir = run(preset, "reward.shaping=true")
+    for name in ("config.json", "metrics.jsonl", "summary.json", "report.html", "checkpoints/last/model.safetensors"):
+        assert (run_dir / name).stat().st_size > 0, name
+
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    steps = [row for row in rows if "loss/value" in row]
+    evaluations = [row["step"] for row in rows if "eval/arithmetic/accuracy" in row]
+    assert [row["step"] for row in steps] == [0, 1, 2]
+    assert evaluations == [0, 2, 3], "before the first step, every second one, after the last"
+    for row in steps:
+        assert next(iter(row)) == "step"
+        assert [name for name in CONTRACT if name not in row] == []
+        assert {f"stop/{reason}" for reason in StopReason} <= row.keys()
+        assert sum(row[f"stop/{reason}"] for reason in StopReason) == pytest.approx(1)
+        assert sum(row.get(f"tool/{status}", 0) for status in ToolStatus) == pytest.approx(1)
+        assert all(math.isfinite(value) for value in row.values())
+        assert row["loss/grad_norm"] > 0
+        # What was sampled is scored by the trainer as the engine scored it: k3 of float rounding is below 1e-6 nats.
+        assert row["mismatch/kl"] < 1e-6
+
+    summary = read_summary(run_dir)
+    assert summary.outcome == "finished"
+    assert summary.total_steps == 3
+    assert summary.initial is not None
+    assert summary.final is not None
+    assert (summary.initial.step, summary.final.step) == (0, 3)
+
+
+def test_groups_hold_what_the_metrics_say(run: Run):
+    run_dir = run("reward.shaping=true")
+    for step, row in enumerate(row for row in lines(run_dir) if "loss/value" in row):
+        groups = read_groups(bundle_path(run_dir, step))
+        assert [len(scored.group.trajectories) for scored, _ in groups] == [4, 4, 4]
+        graded = [correct for scored, _ in groups for correct in scored.correct_G]
+        assert row["rollout/accuracy"] == pytest.approx(sum(graded) / 12)
+        versions = {turn.policy_version for scored, _ in groups for t in scored.group.trajectories for turn in t.turns}
+        assert versions == {step}, "every turn was sampled from the weights of its own step"
+
+
+def test_the_same_command_twice_gives_the_same_run(run: Run):
+    assert_same_run(run("seed=3", folder="one"), run("seed=3", folder="two"))
+
+
+def test_another_seed_gives_another_run(run: Run):
+    assert lines(run("seed=3", folder="one")) != lines(run("seed=4", folder="two"))
+
+
+@pytest.mark.parametrize("stopped_after", [1, 2])
+def test_a_resumed_run_equals_an_uninterrupted_one(run: Run, stopped_after: int):
+    whole = run(folder="whole")
+    run(f"trainer.num_steps={stopped_after}", folder="parts")
+    assert_same_run(whole, run(folder="parts"))
+
+
+def test_evaluating_a_checkpoint_gives_the_number_that_training_gave(run: Run):
+    trained = run("evaluation.num_problems=24")
+    model = trained / "checkpoints" / "last"
+    evaluated = run("mode=evaluate", f"model.path={model}", "evaluation.num_problems=24", folder="evaluated")
+    (figures,) = lines(evaluated)
+    final = lines(trained)[-1]
+    assert {k: v for k, v in figures.items() if k != "step"} == {k: v for k, v in final.items() if k != "step"}
+    assert len(read_groups(bundle_path(evaluated, 0))) == 24
+
+
+def test_a_checkpoint_is_a_model_for_transformers(run: Run):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = run("trainer.num_steps=1") / "checkpoints" / "last"
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    text = tokenizer.apply_chat_template([{"role": "user", "content": "gcd of 12 and 18?"}], tokenize=False)
+    assert model(**tokenizer(text, return_tensors="pt")).logits.shape[-1] == len(tokenizer)
+
+
+def test_ctrl_c_saves_leaves_no_process_and_goes_on_exactly(run: Run, tmp_path: Path):
+    stopped = tmp_path / "stopped"
+    command = [sys.executable, str(MAIN), *SMALL, "trainer.num_steps=6", f"hydra.run.dir={stopped}"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment) as process:
+        deadline = time.monotonic() + 120
+        metrics = stopped / "metrics.jsonl"
+        while not (metrics.exists() and '"loss/value"' in metrics.read_text()):
+            assert process.poll() is None, process.communicate()[0].decode()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        output = process.communicate(timeout=60)[0].decode()
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+    assert len(children) >= 2, "the sandbox had processes to leave behind"
+    assert [child for child in children if child.is_running()] == []
+    assert read_summary(stopped).outcome == "stopped"
+    assert read_summary(stopped).total_steps < 6
+
+    whole = run("trainer.num_steps=6", folder="whole")
+    assert_same_run(whole, run("trainer.num_steps=6", folder="stopped"))
+
+
+def test_nan_in_the_loss_stops_the_run_and_leaves_the_checkpoint(run: Run, tmp_path: Path):
+    run("trainer.num_steps=1")
+    before = weights(tmp_path / "run")
+    with pytest.raises(FloatingPointError):
+        run("trainer.learning_rate=1e30", "trainer.num_steps=3", "trainer.save_every=5")
+    summary = read_summary(tmp_path / "run")
+    assert summary.outcome == "failed"
+    assert "FloatingPointError" in summary.why
+    after = weights(tmp_path / "run")
+    assert all(torch.equal(before[name], after[name]) for name in before)

@@ -1,0 +1,196 @@
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from turnwise.env import worker as worker_script
+from turnwise.env.sandbox import ErrorDetail, Sandbox, SandboxPool
+from turnwise.types import ToolResult, ToolStatus
+
+
+def run(pool: SandboxPool, code: str, error_detail: ErrorDetail = ErrorDetail.traceback) -> ToolResult:
+    return asyncio.run(pool.run(code, error_detail))
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "output"),
+    [
+        ("print(6 * 7)", "ok", "42\n"),
+        ("6 * 7", "ok", ""),
+        ("", "ok", ""),
+        ("import sys\nprint('out')\nprint('err', file=sys.stderr)", "ok", "out\nerr\n"),
+        ("import sys\nsys.exit()", "ok", ""),
+        ("print('é\\x00∑\\r\\n🙂')", "ok", "é\0∑\r\n🙂\n"),
+        ("import os\nos.write(1, b'\\xff')", "ok", "\N{REPLACEMENT CHARACTER}"),
+        ("print(__name__, __import__('sys').argv)", "ok", "__main__ ['program.py']\n"),
+        ("import os\nprint(os.listdir())\nopen('left', 'w').write('x')", "ok", "[]\n"),
+        ("import os\nprint(1)\nos._exit(0)", "ok", "1\n"),
+        ("import sys\nsys.stdout.close()", "ok", ""),
+        ("import atexit\natexit.register(print, 'bye')", "ok", "bye\n"),
+        ("import threading, time\nthreading.Thread(target=lambda: (time.sleep(0.1), print(1))).start()", "ok", "1\n"),
+        ("import subprocess\nsubprocess.run(['echo', 'hi'])", "ok", "hi\n"),
+        ("import subprocess\nsubprocess.Popen(['sleep', '60'])", "ok", ""),
+        ("import sys\nsys.exit(3)", "user_error", "SystemExit: 3\n"),
+        ("import sys\nsys.exit('sorry')", "user_error", "SystemExit: sorry\n"),
+        ("import os\nos._exit(3)", "user_error", "Error: exit code 3\n"),
+        ("import os\nos.kill(os.getpid(), 11)", "user_error", "Error: killed by signal 11\n"),
+        ("import os\nos.close(1)\n1 / 0", "user_error", "ZeroDivisionError: division by zero\n"),
+        ("input()", "user_error", "EOFError: EOF when reading a line\n"),
+        ("print((", "user_error", "SyntaxError: '(' was never closed (program.py, line 1)\n"),
+        ("fractions.Fraction(1)", "user_error", "NameError: name 'fractions' is not defined\n"),
+        ("import decimal\nraise decimal.Overflow", "user_error", "decimal.Overflow\n"),
+        ("class E(Exception): __str__ = lambda self: 1 / 0\nraise E", "user_error", "E: <exception str() failed>\n"),
+        ("def f(): f()\nf()", "user_error", "RecursionError: maximum recursion depth exceeded\n"),
+        ("open('big', 'wb').write(b'x' * (17 << 20))", "user_error", "OSError: [Errno 27] File too large\n"),
+        ("print('\\ud800')", "user_error", None),
+        ("x = '\ud800'", "user_error", None),
+        ("\0", "user_error", None),
+        ("x = 'a' * 10**12", "memory", ""),
+        ("x = []\nwhile True: x.append(bytearray(1 << 20))", "memory", ""),
+        ("import os\nos.kill(os.getpid(), 9)", "memory", ""),  # what the kernel does when memory runs out
+        ("print('x' * 10**6)", "output_limit", "x" * 65536),
+        ("while True: print('x' * 1023)", "output_limit", ("x" * 1023 + "\n") * 64),
+        ("import subprocess\nsubprocess.run('yes')", "output_limit", "y\n" * 32768),
+        ("import os\nos.write(1, b'x' * 65536)", "ok", "x" * 65536),
+        ("import os\nos.write(1, b'x' * 65537)", "output_limit", "x" * 65536),
+    ],
+)  # fmt: skip
+def test_status_and_output(sandbox_pool: SandboxPool, code: str, status: str, output: str | None):
+    result = run(sandbox_pool, code, ErrorDetail.last_line)
+    assert result.status == status, result
+    assert output is None or result.output == output
+    assert 0 < result.wall_s < 5
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "while True: pass",
+        "while True:\n  try:\n    while True: pass\n  except BaseException: pass",
+        "import signal\nfor n in set(signal.Signals) - {9, 19}: signal.signal(n, signal.SIG_IGN)\nwhile True: pass",
+        "sum(range(10**12))",
+        "import threading\nthreading.Event().wait()",
+        "import os\nos.close(1)\nos.close(2)\nwhile True: pass",
+        "import subprocess\nsubprocess.run(['sleep', '60'])",
+    ],
+)
+def test_wall_clock_ends_every_program(hasty_pool: SandboxPool, code: str):
+    result = run(hasty_pool, code)
+    assert result.status is ToolStatus.timeout
+    assert 0.5 <= result.wall_s < 5
+
+
+def test_processor_time_is_limited():
+    pool = Sandbox(num_workers=1, cpu_s=0.5, wall_s=30).start()
+    result = run(pool, "while True: pass")
+    asyncio.run(pool.close())
+    assert result.status is ToolStatus.timeout
+    assert result.wall_s < 20
+
+
+def test_traceback_names_the_programs_own_frames_alone(sandbox_pool: SandboxPool):
+    code = "import json\n\ndef f(x):\n    return json.loads(x)\n\nprint(1)\nf('')"
+    assert run(sandbox_pool, code).output == (
+        "1\nTraceback (most recent call last):\n"
+        "  File \"program.py\", line 7, in <module>\n    f('')\n"
+        '  File "program.py", line 4, in f\n    return json.loads(x)\n'
+        "json.decoder.JSONDecodeError: Expecting value: line 1 column 1 (char 0)\n"
+    )
+
+
+def test_same_program_same_text_in_every_worker(sandbox_pool: SandboxPool):
+    code = "import random\nprint(set('abcdef'), hash('x'), random.random(), random.sample(range(99), 5))"
+
+    async def run_many() -> set[str]:
+        other = Sandbox(num_workers=1).start()
+        results = await asyncio.gather(*(p.run(code) for p in [sandbox_pool, other] * 4))
+        await other.close()
+        return {result.output for result in results}
+
+    assert len(asyncio.run(run_many())) == 1
+
+
+def test_programs_see_neither_the_trainer_nor_each_other(sandbox_pool: SandboxPool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WANDB_API_KEY", "secret")
+    fresh = Sandbox(num_workers=1).start()
+    code = """
+        import builtins, math, os, sys
+        print([m for m in sys.modules if m.split('.')[0] in ('torch', 'numpy', 'turnwise')])
+        print(sorted(set(os.environ) - {'LC_CTYPE'}))
+        print([fd for fd in range(1024) if os.path.exists(f'/proc/self/fd/{fd}')])
+        print(hasattr(math, 'x'), hasattr(builtins, 'x'), 'y' in globals())
+        math.x = builtins.x = y = 1
+    """
+    code = "\n".join(line.strip() for line in code.splitlines())
+    first, second = run(fresh, code), run(fresh, code)
+    asyncio.run(fresh.close())
+    names = ["HOME", "LC_ALL", "MALLOC_ARENA_MAX", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PATH"]
+    names += ["PYTHONHASHSEED", "PYTHONUTF8", "TMPDIR"]
+    # Descriptor 3 is the private copy of the program's own output.
+    assert first.output == f"[]\n{names}\n[0, 1, 2, 3]\nFalse False False\n"
+    assert second.output == first.output
+
+
+@pytest.mark.parametrize("ending", ["", "1 / 0", "while True: pass", "print('x' * 10**6)", "os._exit(0)"])
+def test_daemons_die_with_their_program(hasty_pool: SandboxPool, daemon_code: str, ending: str):
+    result = run(hasty_pool, daemon_code + ending)
+    assert not psutil.pid_exists(int(result.output.split()[0]))
+    assert result.wall_s < 5
+
+
+def test_folders_too_deep_for_recursion_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    root = tmp_path / "root"
+    root.mkdir()
+    monkeypatch.chdir(root)
+    for _ in range(sys.getrecursionlimit() + 50):
+        Path("d").mkdir()
+        os.chdir("d")
+    worker_script.remove_folder(str(root))
+    assert not root.exists()
+
+
+def test_number_of_processes_is_limited_for_ordinary_users(tmp_path: Path):
+    # As a user of its own, whose only process this is: three more are allowed.
+    script = f"""
+import dataclasses, os, runpy
+worker = runpy.run_path({worker_script.__file__!r})
+settings = worker["Settings"](folder="", wall_s=1, cpu_s=9, memory_mb=512, file_mb=1,
+                              max_open_files=64, max_processes=3, max_capture_bytes=64)
+if os.getuid() == 0:
+    os.setuid(54321)
+settings = dataclasses.replace(settings, max_processes=3 + worker["_count_own_tasks"]())
+worker["_enter_child"](settings, os.getppid(), "/", 1)
+try:
+    for i in range(50):
+        if os.fork() == 0:
+            os.execvp("sleep", ["sleep", "2"])
+except BlockingIOError:
+    print(i, flush=True)
+os.killpg(0, 9)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    allowed = int(done.stdout.strip("\0"))
+    assert allowed == 3 if os.getuid() == 0 else allowed < 50  # an ordinary user may have other processes
+
+
+def test_a_child_that_cannot_be_set_up_is_not_the_programs_fault(tmp_path: Path):
+    script = """
+import os, sys
+import worker
+
+def fail(*_):
+    raise OSError
+
+worker._enter_child = fail
+limits = dict(wall_s=1, cpu_s=1, memory_mb=512, file_mb=1, max_open_files=64, max_processes=9, max_capture_bytes=64)
+settings = worker.Settings(folder=sys.argv[1], **limits)
+worker.run({"code": "print(1)", "is_traceback": True}, settings)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(worker_script.__file__).parent)}
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert "RuntimeError: the sandbox could not set up a child" in done.stderr
