@@ -25,7 +25,7 @@ $(READY): requirements.lock pyproject.toml
 		{ echo "turnwise needs Python 3.11 or newer; name one: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@echo "Installing the locked packages into $(VENV): a few minutes the first time, more with CUDA libraries"
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --requirement requirements.lock
+	@$(BIN)/python -m pip install --disable-pip-version-check -qq --requirement requirements.lock
 	@touch $@
 
 demo: $(READY)  ## train the tiny policy by GTPO, with an evaluation before and after
@@ -62,7 +62,7 @@ lock:  ## resolve pyproject.toml anew into requirements.lock
 	"$$venv/bin/python" -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
 		extras = project["optional-dependencies"]; \
 		print(*project["dependencies"], *extras["dev"], *extras["reasoning-gym"], sep="\n")' > "$$venv/wanted"; \
-	"$$venv/bin/python" -m pip install --disable-pip-version-check --quiet --requirement "$$venv/wanted"; \
+	"$$venv/bin/python" -m pip install --disable-pip-version-check -qq --requirement "$$venv/wanted"; \
 	grep '^#' requirements.lock > requirements.new; \
 	"$$venv/bin/python" -m pip freeze --all --exclude pip --exclude turnwise | sed 's/+[a-z0-9.]*$$//' \
 		>> requirements.new; \

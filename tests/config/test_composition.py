@@ -19,7 +19,13 @@ from turnwise.reward.turn_level import TurnLevelReward
 ROOT = CONF_DIR.parent
 PRESETS = ("algo", "experiment", "ablation", "debug")
 OPTIONS = [(group, option) for group, options in option_groups().items() for option in options]
-NEEDED = {("model", "instruct"): "model.path=owner/name", ("task", "jsonl"): "task.path=problems.jsonl"}
+PARTS = {group: options for group, options in option_groups().items() if group not in PRESETS}
+ROUNDS = [
+    [(group, options[index % len(options)]) for group, options in PARTS.items()]
+    for index in range(max(map(len, PARTS.values())))
+]
+"""Every option of every part at least once, in as few compositions as can be."""
+NEEDED = {("model", "instruct"): ["model.path=owner/name"], ("task", "jsonl"): ["task.path=problems.jsonl"]}
 """Values that an option leaves to the user."""
 README = ROOT / "README.md"
 HELP = CONF_DIR / "config.yaml"
@@ -40,15 +46,21 @@ def test_no_group_is_empty() -> None:
     assert all(groups.values())
 
 
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_every_option_builds(composed, choices, group: str, option: str) -> None:
-    overrides = [f"{group}={option}", *([NEEDED[group, option]] if (group, option) in NEEDED else [])]
+@pytest.mark.parametrize(
+    "chosen",
+    [*ROUNDS, *([preset] for preset in OPTIONS if preset[0] in PRESETS)],
+    ids=lambda chosen: "-".join(chosen[0]) if len(chosen) == 1 else None,
+)
+def test_every_option_builds(composed, choices, chosen: list[tuple[str, str]]) -> None:
+    overrides = [f"{group}={option}" for group, option in chosen]
+    overrides += [value for pair in chosen for value in NEEDED.get(pair, [])]
     config = composed(*overrides)
     components = build_components(config, "label")
     assert callable(build_mode(config))
-    assert choices(*overrides)[group] == option
-    if f"{group}/{option}" in COMPONENTS and hasattr(components, group):
-        assert type(getattr(components, group)) is get_class(COMPONENTS[f"{group}/{option}"])
+    for group, option in chosen:
+        assert choices(*overrides)[group] == option
+        if f"{group}/{option}" in COMPONENTS and hasattr(components, group):
+            assert type(getattr(components, group)) is get_class(COMPONENTS[f"{group}/{option}"])
 
 
 def test_every_component_has_an_option_of_its_name() -> None:

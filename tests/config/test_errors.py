@@ -9,7 +9,6 @@ import pytest
 
 from turnwise.config import launch
 from turnwise.config.errors import ConfigError, building, explain
-from turnwise.config.modes import Train
 from turnwise.config.options import CONF_DIR
 
 MISTAKES = [
@@ -20,15 +19,12 @@ MISTAKES = [
     ),
     ("trainr.num_steps=3", ["trainr: no such key", "did you mean trainer?"]),
     ("num_steps=3", ["num_steps: no such key", "did you mean trainer.num_steps?"]),
-    ("ablatoin=gtpo", ["ablatoin: no such key", "did you mean ablation?"]),
     ("env.sandbox.wals=3", ["env.sandbox.wals: no such key", "did you mean env.sandbox.wall_s?"]),
     ("advantage=group_norm advantage.discount=0.5", ["advantage.discount: no such key", "advantage.std_kind"]),
     ("+trainer.speed=3", ["trainer.speed: no such key", "trainer.learning_rate"]),
-    ("+speed=3", ["speed: no such key", "trainer"]),
     ("task=reasoning_gym task.options={gcd:{max_value:9}}", ["+task.options.gcd=VALUE"]),
     # a value that does not fit
     ("trainer.num_steps=abc", ["trainer.num_steps", "'abc'", "Integer"]),
-    ("reward.shaping=maybe", ["reward.shaping", "'maybe'", "bool"]),
     ("trainer.device=gpu", ["trainer.device", "'gpu'", "[auto, cpu, cuda]"]),
     ("advantage.pool=team", ["advantage.pool", "'team'", "group, batch, turn_index, first_turn"]),
     ("rollout=5", ["rollout=5", "rollout.NAME=VALUE"]),
@@ -108,14 +104,22 @@ def test_failure_of_a_run_is_no_mistake_of_the_user(start) -> None:
         start("seed=1", mode=fail)
 
 
-def test_mistake_found_while_the_mode_starts(start, tmp_path: Path) -> None:
-    def missing_file(components, run_dir):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(None, "'problems.jsonl': no such file"), ('{"id": "a"\n', "problems.jsonl:1: not JSON")],
+)
+def test_mistake_found_while_the_mode_starts(start, tmp_path: Path, text: str | None, message: str) -> None:
+    def read_problems(components, run_dir):
         with building():
-            Path("problems.jsonl").read_text()
+            components.task.start(components.seed)
 
-    ended = start("seed=1", mode=missing_file)
+    if text is not None:
+        (tmp_path / "problems.jsonl").write_text(text)
+    ended = start("task=jsonl", "task.path=problems.jsonl", mode=read_problems)
     assert ended.code == 2
-    assert ended.stderr == "error: [Errno 2] No such file or directory: 'problems.jsonl'\n"
+    assert ended.stderr.startswith("error: ")
+    assert ended.stderr.count("\n") == 1
+    assert message in ended.stderr
     assert not list(tmp_path.rglob("*seed*"))
 
 
@@ -156,15 +160,6 @@ def test_flash_attention_needs_half_precision(composed, monkeypatch: pytest.Monk
     config = composed("model.attention=flash_attention_2", "trainer.dtype=float32")
     with pytest.raises(ConfigError, match=r"model\.attention=flash_attention_2 .* trainer\.dtype=float32"):
         launch.build_components(config, "label")
-
-
-def test_missing_file_of_problems(start, tmp_path: Path) -> None:
-    ended = start("task=jsonl", "task.path=no/such.jsonl", mode=Train())
-    assert ended.code == 2
-    assert ended.stderr.startswith("error: ")
-    assert ended.stderr.count("\n") == 1
-    assert "no/such.jsonl" in ended.stderr
-    assert not list(tmp_path.rglob("*seed*"))
 
 
 def test_help_shows_examples_groups_and_options(start, tmp_path: Path) -> None:

@@ -9,7 +9,10 @@ from hydra.utils import instantiate
 from omegaconf import MISSING, OmegaConf, ValidationError
 from omegaconf.errors import ConfigKeyError
 
+from turnwise.advantage.turn_return import TurnReturnAdvantage
 from turnwise.config.schema import schema_of
+from turnwise.env.python_tool import PythonTool
+from turnwise.task.arithmetic import Arithmetic
 
 
 class Colour(StrEnum):
@@ -81,11 +84,9 @@ def test_defaults_are_not_shared() -> None:
     assert second.crust.depth_mm == 9.0
 
 
-def test_schema_makes_the_component(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(f"{schema_of.__module__}.__name__", schema_of.__module__)
-    crust = OmegaConf.structured(schema_of(Crust))
-    crust._target_ = "builtins.dict"
-    assert instantiate(crust) == {"depth_mm": 4.0}
+@pytest.mark.parametrize("component", [TurnReturnAdvantage, PythonTool, Arithmetic])
+def test_schema_makes_the_component(component: type) -> None:
+    assert instantiate(OmegaConf.structured(schema_of(component)), _convert_="all") == component()
 
 
 def test_only_dataclasses_have_schemas() -> None:

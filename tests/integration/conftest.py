@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from integration_runs import SMALL, Run
 
+from integration_runs import SMALL, Run
 from turnwise.config.build import build_components, build_mode
 from turnwise.config.label import register_label
 from turnwise.config.options import CONF_DIR, register_help
@@ -25,8 +25,9 @@ def run(tmp_path: Path) -> Run:
         run_dir.mkdir(exist_ok=True)
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             config = compose("config", [*SMALL, *overrides])
-        write_config(run_dir, describe_run(config, label="test", choices={}, overrides=list(overrides)))
-        build_mode(config)(build_components(config, label="test"), run_dir)
+        components = build_components(config, label="test")
+        write_config(run_dir, describe_run(components, choices={}, overrides=overrides))
+        build_mode(config)(components, run_dir)
         return run_dir
 
     return start

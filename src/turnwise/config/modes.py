@@ -115,9 +115,9 @@ class WarmStart:
 
     out: str = ""
     """Folder for the weights; empty means `model` in the run's folder."""
-    num_demonstrations: int = 6000
+    num_demonstrations: int = 12000
     """Transcripts played against the real environment."""
-    num_steps: int = 600
+    num_steps: int = 2000
     """Optimiser steps."""
     batch_size: int = 32
     """Transcripts per step."""

@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 from turnwise.seeding import derive_seed
-from turnwise.task.families.catalog import FAMILIES
+from turnwise.task.families.catalog import FAMILIES, WARM_START_FAMILIES
 from turnwise.task.families.family import Draft, Family
 from turnwise.types import Message, Problem
 
@@ -33,8 +33,8 @@ def draw(family: Family, rng: Random, *, held_out: bool) -> Draft:
 class Arithmetic:
     """Arithmetic problems by family. Problem i is a pure function of the seed and i; the eval split has no seed."""
 
-    families: list[str] = field(default_factory=list)
-    """Names of the problem families, see `turnwise.task.families.catalog`; empty means all of them."""
+    families: list[str] = field(default_factory=lambda: list(WARM_START_FAMILIES))
+    """Names of the problem families; empty means all of the catalogue, also those that the tiny policy never saw."""
 
     def __post_init__(self) -> None:
         for name in self.families:

@@ -48,7 +48,7 @@ class Flaws:
     """Weight of a code block that is not closed or names the wrong language."""
     wrong_operation: float = 2.0
     """Weight of one of the family's slips: the program runs and prints a wrong number."""
-    miscopied: float = 1.5
+    miscopied: float = 0.3
     """Weight of one wrong digit in a number of the program."""
     stopped_early: float = 2.0
     """Weight of answering after the first of two calls."""
