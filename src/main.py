@@ -1,23 +1,32 @@
 """Entry point: `python src/main.py algo=gtpo reward.shaping=true`; `--help` lists the groups and their options."""
 
-import hydra
-from omegaconf import DictConfig
+from typing import TYPE_CHECKING
 
-from turnwise.config.errors import clean_exit
-from turnwise.config.label import register_label
-from turnwise.config.launch import launch
-from turnwise.config.options import CONF_DIR, register_help
-from turnwise.config.schema import register_schemas
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+# Everything is imported inside the functions: the process that grades answers imports this file too, and needs
+# nothing of it.
 
 
-def job(config: DictConfig) -> None:
+def job(config: "DictConfig") -> None:
     """One run; Hydra calls it once, or once for every combination of a multirun."""
+    from turnwise.config.errors import clean_exit
+    from turnwise.config.launch import launch
+
     with clean_exit():
         launch(config)
 
 
 def main() -> None:
     """Composes the configuration from `conf/` and the command line, then runs it."""
+    import hydra
+
+    from turnwise.config.errors import clean_exit
+    from turnwise.config.label import register_label
+    from turnwise.config.options import CONF_DIR, register_help
+    from turnwise.config.schema import register_schemas
+
     register_label()
     register_help()
     register_schemas()

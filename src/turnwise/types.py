@@ -1,7 +1,7 @@
 """The nouns through which everything flows, one per stage: problem, turn, trajectory, group, scored group, token batch.
 
-Every type is frozen and checks its content when it is made. Index suffixes of arrays and nested
-sequences: `P` problems, `G` trajectories of a group, `K` turns of a trajectory, `N` packed tokens.
+Every type is frozen and checks its content when it is made. Index suffixes of arrays and nested sequences: `P`
+problems, `G` trajectories of a group, `K` turns of a trajectory, `N` packed tokens.
 """
 
 import math
@@ -63,12 +63,9 @@ class Problem:
     source: str
 
     def __post_init__(self) -> None:
-        if not self.id:
-            raise ValueError("Problem.id is empty")
-        if not self.prompt:
-            raise ValueError(f"Problem {self.id!r}: prompt holds no message")
-        if not self.answer.strip():
-            raise ValueError(f"Problem {self.id!r}: answer is empty")
+        for name in ("id", "prompt", "answer"):
+            if not (value := getattr(self, name)) or not str(value).strip():
+                raise ValueError(f"Problem {self.id!r}: {name} is empty")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,7 +78,7 @@ class ToolCall:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ToolResult:
-    """What the execution of a turn's calls gave; `output` is the text that the policy sees, `wall_s` in seconds."""
+    """What running a turn's calls gave; `output` is the text that the policy sees, `wall_s` is in seconds."""
 
     status: ToolStatus
     output: str
@@ -90,11 +87,7 @@ class ToolResult:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepResult:
-    """An environment's reply to one turn.
-
-    `messages` continue the transcript and are empty when the episode is over; `stop_reason` is set
-    exactly then. `answer` is the final answer, when the turn gave one.
-    """
+    """An environment's reply to one turn: `messages` that continue the transcript, or why the episode is over."""
 
     messages: tuple[Message, ...] = ()
     stop_reason: StopReason | None = None
@@ -104,10 +97,7 @@ class StepResult:
 
     def __post_init__(self) -> None:
         if (self.stop_reason is None) != bool(self.messages):
-            raise ValueError(
-                f"StepResult needs messages or a stop_reason and not both, "
-                f"got {len(self.messages)} messages and stop_reason={self.stop_reason}"
-            )
+            raise ValueError(f"StepResult: expected either messages or a stop_reason, got {self}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,15 +109,13 @@ class Sampling:
     seed: int
 
     def __post_init__(self) -> None:
-        if not self.temperature >= 0:
-            raise ValueError(f"temperature={self.temperature}: expected >= 0 (0 is greedy)")
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens={self.max_new_tokens}: expected >= 1")
+        if not self.temperature >= 0 or self.max_new_tokens < 1:
+            raise ValueError(f"{self}: expected temperature >= 0 (0 is greedy) and max_new_tokens >= 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Completion:
-    """What an engine sampled: ids (the stop token included), their log-probs, and the weights' version."""
+    """What an engine sampled: ids (stop token included), their log-probs, the version of the weights."""
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
@@ -167,11 +155,6 @@ class Turn:
         """Whether any tool call of the turn is malformed."""
         return any(call.error is not None for call in self.tool_calls)
 
-    @property
-    def code(self) -> str:
-        """The turn's well-formed code, calls joined in order."""
-        return "\n".join(call.code for call in self.tool_calls if call.error is None)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trajectory:
@@ -187,9 +170,9 @@ class Trajectory:
     def __post_init__(self) -> None:
         bounds = [edge for turn in self.turns for edge in turn.span]
         if bounds != sorted(bounds) or (bounds and bounds[-1] > len(self.token_ids)):
+            spans = f"spans {[turn.span for turn in self.turns]} in {len(self.token_ids)} tokens"
             raise ValueError(
-                f"Trajectory {self.problem_id!r}/{self.sample_index}: turn spans {[t.span for t in self.turns]} "
-                f"must be ordered, disjoint and inside {len(self.token_ids)} tokens"
+                f"Trajectory {self.problem_id!r}/{self.sample_index}: {spans} must be ordered and disjoint"
             )
 
     @property
@@ -199,13 +182,13 @@ class Trajectory:
 
     @property
     def is_excluded(self) -> bool:
-        """Whether it leaves the group's statistics and the loss: infrastructure failed, or nothing was sampled."""
+        """Whether it leaves statistics and loss: infrastructure failed, or nothing was sampled."""
         return not self.turns or self.has_infrastructure_failure
 
     @property
     def code(self) -> str:
         """The well-formed code of all turns, in order."""
-        return "\n".join(code for turn in self.turns if (code := turn.code))
+        return "\n".join(call.code for turn in self.turns for call in turn.tool_calls if call.error is None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -216,11 +199,8 @@ class Group:
     trajectories: tuple[Trajectory, ...]
 
     def __post_init__(self) -> None:
-        if not self.trajectories:
-            raise ValueError(f"Group of problem {self.problem.id!r} holds no trajectory")
-        for trajectory in self.trajectories:
-            if trajectory.problem_id != self.problem.id:
-                raise ValueError(f"Group of {self.problem.id!r} holds a trajectory of {trajectory.problem_id!r}")
+        if (ids := {trajectory.problem_id for trajectory in self.trajectories}) != {self.problem.id}:
+            raise ValueError(f"Group of problem {self.problem.id!r} holds trajectories of {sorted(ids) or 'none'}")
         prompts = {t.token_ids[: t.turns[0].span[0]] for t in self.trajectories if t.turns}
         if len(prompts) > 1:
             raise ValueError(f"Group of problem {self.problem.id!r}: trajectories differ in their prompt tokens")
@@ -228,7 +208,7 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoredGroup:
-    """A group with its rewards: `turn_rewards_GK` is the sum of the named `terms`, each shaped `[G][K]`."""
+    """A group with its rewards: `turn_rewards_GK` is the sum of the named `terms`, each `[G][K]`."""
 
     group: Group
     turn_rewards_GK: tuple[tuple[float, ...], ...]
@@ -247,13 +227,9 @@ class ScoredGroup:
 
 
 PER_TOKEN_DTYPES = {
-    "token_ids": torch.int64,
-    "position_ids": torch.int64,
+    **dict.fromkeys(("token_ids", "position_ids", "turn_index", "sequence_index"), torch.int64),
+    **dict.fromkeys(("advantages", "behaviour_logprobs"), torch.float32),
     "loss_mask": torch.bool,
-    "advantages": torch.float32,
-    "behaviour_logprobs": torch.float32,
-    "turn_index": torch.int64,
-    "sequence_index": torch.int64,
 }
 
 
@@ -290,8 +266,8 @@ class TokenBatch:
                 raise ValueError(f"TokenBatch.{name}: expected {dtype} of shape ({num_tokens},), got {found}")
         if self.cu_seqlens.dtype != torch.int32 or self.cu_seqlens.ndim != 1:
             raise ValueError(f"TokenBatch.cu_seqlens: expected int32 of rank 1, got {self.cu_seqlens.dtype}")
-        if int(self.cu_seqlens[0]) != 0 or int(self.cu_seqlens[-1]) != num_tokens:
-            raise ValueError(f"TokenBatch.cu_seqlens must run from 0 to {num_tokens}, got {self.cu_seqlens.tolist()}")
+        if (edges := self.cu_seqlens[[0, -1]].tolist()) != [0, num_tokens]:
+            raise ValueError(f"TokenBatch.cu_seqlens runs from {edges[0]} to {edges[1]}, expected 0 to {num_tokens}")
         if not bool(torch.isfinite(self.advantages).all()):
             raise ValueError("TokenBatch.advantages holds NaN or infinity")
 

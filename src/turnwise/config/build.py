@@ -19,7 +19,7 @@ from turnwise.env.python_tool import PythonTool
 from turnwise.evaluation.evaluate import EvaluationSettings
 from turnwise.model.attention import FLASH
 from turnwise.model.causal_lm import CausalLM
-from turnwise.protocols import AdvantageEstimator, PolicyLoss, Reward, Task, Tracker
+from turnwise.protocols import AdvantageEstimator, PolicyLoss, Reward, Similarity, Task, Tracker
 from turnwise.rollout.sampler import RolloutSettings
 from turnwise.trainer import Device, Precision, TrainerSettings
 
@@ -30,6 +30,11 @@ class ShapedReward(Reward, Protocol):
     @property
     def shaping(self) -> bool:
         """Whether a wrong trajectory earns something for code that resembles a correct sibling's."""
+        ...
+
+    @property
+    def similarity(self) -> Similarity:
+        """What programs are compared with."""
         ...
 
 

@@ -26,6 +26,8 @@ def run_label(choices: Mapping[str, str | None], overrides: Sequence[str]) -> st
     """
     preset = "ablation" if choices.get("ablation") else "algo"
     head = f"ablation={choices['ablation']}" if preset == "ablation" else str(choices.get("algo"))
+    if (mode := choices.get("mode", "train")) != "train":
+        head = str(mode)
     changes: dict[str, str] = {}
     for override in overrides:
         key, _, value = override.partition("=")

@@ -28,12 +28,16 @@ class CausalLM:
     """Attention kernel; auto takes flash-attention on CUDA where it is installed, else sdpa."""
     chat_template: str = ""
     """Jinja file that replaces the tokenizer's chat template; empty keeps its own."""
+    num_threads: int = 0
+    """Threads of torch on a CPU; 0 leaves torch its choice. A very small model is best off with one."""
     system_prompt: str = ""
     """Opening system message that suits this model; the environment puts it before every problem, empty: none."""
 
     def __post_init__(self) -> None:
         if not self.path.strip():
             raise ValueError("model.path is empty: expected a folder, a hub name or package:NAME")
+        if self.num_threads < 0:
+            raise ValueError(f"model.num_threads={self.num_threads}: expected >= 0")
 
     def check(self) -> None:
         """Finds out what is wrong with the path, the template or the tokenizer without loading any weights."""

@@ -1,6 +1,7 @@
 """Evaluation with a scripted engine: means, clustering, and what a failure does to them."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import replace
 from math import sqrt
 
@@ -24,7 +25,7 @@ def exact(group: Group) -> ScoredGroup:
     return ScoredGroup(group=group, turn_rewards_GK=zeros, terms=terms, correct_G=correct)
 
 
-def run(texts: dict[tuple[str, int, int], str | None], num_samples: int):
+def run(texts: Mapping[tuple[str, int, int], str | None], num_samples: int):
     seed = derive_seed("evaluation")
     sampler = RolloutSampler(
         engine=ScriptedEngine({derive_seed(seed, *key): text for key, text in texts.items()}),

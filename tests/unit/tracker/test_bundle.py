@@ -169,4 +169,4 @@ def test_a_group_can_be_scored_again_from_its_bundle(tmp_path):
     first, last = read.turn_rewards_GK[0]
     assert first + 0.9 * last == 0.9
     assert read.group.problem == problem()
-    assert read.group.trajectories[0].turns[0].code == "print(1)"
+    assert read.group.trajectories[0].code == "print(1)"

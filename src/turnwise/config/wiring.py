@@ -1,0 +1,167 @@
+"""The live parts that modes have in common: made from the components, and ended whatever happens."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from time import perf_counter
+from typing import Any, TypeVar, cast
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from turnwise.config.build import Components
+from turnwise.config.errors import ConfigError
+from turnwise.model.chat import ChatRenderer
+from turnwise.model.policy import TorchPolicy
+from turnwise.protocols import RolloutEngine, Tracker
+from turnwise.report.closing import closing_table
+from turnwise.report.page import write_report
+from turnwise.report.summary import Outcome, summarise_run, write_summary
+from turnwise.rollout.episode import RolloutLimits
+from turnwise.rollout.sampler import RolloutSampler
+from turnwise.seeding import seed_everything
+from turnwise.tracker.composite import CompositeTracker
+from turnwise.tracker.progress import ProgressTracker
+from turnwise.trainer import Device, Precision
+
+T = TypeVar("T")
+
+INTERRUPTED = 130
+"""Exit code of a run that was told to stop: 128 + SIGINT."""
+
+
+def announce(components: Components, run_dir: Path) -> Console:
+    """Says what starts where, and seeds every global generator."""
+    console = Console()
+    console.print(f"{components.label}, seed {components.seed}, in {run_dir}", highlight=False, soft_wrap=True)
+    seed_everything(components.seed)
+    return console
+
+
+def choose_device(components: Components) -> torch.device:
+    """The device of `trainer.device`; on a CPU also sets the number of threads."""
+    if components.model.num_threads:
+        torch.set_num_threads(components.model.num_threads)
+    wanted = components.trainer.device
+    if wanted is Device.auto:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(str(wanted))
+
+
+def start_policy(components: Components, renderer: ChatRenderer, model: nn.Module) -> TorchPolicy:
+    """The policy with its optimiser."""
+    settings = components.trainer
+    return TorchPolicy(
+        model,
+        renderer,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        betas=(settings.beta1, settings.beta2),
+        max_grad_norm=settings.max_grad_norm,
+        token_budget=settings.token_budget,
+        logit_chunk=settings.logit_chunk,
+        dtype=compute_dtype(components),
+    )
+
+
+def load_model(components: Components, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """The model, when the rollouts fit into its context.
+
+    Raises:
+        ConfigError: `rollout.max_tokens` is more than the model has positions.
+    """
+    model = components.model.load_model(device, dtype, compute_dtype(components))
+    longest = cast(Any, model).config.max_position_embeddings
+    if components.rollout.max_tokens > longest:
+        raise ConfigError(
+            f"rollout.max_tokens={components.rollout.max_tokens}: model.path={components.model.path} has {longest} "
+            f"positions"
+        )
+    return model
+
+
+def check_similarity(components: Components) -> None:
+    """Loads what shaping compares programs with, so that a missing package or model is known before step 1."""
+    if components.reward.shaping:
+        components.reward.similarity("print(1)", "print(2)")
+
+
+def compute_dtype(components: Components) -> torch.dtype:
+    """Precision of the passes."""
+    return torch.bfloat16 if components.trainer.dtype is Precision.bfloat16 else torch.float32
+
+
+def rollout_limits(components: Components) -> RolloutLimits:
+    """What bounds a trajectory, in training and in evaluation."""
+    return RolloutLimits(max_turns=components.rollout.max_turns, max_tokens=components.rollout.max_tokens)
+
+
+def start_tracker(
+    components: Components, run_dir: Path, console: Console, first_step: int, num_steps: int | None = None
+) -> Tracker:
+    """The chosen tracker and the display on the terminal."""
+    recorded = components.tracker.start(
+        run_dir, first_step=first_step, label=components.label, config=components.config
+    )
+    shown = ProgressTracker(components.trainer.num_steps if num_steps is None else num_steps, console, first_step)
+    return CompositeTracker([recorded, shown])
+
+
+@asynccontextmanager
+async def sampling(
+    components: Components, renderer: ChatRenderer, device: torch.device
+) -> AsyncIterator[tuple[RolloutEngine, RolloutSampler]]:
+    """An engine with a copy of the model and an environment with its processes, both ended on the way out."""
+    dtype = compute_dtype(components)
+    engine = components.engine.start(
+        load_model(components, device, dtype), renderer.stop_token_ids, renderer.pad_token_id
+    )
+    environments = components.env.start()
+    try:
+        sampler = RolloutSampler(
+            engine=engine, environments=environments, renderer=renderer, limits=rollout_limits(components)
+        )
+        yield engine, sampler
+    finally:
+        await environments.close()
+        await engine.close()
+
+
+def run_to_end(work: Coroutine[Any, Any, T]) -> T:
+    """Runs `work`; SIGINT and SIGTERM cancel it, and it may finish what it must before KeyboardInterrupt is raised."""
+
+    async def cancellable() -> T:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await work
+
+    try:
+        return asyncio.run(cancellable())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+
+
+@contextmanager
+def closing(run_dir: Path, tracker: Tracker, console: Console) -> Iterator[None]:
+    """Whatever ends the run: closes the tracker, leaves summary.json and report.html, prints the closing table."""
+    started = perf_counter()
+    outcome, why = Outcome.failed, ""
+    try:
+        yield
+        outcome = Outcome.finished
+    except KeyboardInterrupt:
+        outcome, why = Outcome.stopped, "interrupted; the same command with this hydra.run.dir goes on from here"
+        raise SystemExit(INTERRUPTED) from None
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        tracker.close()
+        summary = summarise_run(run_dir, outcome=outcome, why=why, wall_s=perf_counter() - started)
+        write_summary(run_dir, summary)
+        write_report(run_dir)
+        console.print(closing_table(run_dir, summary))
