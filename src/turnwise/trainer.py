@@ -42,7 +42,7 @@ class TrainerSettings:
     """Steps between checkpoints; there is always one at the end."""
     keep_checkpoints: int = 2
     """Newest checkpoints to keep; 0 keeps all."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-4
     """Constant learning rate of AdamW."""
     weight_decay: float = 0.0
     """Decoupled weight decay of AdamW."""
@@ -52,7 +52,7 @@ class TrainerSettings:
     """Decay of AdamW's running mean of squared gradients."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm."""
-    token_budget: int = 4096
+    token_budget: int = 2048
     """Padded tokens per micro-batch; changes memory and speed, never the gradient."""
     logit_chunk: int = 4096
     """Tokens whose logits over the vocabulary are held at once."""

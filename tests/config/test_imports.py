@@ -10,7 +10,8 @@ HEAVY = ("transformers", "vllm", "wandb", "sentence_transformers", "math_verify"
 
 def test_composing_loads_nothing_heavy() -> None:
     code = (
-        "import sys; sys.path.insert(0, 'src'); import main; main.register_schemas();"
+        "import sys; sys.path.insert(0, 'src'); import main, turnwise.config.launch;"
+        "from turnwise.config.schema import register_schemas; register_schemas();"
         f"print([name for name in {HEAVY} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=CONF_DIR.parent, capture_output=True, text=True)

@@ -125,6 +125,16 @@ def test_evaluating_a_checkpoint_gives_the_number_that_training_gave(run: Run):
     assert len(read_groups(bundle_path(evaluated, 0))) == 24
 
 
+def test_a_warm_start_repeats_and_gives_a_model_that_evaluates(run: Run):
+    small = ("mode=warmstart", "mode.num_demonstrations=48", "mode.num_steps=2", "mode.batch_size=16")
+    one, two = (run(*small, folder=folder) / "model" for folder in ("one", "two"))
+    left, right = load_file(one / "model.safetensors"), load_file(two / "model.safetensors")
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    assert (one / "tokenizer.json").read_bytes() == (two / "tokenizer.json").read_bytes()
+    evaluated = run("mode=evaluate", f"model.path={one}", "rollout.max_tokens=64", folder="evaluated")
+    assert lines(evaluated)[0]["eval/arithmetic/accuracy"] == 0.0, "two steps teach nothing"
+
+
 def test_a_checkpoint_is_a_model_for_transformers(run: Run):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -112,7 +112,7 @@ class WarmStart:
     """Folder for the weights; empty means `model` in the run's folder."""
     num_demonstrations: int = 12000
     """Transcripts played against the real environment."""
-    num_steps: int = 2000
+    num_steps: int = 2200
     """Optimiser steps."""
     batch_size: int = 32
     """Transcripts per step."""

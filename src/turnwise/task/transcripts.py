@@ -36,7 +36,7 @@ class Flaws:
 
     rate: float = 1.0
     """Multiplies every family's flaw rate, which is 1 - `Family.skill`; 0 gives flawless demonstrations only."""
-    repair: float = 0.5
+    repair: float = 0.4
     """Probability that a failed call is repaired in the next turn; otherwise a guess ends the transcript."""
     guess: float = 2.0
     """Weight of answering at once with a guess, without any call; fits every problem, so it stays above 0."""

@@ -83,9 +83,9 @@ def grading_process():
 
 
 def grading_processes():
-    """Live child processes; multiprocessing's own resource tracker stays until this process ends."""
-    children = psutil.Process().children(recursive=True)
-    return [child for child in children if "resource_tracker" not in " ".join(child.cmdline())]
+    """Live child processes but for multiprocessing's resource tracker and the sandboxes of other tests."""
+    children = [(child, " ".join(child.cmdline())) for child in psutil.Process().children(recursive=True)]
+    return [child for child, line in children if "resource_tracker" not in line and "env/worker.py" not in line]
 
 
 def is_running(pid):
