@@ -4,6 +4,7 @@ import asyncio
 import time
 from dataclasses import dataclass
 from enum import StrEnum
+from math import inf
 from pathlib import Path
 
 from turnwise import checkpoint
@@ -24,8 +25,9 @@ class Device(StrEnum):
 
 
 class Precision(StrEnum):
-    """Of the forward and backward pass; the master weights stay float32."""
+    """Of the forward and backward pass; the master weights stay float32. `auto`: bfloat16 on CUDA, float32 on a CPU."""
 
+    auto = "auto"
     float32 = "float32"
     bfloat16 = "bfloat16"
 
@@ -58,7 +60,7 @@ class TrainerSettings:
     """Tokens whose logits over the vocabulary are held at once."""
     device: Device = Device.auto
     """Where the policy and a local engine live."""
-    dtype: Precision = Precision.float32
+    dtype: Precision = Precision.auto
     """Precision of forward and backward passes."""
 
     def __post_init__(self) -> None:
@@ -69,10 +71,10 @@ class TrainerSettings:
             if getattr(self, name) < 1:
                 raise ValueError(f"trainer.{name}={getattr(self, name)}: expected >= 1")
         for name in ("learning_rate", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"trainer.{name}={getattr(self, name)}: expected > 0")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"trainer.weight_decay={self.weight_decay}: expected >= 0")
+            if not 0 < getattr(self, name) < inf:
+                raise ValueError(f"trainer.{name}={getattr(self, name)}: expected a finite number > 0")
+        if not 0 <= self.weight_decay < inf:
+            raise ValueError(f"trainer.weight_decay={self.weight_decay}: expected a finite number >= 0")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"trainer.{name}={getattr(self, name)}: expected in [0, 1)")

@@ -11,6 +11,7 @@ from turnwise.advantage.turn_return import TurnReturnAdvantage
 from turnwise.config.build import build_components, build_mode
 from turnwise.config.options import CONF_DIR, option_groups
 from turnwise.config.schema import COMPONENTS
+from turnwise.reward.format import FormatRule
 from turnwise.reward.outcome import OutcomeReward
 from turnwise.reward.similarity.embedding import EmbeddingSimilarity
 from turnwise.reward.similarity.lexical import LexicalSimilarity
@@ -92,7 +93,7 @@ def test_grpo_replaces_reward_and_advantage(composed) -> None:
     [
         ("gtpo", TurnLevelReward(shaping=True), TurnReturnAdvantage()),
         ("grpo", OutcomeReward(), GroupNormAdvantage()),
-        ("no_turn_rewards", OutcomeReward(shaping=True), TurnReturnAdvantage()),
+        ("no_turn_rewards", OutcomeReward(format_rule=FormatRule.additive, shaping=True), TurnReturnAdvantage()),
         ("no_discount", TurnLevelReward(shaping=True), TurnReturnAdvantage(discount=1.0)),
         ("no_shaping", TurnLevelReward(), TurnReturnAdvantage()),
     ],

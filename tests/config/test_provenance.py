@@ -35,7 +35,7 @@ def test_record_of_a_run(start, tmp_path: Path) -> None:
     ended = start("algo=grpo", "seed=1", "reward.shaping=true")
     ((components, run_dir),) = ended.runs
     record = json.loads((run_dir / CONFIG_FILE).read_text())
-    assert record["label"] == "grpo+reward.shaping=true"
+    assert record["label"] == "grpo+reward.shaping-true"
     assert record["overrides"] == ["algo=grpo", "seed=1", "reward.shaping=true"]
     assert record["choices"]["advantage"] == "group_norm"
     assert record["choices"]["reward/similarity"] == "lexical"
@@ -113,6 +113,33 @@ def test_second_start_in_the_same_folder(start, tmp_path: Path) -> None:
     assert (other.code, other.runs) == (2, [])
     assert other.stderr.endswith("belongs to another run: seed=0 there, 1 here\n")
     assert (tmp_path / "run" / CONFIG_FILE).read_text() == before
+
+
+def test_record_keeps_every_start(start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = f"hydra.run.dir={tmp_path / 'run'}"
+    path = tmp_path / "run" / CONFIG_FILE
+    for revision in "ab":
+        state = {"revision": revision, "is_dirty": False}
+        monkeypatch.setattr(provenance, "_git_state", lambda _, state=state: state)
+        assert start(folder, *(["trainer.num_steps=99"] if revision == "b" else [])).code == 0
+    record = json.loads(path.read_text())
+    assert record["git"]["revision"] == "a"
+    assert record["overrides"] == []
+    assert record["config"]["trainer"]["num_steps"] == 99
+    assert [one["git"]["revision"] for one in record["starts"]] == ["a", "b"]
+    assert [one["overrides"] for one in record["starts"]] == [[], ["trainer.num_steps=99"]]
+    assert all(one.keys() == {"git", "versions", "device", "overrides"} for one in record["starts"])
+
+
+def test_refused_start_leaves_the_record_alone(start, tmp_path: Path) -> None:
+    def refuse(components, run_dir):
+        raise ConfigError("no")
+
+    folder = f"hydra.run.dir={tmp_path / 'run'}"
+    assert start(folder).code == 0
+    before = (tmp_path / "run" / CONFIG_FILE).read_bytes()
+    assert start(folder, "trainer.num_steps=99", mode=refuse).code == 2
+    assert (tmp_path / "run" / CONFIG_FILE).read_bytes() == before
 
 
 def test_mistake_leaves_other_peoples_files_alone(start, tmp_path: Path) -> None:

@@ -89,6 +89,11 @@ def test_schema_makes_the_component(component: type) -> None:
     assert instantiate(OmegaConf.structured(schema_of(component)), _convert_="all") == component()
 
 
+def test_mappings_take_new_keys_from_the_command_line(composed) -> None:
+    task = composed("task=reasoning_gym", "task.options={gcd:{max_value:9}}", "task.options.lcm.max_value=8").task
+    assert task.options == {"gcd": {"max_value": 9}, "lcm": {"max_value": 8}}
+
+
 def test_only_dataclasses_have_schemas() -> None:
     with pytest.raises(TypeError, match="Colour is not a dataclass"):
         schema_of(Colour)

@@ -6,7 +6,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from integration_runs import SMALL, Run
-from turnwise.config.build import build_components, build_mode
+from turnwise.config.build import Components, build_components, build_mode
 from turnwise.config.label import register_label
 from turnwise.config.options import CONF_DIR, register_help
 from turnwise.config.provenance import describe_run, write_config
@@ -31,3 +31,13 @@ def run(tmp_path: Path) -> Run:
         return run_dir
 
     return start
+
+
+@pytest.fixture
+def components() -> Components:
+    """Those of a small run with every default."""
+    register_label()
+    register_help()
+    register_schemas()
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return build_components(compose("config", list(SMALL)), label="test")

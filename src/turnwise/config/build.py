@@ -13,7 +13,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from turnwise.config.errors import ConfigError, explain
+from turnwise.config.errors import ConfigError, explain, known_keys
+from turnwise.config.options import option_groups
+from turnwise.config.schema import HAS_GROUP
 from turnwise.engine.hf import HFEngine
 from turnwise.env.python_tool import PythonTool
 from turnwise.evaluation.evaluate import EvaluationSettings
@@ -109,14 +111,19 @@ def build_mode(config: DictConfig) -> Mode:
 
 
 def _check_keys(node: DictConfig) -> None:
-    """Refuses keys that no schema has: `+key=value` gets them past Hydra, which has checked all else."""
+    """Refuses what Hydra lets pass: keys that no schema has (by `+key=value`), a plain value in place of a part."""
     schema, full_key = OmegaConf.get_type(node), node._get_full_key("")
     prefix = f"{full_key}." if full_key else ""
-    keys = sorted({field.name for field in dataclasses.fields(cast(type, schema))} - {"_target_"})
+    fields = {field.name: field for field in dataclasses.fields(cast(type, schema)) if field.name != "_target_"}
+    keys = sorted(fields)
     for name in node:
         if name not in keys and name != "_target_":
-            raise ConfigError(f"{prefix}{name}: no such key; keys: {', '.join(prefix + key for key in keys)}")
+            raise ConfigError(f"{prefix}{name}: no such key; {known_keys(full_key, keys)}")
     for name in keys:
+        if name in node and HAS_GROUP in fields[name].metadata and not OmegaConf.is_dict(node[name]):
+            group = f"{prefix}{name}".replace(".", "/")
+            choices = " or ".join(f"{group}={option}" for option in option_groups().get(group, []))
+            raise ConfigError(f"{prefix}{name}={node[name]}: this part is chosen with a slash: {choices}")
         has_value = name in node and not OmegaConf.is_interpolation(node, name)
         if has_value and dataclasses.is_dataclass(OmegaConf.get_type(node, name)):
             _check_keys(node[name])

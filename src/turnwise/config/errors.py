@@ -113,7 +113,14 @@ def _unknown_key(node: DictConfig, key: str, full_key: str) -> str:
     if not matches:
         everything = _dotted_keys(OmegaConf.to_container(node._get_root(), resolve=False))
         matches = [name for name in everything if name.rpartition(".")[2] == key]
-    return f"{full_key}: no such key{_did_you_mean(matches)}; keys: {', '.join(parent + name for name in keys)}"
+    return f"{full_key}: no such key{_did_you_mean(matches)}; {known_keys(parent[:-1], keys)}"
+
+
+def known_keys(parent: str, keys: Sequence[str]) -> str:
+    """What to say about the keys that there are below `parent`: their full names, or that there is none."""
+    if not keys:
+        return f"the chosen {parent} has no settings"
+    return f"keys: {', '.join(f'{parent}.{key}' if parent else key for key in keys)}"
 
 
 def _dotted_keys(tree: Any, prefix: str = "") -> Iterator[str]:

@@ -13,31 +13,37 @@ _NOT_A_CHANGE = ("seed", "mode", "tracker", "hydra")
 """Top-level keys that do not make another experiment."""
 
 
-def run_label(choices: Mapping[str, str | None], overrides: Sequence[str]) -> str:
-    """Names a run by preset and drift: `gtpo+reward.shaping=true`, `ablation=no_discount+rollout.group_size=4`.
+def run_label(choices: Mapping[str, str | None], overrides: Sequence[str], *, every: bool = False) -> str:
+    """Names a run by preset and drift: `gtpo+reward.shaping-true`, `ablation-no_discount+rollout.group_size-4`.
+
+    A folder of this name can be typed in an override without quotes, where Hydra allows no second `=`.
 
     Args:
         choices: The option chosen in each config group.
         overrides: The command line's overrides, in Hydra's syntax.
+        every: Name all overrides but the seed, also those that do not make another experiment.
 
     Returns:
-        A single path component of at most `MAX_LENGTH` characters. Where characters had to be replaced or cut, it
-        ends with a digest of the full text, so that different runs keep different names.
+        A single path component of at most `MAX_LENGTH` characters. Where characters had to be replaced or cut, or
+        where key and value cannot be told apart, it ends with a digest of the full text, so that different runs keep
+        different names.
     """
     preset = "ablation" if choices.get("ablation") else "algo"
-    head = f"ablation={choices['ablation']}" if preset == "ablation" else str(choices.get("algo"))
+    head = ("ablation=" if preset == "ablation" else "") + str(choices.get(preset))
     if (mode := choices.get("mode", "train")) != "train":
-        head = str(mode)
+        preset, head = "mode", str(mode)
     changes: dict[str, str] = {}
     for override in overrides:
         key, _, value = override.partition("=")
         key = key.lstrip("+").replace("/", ".")
-        if key != preset and key.partition(".")[0] not in _NOT_A_CHANGE:
+        ignored = key in ("seed", "mode") if every else key.partition(".")[0] in _NOT_A_CHANGE
+        if key != preset and not ignored:
             changes[key] = f"{key}={value}"
-    text = "+".join([head, *(changes[key] for key in sorted(changes))])
-    safe = re.sub(r"[^\w.=+~,-]", "-", text, flags=re.ASCII)
-    if safe == text and len(text) <= MAX_LENGTH:
-        return text
+    parts = [head, *(changes[key] for key in sorted(changes))]
+    text = "+".join(parts)
+    safe = re.sub(r"[^\w.+-]", "-", text, flags=re.ASCII)
+    if len(text) <= MAX_LENGTH and all(re.fullmatch(r"([\w.]+=)?[\w.-]*", part, flags=re.ASCII) for part in parts):
+        return safe
     digest = hashlib.sha256(text.encode()).hexdigest()[:_DIGEST_LENGTH]
     return f"{safe[: MAX_LENGTH - _DIGEST_LENGTH - 1]}-{digest}"
 
@@ -53,9 +59,13 @@ def given_overrides(hydra: DictConfig) -> list[str]:
 
 
 def register_label() -> None:
-    """Lets `hydra.run.dir` name folders by it: `${run_label:}`."""
+    """Lets folders be named by it: `${run_label:}`, and `${job_label:}` where all jobs of a sweep need their own."""
 
-    def resolver(*, _root_: DictConfig) -> str:
+    def run(*, _root_: DictConfig) -> str:
         return label_of(_root_.hydra)
 
-    OmegaConf.register_new_resolver("run_label", resolver, replace=True)
+    def job(*, _root_: DictConfig) -> str:
+        return run_label(_root_.hydra.runtime.choices, given_overrides(_root_.hydra), every=True)
+
+    OmegaConf.register_new_resolver("run_label", run, replace=True)
+    OmegaConf.register_new_resolver("job_label", job, replace=True)

@@ -11,17 +11,20 @@ from turnwise.config.build import build_components, build_mode
 from turnwise.config.errors import ConfigError
 from turnwise.config.label import given_overrides, label_of
 from turnwise.config.provenance import CONFIG_FILE, check_same_run, describe_run, write_config
+from turnwise.tracker.atomic import write_atomically
 
 
 def launch(config: DictConfig) -> None:
     """Builds what `config` names, records it in the run's folder and runs its mode.
 
     Raises:
-        ConfigError: The user's mistake. A folder that this start made for nothing is gone again.
+        ConfigError: The user's mistake. A folder that this start made for nothing is gone again, and the record of
+            an earlier start is as it was.
     """
     hydra = cast(DictConfig, HydraConfig.get())
     run_dir, label = Path(hydra.runtime.output_dir), label_of(hydra)
-    is_new = not (run_dir / CONFIG_FILE).exists()
+    path = run_dir / CONFIG_FILE
+    before = path.read_bytes() if path.exists() else None
     try:
         components = build_components(config, label)
         mode = build_mode(config)
@@ -30,8 +33,10 @@ def launch(config: DictConfig) -> None:
         write_config(run_dir, record)
         mode(components, run_dir)
     except ConfigError:
-        if is_new:
+        if before is None:
             _remove_if_unused(run_dir, label)
+        elif path.read_bytes() != before:
+            write_atomically(path, before)
         raise
 
 

@@ -15,19 +15,22 @@ from turnwise.config.build import Components
 from turnwise.config.errors import ConfigError, building
 from turnwise.config.wiring import (
     announce,
+    check_prompts,
     check_similarity,
+    check_task,
     choose_device,
     closing,
     load_model,
     rollout_limits,
     run_to_end,
     sampling,
+    start_engine,
     start_policy,
     start_tracker,
 )
 from turnwise.evaluation.evaluate import evaluate
 from turnwise.model.chat import ChatRenderer
-from turnwise.model.tiny import new_tiny_model, train_tokenizer
+from turnwise.model.tiny import SMALLEST_VOCABULARY, new_tiny_model, train_tokenizer
 from turnwise.seeding import derive_seed
 from turnwise.task.arithmetic import Arithmetic
 from turnwise.task.transcripts import Flaws
@@ -44,11 +47,12 @@ class Train:
         console = announce(components, run_dir)
         with building():
             task = components.task.start(components.seed)
-            task.eval_problems(components.evaluation.num_problems)
             check_similarity(components)
-            device = choose_device(components)
             renderer = components.model.load_renderer()
+            check_task(components, task, renderer)
+            device = choose_device(components)
             policy = start_policy(components, renderer, load_model(components, device, torch.float32))
+            engine = start_engine(components, renderer, device)
             found = checkpoint.latest(run_dir / "checkpoints")
             first_step = 0 if found is None else checkpoint.restore(found, policy, task)
             num_steps = components.trainer.num_steps
@@ -57,7 +61,7 @@ class Train:
             tracker = start_tracker(components, run_dir, console, first_step)
 
         async def run() -> None:
-            async with sampling(components, renderer, device) as (engine, rollouts):
+            async with sampling(components, renderer, engine) as rollouts:
                 trainer = Trainer(
                     seed=components.seed,
                     settings=components.trainer,
@@ -89,12 +93,14 @@ class Evaluate:
         with building():
             task = components.task.start(components.seed)
             problems = task.eval_problems(components.evaluation.num_problems)
-            device = choose_device(components)
             renderer = components.model.load_renderer()
-            tracker = start_tracker(components, run_dir, console, first_step=0)
+            check_prompts(components, problems, renderer)
+            device = choose_device(components)
+            engine = start_engine(components, renderer, device)
+            tracker = start_tracker(components, run_dir, console, first_step=0, num_steps=0)
 
         async def run() -> None:
-            async with sampling(components, renderer, device) as (_, rollouts):
+            async with sampling(components, renderer, engine) as rollouts:
                 evaluation = await evaluate(rollouts, components.reward, problems, components.evaluation, task.name)
             scored = evaluation.scored_groups
             tracker.log(evaluation.metrics, 0)
@@ -127,18 +133,24 @@ class WarmStart:
         for name in ("num_demonstrations", "num_steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"mode.{name}={getattr(self, name)}: expected >= 1")
+        if not 0 < self.learning_rate < 1:
+            raise ValueError(f"mode.learning_rate={self.learning_rate}: expected in (0, 1)")
+        if not SMALLEST_VOCABULARY < self.vocab_size <= 4096:
+            raise ValueError(f"mode.vocab_size={self.vocab_size}: expected more than {SMALLEST_VOCABULARY}, up to 4096")
         if self.batch_size > self.num_demonstrations:
             raise ValueError(
                 f"mode.batch_size={self.batch_size}: expected at most mode.num_demonstrations={self.num_demonstrations}"
             )
 
     def __call__(self, components: Components, run_dir: Path) -> None:
-        """Leaves a model that `model.path` takes, and its held-out accuracy in the summary."""
+        """Leaves a model that `model.path` takes."""
         console = announce(components, run_dir)
         if not isinstance(components.task, Arithmetic):
             raise ConfigError("mode=warmstart needs task=arithmetic, the only task with demonstrations")
         device = choose_device(components)
         out = Path(self.out) if self.out else run_dir / "model"
+        with building():
+            out.mkdir(parents=True, exist_ok=True)
         drafts = islice(components.task.warm_start_problems(components.seed), self.num_demonstrations)
         rng = Random(derive_seed(components.seed, "flaws"))
         scripts = [(problem, script(family, draft, self.flaws, rng).next_turn) for problem, family, draft in drafts]

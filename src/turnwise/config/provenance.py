@@ -25,21 +25,25 @@ _MAY_DIFFER = ("trainer.num_steps", "tracker")
 def describe_run(
     components: Components, *, choices: Mapping[str, str | None], overrides: Sequence[str]
 ) -> dict[str, Any]:
-    """The record of a run.
+    """The record of a run that starts here for the first time; `write_config` continues an earlier one.
 
     Args:
         components: What runs, with its resolved configuration and label.
         choices: The option chosen in each config group.
         overrides: The command line's overrides.
     """
-    return {
-        "label": components.label,
-        "choices": {group: option for group, option in choices.items() if not group.startswith("hydra/")},
+    start = {
         "overrides": list(overrides),
-        "config": dict(components.config),
         "git": _git_state(CONF_DIR.parent),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
         "device": _device(components.trainer.device),
+    }
+    return {
+        "label": components.label,
+        "choices": {group: option for group, option in choices.items() if not group.startswith("hydra/")},
+        "config": dict(components.config),
+        **start,
+        "starts": [start],
     }
 
 
@@ -69,9 +73,18 @@ def check_same_run(run_dir: Path, record: Mapping[str, Any]) -> None:
 
 
 def write_config(run_dir: Path, record: Mapping[str, Any]) -> None:
-    """Writes the record to `run_dir`, whole or not at all."""
+    """Writes the record to `run_dir`, whole or not at all.
+
+    The record of a run that goes on stays that of its first start, but for the configuration, which is the present
+    one, and for `starts`, which every start adds to.
+    """
+    path = run_dir / CONFIG_FILE
+    if path.exists():
+        first = json.loads(path.read_text(encoding="utf-8"))
+        starts = [*first.get("starts", []), *record["starts"]]
+        record = {**first, "config": record["config"], "starts": starts}
     text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(run_dir / CONFIG_FILE, text.encode())
+    write_atomically(path, text.encode())
 
 
 def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

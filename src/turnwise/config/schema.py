@@ -17,7 +17,7 @@ from typing import Any, cast, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from hydra.utils import get_class
-from omegaconf import MISSING
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 COMPONENTS = {
     "model/causal_lm": "turnwise.model.causal_lm.CausalLM",
@@ -43,6 +43,9 @@ COMPONENTS = {
     "evaluation": "turnwise.evaluation.evaluate.EvaluationSettings",
 }
 """What a configuration can name: `schema/<key>` for Hydra, and the class it makes. A new part is one line here."""
+
+HAS_GROUP = "has_group"
+"""Marks, in the metadata of a schema's field, a part that is chosen by a config group of its own."""
 
 
 @dataclasses.dataclass
@@ -70,7 +73,19 @@ def register_schemas() -> None:
     store.store(group="schema", name="run", node=RunConfig)
     for key, target in COMPONENTS.items():
         group, _, name = f"schema/{key}".rpartition("/")
-        store.store(group=group, name=name, node=schema_of(get_class(target)))
+        node = OmegaConf.structured(schema_of(get_class(target)))
+        _open_mappings(node)
+        store.store(group=group, name=name, node=node)
+
+
+def _open_mappings(schema: DictConfig) -> None:
+    """Lets the command line add keys to the `dict` fields, which Hydra closes together with everything else."""
+    for name in schema:
+        if isinstance(value := schema._get_node(name), DictConfig) and not value._is_missing():
+            if dataclasses.is_dataclass(OmegaConf.get_type(value)):
+                _open_mappings(value)
+            else:
+                OmegaConf.set_struct(value, False)
 
 
 def schema_of(component: type) -> type:
@@ -93,7 +108,7 @@ def schema_of(component: type) -> type:
 def _schema_field(field: dataclasses.Field[Any], type_: Any) -> tuple[str, Any, Any]:
     """Name, type and default of a field, as `make_dataclass` takes them."""
     if getattr(type_, "_is_protocol", False):
-        return field.name, Any, dataclasses.field(default=MISSING)
+        return field.name, Any, dataclasses.field(default=MISSING, metadata={HAS_GROUP: True})
     if dataclasses.is_dataclass(type_):
         schema = schema_of(cast(type, type_))
         return field.name, schema, dataclasses.field(default_factory=lambda: schema(**_own_values(field)))

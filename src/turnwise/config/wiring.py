@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from time import perf_counter
@@ -16,7 +16,7 @@ from turnwise.config.build import Components
 from turnwise.config.errors import ConfigError
 from turnwise.model.chat import ChatRenderer
 from turnwise.model.policy import TorchPolicy
-from turnwise.protocols import RolloutEngine, Tracker
+from turnwise.protocols import RolloutEngine, Task, Tracker
 from turnwise.report.closing import closing_table
 from turnwise.report.page import write_report
 from turnwise.report.summary import Outcome, summarise_run, write_summary
@@ -26,6 +26,7 @@ from turnwise.seeding import seed_everything
 from turnwise.tracker.composite import CompositeTracker
 from turnwise.tracker.progress import ProgressTracker
 from turnwise.trainer import Device, Precision
+from turnwise.types import Problem
 
 T = TypeVar("T")
 
@@ -43,11 +44,11 @@ def announce(components: Components, run_dir: Path) -> Console:
 
 def choose_device(components: Components) -> torch.device:
     """The device of `trainer.device`; on a CPU also sets the number of threads."""
-    if components.model.num_threads:
-        torch.set_num_threads(components.model.num_threads)
     wanted = components.trainer.device
     if wanted is Device.auto:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        wanted = Device.cuda if torch.cuda.is_available() else Device.cpu
+    if wanted is Device.cpu and components.model.num_threads:
+        torch.set_num_threads(components.model.num_threads)
     return torch.device(str(wanted))
 
 
@@ -63,7 +64,7 @@ def start_policy(components: Components, renderer: ChatRenderer, model: nn.Modul
         max_grad_norm=settings.max_grad_norm,
         token_budget=settings.token_budget,
         logit_chunk=settings.logit_chunk,
-        dtype=compute_dtype(components),
+        dtype=compute_dtype(components, next(model.parameters()).device),
     )
 
 
@@ -73,7 +74,7 @@ def load_model(components: Components, device: torch.device, dtype: torch.dtype)
     Raises:
         ConfigError: `rollout.max_tokens` is more than the model has positions.
     """
-    model = components.model.load_model(device, dtype, compute_dtype(components))
+    model = components.model.load_model(device, dtype, compute_dtype(components, device))
     longest = cast(Any, model).config.max_position_embeddings
     if components.rollout.max_tokens > longest:
         raise ConfigError(
@@ -83,15 +84,45 @@ def load_model(components: Components, device: torch.device, dtype: torch.dtype)
     return model
 
 
+def check_task(components: Components, task: Task, renderer: ChatRenderer) -> None:
+    """Draws a batch and the eval problems once and puts the cursor back: what does not fit is known before step 1.
+
+    Raises:
+        ValueError: The task holds too few problems.
+        ConfigError: Not one prompt leaves room for a turn.
+    """
+    cursor = task.state_dict()
+    problems = task.next_batch(components.rollout.num_problems)
+    task.load_state_dict(cursor)
+    check_prompts(components, [*problems, *task.eval_problems(components.evaluation.num_problems)], renderer)
+
+
+def check_prompts(components: Components, problems: Sequence[Problem], renderer: ChatRenderer) -> None:
+    """Refuses a limit under which nothing could be sampled.
+
+    Raises:
+        ConfigError: Not one prompt leaves room for a turn.
+    """
+    shortest = min(len(renderer.prompt_ids(problem.prompt)) for problem in problems)
+    if shortest >= components.rollout.max_tokens:
+        raise ConfigError(
+            f"rollout.max_tokens={components.rollout.max_tokens}: the shortest of {len(problems)} prompts has "
+            f"{shortest} tokens"
+        )
+
+
 def check_similarity(components: Components) -> None:
     """Loads what shaping compares programs with, so that a missing package or model is known before step 1."""
     if components.reward.shaping:
         components.reward.similarity("print(1)", "print(2)")
 
 
-def compute_dtype(components: Components) -> torch.dtype:
-    """Precision of the passes."""
-    return torch.bfloat16 if components.trainer.dtype is Precision.bfloat16 else torch.float32
+def compute_dtype(components: Components, device: torch.device) -> torch.dtype:
+    """Precision of the passes on `device`."""
+    wanted = components.trainer.dtype
+    if wanted is Precision.auto:
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return torch.bfloat16 if wanted is Precision.bfloat16 else torch.float32
 
 
 def rollout_limits(components: Components) -> RolloutLimits:
@@ -110,21 +141,23 @@ def start_tracker(
     return CompositeTracker([recorded, shown])
 
 
+def start_engine(components: Components, renderer: ChatRenderer, device: torch.device) -> RolloutEngine:
+    """The engine with a copy of the model of its own; `sampling` closes it."""
+    model = load_model(components, device, compute_dtype(components, device))
+    return components.engine.start(model, renderer.stop_token_ids, renderer.pad_token_id)
+
+
 @asynccontextmanager
 async def sampling(
-    components: Components, renderer: ChatRenderer, device: torch.device
-) -> AsyncIterator[tuple[RolloutEngine, RolloutSampler]]:
-    """An engine with a copy of the model and an environment with its processes, both ended on the way out."""
-    dtype = compute_dtype(components)
-    engine = components.engine.start(
-        load_model(components, device, dtype), renderer.stop_token_ids, renderer.pad_token_id
-    )
+    components: Components, renderer: ChatRenderer, engine: RolloutEngine
+) -> AsyncIterator[RolloutSampler]:
+    """The engine joined with an environment and its processes, both ended on the way out."""
     environments = components.env.start()
     try:
         sampler = RolloutSampler(
             engine=engine, environments=environments, renderer=renderer, limits=rollout_limits(components)
         )
-        yield engine, sampler
+        yield sampler
     finally:
         await environments.close()
         await engine.close()
@@ -160,8 +193,12 @@ def closing(run_dir: Path, tracker: Tracker, console: Console) -> Iterator[None]
         why = f"{type(error).__name__}: {error}"
         raise
     finally:
-        tracker.close()
-        summary = summarise_run(run_dir, outcome=outcome, why=why, wall_s=perf_counter() - started)
-        write_summary(run_dir, summary)
-        write_report(run_dir)
-        console.print(closing_table(run_dir, summary))
+        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not cost the report
+        try:
+            tracker.close()
+        finally:
+            summary = summarise_run(run_dir, outcome=outcome, why=why, wall_s=perf_counter() - started)
+            write_summary(run_dir, summary)
+            write_report(run_dir)
+            console.print(closing_table(run_dir, summary))
+            signal.signal(signal.SIGINT, previous)

@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import queue
+import re
 import select
 import signal
 import subprocess
@@ -30,6 +31,9 @@ from turnwise.types import ToolResult, ToolStatus
 
 GRACE_S = 5.0
 """How long a worker may take over a program's time limit to clean up and answer, and to end when asked to."""
+
+SHOWN_FOLDER = "/tmp/sandbox"
+"""What the random folder of a worker is called in output; a program runs in `home` below it."""
 
 
 class ErrorDetail(StrEnum):
@@ -102,10 +106,16 @@ class SandboxPool:
     async def run(self, code: str, error_detail: ErrorDetail = ErrorDetail.traceback) -> ToolResult:
         """Runs `code` as a program and returns its status and whatever it printed, an uncaught exception at the end.
 
-        The value of a last expression is not printed. The same code gives the same text: hashes and `random`
-        are seeded (NumPy's generators are not), and frames name only `program.py`. A worker that fails is
-        replaced and the program is tried once more; then the status is `infrastructure` and the output names
-        the failure. Cancelling abandons the result; the program itself still ends within its limits.
+        The value of a last expression is not printed. A worker that fails is replaced and the program is tried
+        once more; then the status is `infrastructure` and the output names the failure. Cancelling abandons
+        the result; the program itself still ends within its limits.
+
+        The same code gives the same text in every worker, as far as the sandbox can see to it: hashes and
+        `random` are seeded, frames name only `program.py`, every address that follows " at " is printed as
+        `0x...`, and the path of the sandbox's folder as `SHOWN_FOLDER`. What a program takes from elsewhere
+        still differs: time, `id()` and orders that depend on it, process and thread ids, `os.urandom` and what
+        it seeds (NumPy's generators, `tempfile`'s names), parts of the folder's path, races of its own threads,
+        files, the network; and how far a program came that was killed at a limit.
 
         Raises:
             RuntimeError: The pool is closed.
@@ -163,7 +173,7 @@ class _Worker:
             if self._is_interrupted:
                 raise OSError("the sandbox pool was closed")
             if self._process is None:
-                self._folder = tempfile.mkdtemp(prefix="turnwise-sandbox-")
+                self._folder = os.path.realpath(tempfile.mkdtemp(prefix="turnwise-sandbox-"))  # as `getcwd` has it
                 try:
                     self._process = _launch(self._sandbox, self._folder)
                 except OSError:
@@ -187,7 +197,8 @@ class _Worker:
         if not patience.poll(limit_s * 1000):
             raise TimeoutError(f"the sandbox worker gave no answer within {limit_s:g} s")
         reply = worker_script.read_message(process.stdout)
-        return ToolResult(status=ToolStatus(reply["status"]), output=reply["output"], wall_s=reply["wall_s"])
+        output = _masked(reply["output"], self._folder)
+        return ToolResult(status=ToolStatus(reply["status"]), output=output, wall_s=reply["wall_s"])
 
     def interrupt(self) -> None:
         """Asks the process to end, whatever it does, and starts no other; an exchange under way fails at once."""
@@ -214,6 +225,15 @@ class _Worker:
             for pipe in (process.stdin, process.stdout):
                 with contextlib.suppress(OSError):  # what was not sent never will be
                     pipe.close()  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def _masked(output: str, folder: str) -> str:
+    """`output` without what differs from worker to worker: the addresses of objects and the worker's `folder`.
+
+    An address that the capture limit cut short is masked like a whole one. A path cut short is not; the status
+    is `output_limit` then, and `PythonTool` shows a fixed text in place of such output.
+    """
+    return re.sub(r" at 0x[0-9a-f]+", " at 0x...", output).replace(folder, SHOWN_FOLDER)
 
 
 def _launch(sandbox: Sandbox, folder: str) -> subprocess.Popen[bytes]:

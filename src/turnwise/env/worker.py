@@ -21,7 +21,6 @@ import select
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -30,7 +29,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-PROGRAM = "program.py"
+PROGRAM, HOME = "program.py", "home"  # the same names for every program: it can print them
 PRELOADED = ("cmath", "datetime", "decimal", "fractions", "heapq", "itertools", "statistics", "string", "textwrap")
 USER_ERROR_EXIT, MEMORY_EXIT = 1, 86
 ERROR_FD = 3  # a child's second way to its output: an exception is told even where the program closed the first
@@ -109,7 +108,8 @@ def run(request: dict[str, Any], settings: Settings) -> dict[str, Any]:
         RuntimeError: The child failed before the program began.
     """
     start = time.monotonic()
-    folder = tempfile.mkdtemp(prefix="", dir=settings.folder)
+    folder = f"{settings.folder}/{HOME}"
+    Path(folder).mkdir()
     output_fd, child_fd = os.pipe()
     os.set_blocking(output_fd, False)
     captured, max_bytes = bytearray(), len(READY) + settings.max_capture_bytes

@@ -19,7 +19,7 @@ class CausalLM:
     """Any decoder-only language model that transformers loads, with full attention in every layer.
 
     Raises:
-        ValueError: From `check`, `load_model` and `load_renderer`, with the reason in one line.
+        ValueError: From `load_model` and `load_renderer`, with the reason in one line.
     """
 
     path: str
@@ -38,10 +38,6 @@ class CausalLM:
             raise ValueError("model.path is empty: expected a folder, a hub name or package:NAME")
         if self.num_threads < 0:
             raise ValueError(f"model.num_threads={self.num_threads}: expected >= 0")
-
-    def check(self) -> None:
-        """Finds out what is wrong with the path, the template or the tokenizer without loading any weights."""
-        self.load_renderer()
 
     def load_renderer(self) -> ChatRenderer:
         """The tokenizer with its chat template."""
@@ -69,6 +65,7 @@ class CausalLM:
             dtype: Of its weights.
             compute_dtype: What attention computes in where autocast makes that differ from `dtype`.
         """
+        from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM
         from transformers.utils.logging import disable_progress_bar
 
@@ -77,7 +74,7 @@ class CausalLM:
         disable_progress_bar()  # a run shows its own progress
         try:
             model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation=str(attention))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise ValueError(f"model.path={self.path!r}: no model can be loaded, {_first_line(error)}") from error
         return cast(nn.Module, model).to(device).eval()
 

@@ -31,7 +31,6 @@ class ChatRenderer:
         name: For messages and labels.
         stop_token_ids: Tokens that end a sampled turn: the template's end of turn and the tokenizer's end of text.
         pad_token_id: Fills ragged batches; never seen by attention.
-        vocab_size: Number of token ids, control tokens included.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerFast", name: str) -> None:
@@ -54,7 +53,6 @@ class ChatRenderer:
         pad: Any = tokenizer.pad_token_id
         self.stop_token_ids = frozenset({end_id} if eos is None else {end_id, eos})
         self.pad_token_id: int = end_id if pad is None else pad
-        self.vocab_size = len(tokenizer)
         self._tool_role = self._find_tool_role()
         self._check_prefixes()
         self._prompt_ids = lru_cache(maxsize=4096)(self._render_prompt)

@@ -125,6 +125,9 @@ class TorchPolicy:
 
     def save_pretrained(self, folder: Path) -> None:
         """Writes weights, config and tokenizer in the Hugging Face layout."""
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.disable_progress_bar()
         self._model.save_pretrained(folder)
         self._renderer.save_pretrained(folder)
 

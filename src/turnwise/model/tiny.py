@@ -13,6 +13,9 @@ PAD = "<|pad|>"
 ROLES = ("system", "user", "assistant", "tool")
 CONTROL_TOKENS = (PAD, END, *(f"<|{role}|>" for role in ROLES))
 
+SMALLEST_VOCABULARY = 256 + len(CONTROL_TOKENS)
+"""Every byte and every control token: a tokenizer without merges."""
+
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message.role not in ['system', 'user', 'assistant', 'tool'] %}"
@@ -39,9 +42,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 768) -> "PreTrainedT
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    smallest = 256 + len(CONTROL_TOKENS)
-    if vocab_size <= smallest:
-        raise ValueError(f"vocab_size={vocab_size}: expected > {smallest} (256 bytes and the control tokens)")
+    if vocab_size <= SMALLEST_VOCABULARY:
+        raise ValueError(f"vocab_size={vocab_size}: expected > {SMALLEST_VOCABULARY} (256 bytes and control tokens)")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]

@@ -40,7 +40,8 @@ def summarise(
                 f"reward/{name}_mean": fmean(sum(scored.terms[name][g]) for scored, g, _ in counted)
                 for name in counted[0][0].terms
             }
-        figures["reward/shaped_fraction"] = fmean(any(scored.terms["shaping"][g]) for scored, g, _ in counted)
+        shaped = [any(scored.terms["shaping"][g]) for scored, g, _ in counted if "shaping" in scored.terms]
+        figures["reward/shaped_fraction"] = fmean(shaped or [0.0])
     figures["rollout/excluded"] = fmean(trajectory.is_excluded for trajectory in trajectories)
     if advantages:
         figures["advantage/zero_groups"] = fmean(not any(a for row in rows for a in row) for rows in advantages)

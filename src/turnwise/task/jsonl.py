@@ -64,11 +64,15 @@ def read_problems(path: Path) -> list[Problem]:
         raise FileNotFoundError(f"task file {str(path)!r}: no such file")
     problems: list[Problem] = []
     first_lines: dict[str, int] = {}
-    with path.open(encoding="utf-8") as lines:
-        for line_number, line in enumerate(lines, start=1):
+    with path.open("rb") as lines:
+        for line_number, raw in enumerate(lines, start=1):
+            where = f"{path}:{line_number}"
+            try:
+                line = raw.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{where}: not UTF-8: {error.reason} at byte {error.start}") from error
             if not line.strip():
                 continue
-            where = f"{path}:{line_number}"
             problem = _parse(line, where)
             if problem.id in first_lines:
                 raise ValueError(f"{where}: id {problem.id!r} is already that of line {first_lines[problem.id]}")

@@ -131,7 +131,7 @@ class ReasoningGym:
         try:
             import reasoning_gym
         except ImportError as error:
-            raise ImportError("task=reasoning_gym needs its extra: pip install 'turnwise[reasoning-gym]'") from error
+            raise ImportError("task=reasoning_gym needs its extra: pip install reasoning-gym==0.1.25") from error
         options = self.options.get(name, {})
         try:
             items = list(reasoning_gym.create_dataset(name, seed=seed, size=size, **options))

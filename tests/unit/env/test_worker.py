@@ -102,16 +102,34 @@ def test_traceback_names_the_programs_own_frames_alone(sandbox_pool: SandboxPool
     )
 
 
-def test_same_program_same_text_in_every_worker(sandbox_pool: SandboxPool):
-    code = "import random\nprint(set('abcdef'), hash('x'), random.random(), random.sample(range(99), 5))"
+SAME_TEXT = [
+    ("import random\nprint(set('abcdef'), hash('x'), random.random(), random.sample(range(99), 5))", None),
+    ("print(x for x in [1])", "<generator object <genexpr> at 0x...>\n"),
+    ("def f(): pass\nprint(f, [f])", "<function f at 0x...> [<function f at 0x...>]\n"),
+    ("print({1, 2}.__iter__())", "<set_iterator object at 0x...>\n"),
+    ("raise ValueError(object())", "ValueError: <object object at 0x...>\n"),
+    (
+        "import os, tempfile\nprint(os.getcwd(), tempfile.gettempdir())\nopen(os.path.abspath('../x/y'))",
+        "/tmp/sandbox/home /tmp/sandbox/home\n"
+        "FileNotFoundError: [Errno 2] No such file or directory: '/tmp/sandbox/x/y'\n",
+    ),
+    # 65529 + len(" at 0x") + 1 = 65536 bytes are kept: one digit of the address.
+    ("print('x' * 65529 + f' at {id(print):#x}')", "x" * 65529 + " at 0x..."),
+    ("print('0x10', 'look at 10')", "0x10 look at 10\n"),
+]
 
+
+@pytest.mark.parametrize(("code", "output"), SAME_TEXT)
+def test_same_program_same_text_in_every_worker(sandbox_pool: SandboxPool, code: str, output: str | None):
     async def run_many() -> set[str]:
         other = Sandbox(num_workers=1).start()
-        results = await asyncio.gather(*(p.run(code) for p in [sandbox_pool, other] * 4))
+        results = await asyncio.gather(*(p.run(code, ErrorDetail.last_line) for p in [sandbox_pool, other] * 4))
         await other.close()
         return {result.output for result in results}
 
-    assert len(asyncio.run(run_many())) == 1
+    outputs = asyncio.run(run_many())
+    assert len(outputs) == 1
+    assert output is None or outputs == {output}
 
 
 def test_programs_see_neither_the_trainer_nor_each_other(sandbox_pool: SandboxPool, monkeypatch: pytest.MonkeyPatch):

@@ -33,7 +33,7 @@ def bare(tmp_path: Path) -> Path:
 
 def test_a_saved_model_loads_with_its_renderer(folder: Path) -> None:
     lm = CausalLM(path=str(folder))
-    lm.check()
+    lm.load_renderer()
     model = lm.load_model(torch.device("cpu"), torch.float32)
     assert not model.training
     token_ids = torch.tensor([[5, 6, 7]])
@@ -54,25 +54,25 @@ def test_a_saved_model_loads_with_its_renderer(folder: Path) -> None:
 )
 def test_a_missing_path_is_one_clear_line(path: str, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
-        CausalLM(path=path).check()
+        CausalLM(path=path).load_renderer()
     assert "\n" not in str(caught.value)
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds no config\.json"):
-        CausalLM(path=str(tmp_path)).check()
+        CausalLM(path=str(tmp_path)).load_renderer()
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     with pytest.raises(ValueError, match="no tokenizer can be loaded") as caught:
-        CausalLM(path=str(tmp_path)).check()
+        CausalLM(path=str(tmp_path)).load_renderer()
     assert "\n" not in str(caught.value)
 
 
 def test_a_tokenizer_without_chat_template_is_refused_unless_a_file_gives_one(bare: Path) -> None:
     with pytest.raises(ValueError, match="has no chat template"):
-        CausalLM(path=str(bare)).check()
+        CausalLM(path=str(bare)).load_renderer()
     file = bare / "template.jinja"
     with pytest.raises(ValueError, match=r"model\.chat_template=.*: no such file"):
-        CausalLM(path=str(bare), chat_template=str(file)).check()
+        CausalLM(path=str(bare), chat_template=str(file)).load_renderer()
     file.write_text(tokenizer().chat_template)
     messages = [Message(role="user", content="What is 12?")]
     given = CausalLM(path=str(bare), chat_template=str(file)).load_renderer()
@@ -98,7 +98,7 @@ def test_checking_a_model_imports_no_model_and_declaring_one_no_transformers(fol
         "from turnwise.engine.hf import HFEngine\n"
         "import turnwise.model.policy, turnwise.model.tiny\n"
         "assert 'transformers' not in sys.modules\n"
-        f"CausalLM(path={str(folder)!r}).check()\n"
+        f"CausalLM(path={str(folder)!r}).load_renderer()\n"
         "assert not [name for name in sys.modules if '.modeling_llama' in name]\n"
     )
     env = {"PYTHONPATH": str(Path(__file__).parents[3] / "src"), "PATH": ""}

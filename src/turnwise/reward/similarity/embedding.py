@@ -52,6 +52,6 @@ def _encoder(path: str, device: str) -> Any:
         from sentence_transformers import SentenceTransformer  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError(
-            "similarity=embedding needs sentence-transformers: pip install 'turnwise[embedding]'"
+            "similarity=embedding needs sentence-transformers: pip install sentence-transformers"
         ) from error
     return SentenceTransformer(path, device=device)

@@ -1,0 +1,29 @@
+"""Ranges of the trainer's settings; what the trainer does is shown by whole runs in tests/integration."""
+
+import math
+
+import pytest
+
+from turnwise.trainer import TrainerSettings
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_steps", -1),
+        ("keep_checkpoints", -1),
+        ("eval_every", 0),
+        ("save_every", 0),
+        ("token_budget", 0),
+        ("logit_chunk", 0),
+        ("learning_rate", 0.0),
+        ("learning_rate", math.inf),
+        ("max_grad_norm", math.nan),
+        ("weight_decay", -0.1),
+        ("beta1", 1.0),
+        ("beta2", -0.5),
+    ],
+)
+def test_a_value_out_of_range_is_named_with_its_key(name: str, value: float):
+    with pytest.raises(ValueError, match=rf"trainer\.{name}={value}"):
+        TrainerSettings(**{name: value})
