@@ -193,3 +193,10 @@ def test_user_may_ask_for_the_traceback(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert "advantage.discount=2.0: expected 0 to 1" in done.stderr
+
+
+def test_a_group_of_one_is_refused_where_siblings_are_compared(composed) -> None:
+    for overrides in (("algo=gtpo",), ("algo=grpo",), ("advantage.pool=turn_index",)):
+        with pytest.raises(ConfigError, match=r"rollout\.group_size=1: .* expected >= 2"):
+            launch.build_components(composed(*overrides, "rollout.group_size=1"), label="test")
+    assert launch.build_components(composed("advantage.pool=batch", "rollout.group_size=1"), label="test")

@@ -44,7 +44,7 @@ def test_record_of_a_run(start, tmp_path: Path) -> None:
     assert record["config"] == components.config
     assert record["config"]["seed"] == 1
     assert record["config"]["advantage"]["std_kind"] == "population"
-    assert {"python", "torch", "transformers", "turnwise"} <= set(record["versions"])
+    assert {"python", "torch", "transformers"} <= set(record["versions"])
     assert record["versions"]["torch"].startswith("2.")
     assert record["device"]["type"] in ("cpu", "cuda")
     assert [path.name for path in run_dir.iterdir()] == [CONFIG_FILE]

@@ -1,6 +1,7 @@
 """Ranges of the trainer's settings; what the trainer does is shown by whole runs in tests/integration."""
 
 import math
+from typing import Any
 
 import pytest
 
@@ -24,6 +25,6 @@ from turnwise.trainer import TrainerSettings
         ("beta2", -0.5),
     ],
 )
-def test_a_value_out_of_range_is_named_with_its_key(name: str, value: float):
+def test_a_value_out_of_range_is_named_with_its_key(name: str, value: Any):
     with pytest.raises(ValueError, match=rf"trainer\.{name}={value}"):
         TrainerSettings(**{name: value})

@@ -13,9 +13,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from turnwise.advantage.turn_return import TurnReturnAdvantage
 from turnwise.config.errors import ConfigError, explain, known_keys
 from turnwise.config.options import option_groups
 from turnwise.config.schema import HAS_GROUP
+from turnwise.core.group_statistics import Pool
 from turnwise.engine.hf import HFEngine
 from turnwise.env.python_tool import PythonTool
 from turnwise.evaluation.evaluate import EvaluationSettings
@@ -161,11 +163,18 @@ def check_relations(components: Components) -> None:
         raise ConfigError(
             f"reward.shaping=true compares siblings, but rollout.group_size={rollout.group_size}: expected >= 2"
         )
+    advantage = components.advantage
+    compares_batch = isinstance(advantage, TurnReturnAdvantage) and advantage.pool is Pool.batch
+    if rollout.group_size < 2 and not compares_batch:
+        raise ConfigError(
+            f"rollout.group_size={rollout.group_size}: advantages compare the trajectories of a group, expected >= 2 "
+            f"(or advantage=turn_return advantage.pool=batch)"
+        )
     if trainer.device is Device.cuda and not torch.cuda.is_available():
         raise ConfigError("trainer.device=cuda, but no CUDA device is visible here: use auto or cpu")
     on_cuda = trainer.device is not Device.cpu and torch.cuda.is_available()
     wanted = components.model.attention
-    if wanted in FLASH and not (on_cuda and trainer.dtype is Precision.bfloat16):
+    if wanted in FLASH and not (on_cuda and trainer.dtype is not Precision.float32):
         raise ConfigError(
             f"model.attention={wanted} needs a CUDA device and half precision, but trainer.device={trainer.device} is "
             f"{'cuda' if on_cuda else 'cpu'} here and trainer.dtype={trainer.dtype}: use model.attention=auto"

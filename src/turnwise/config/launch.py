@@ -19,7 +19,7 @@ def launch(config: DictConfig) -> None:
 
     Raises:
         ConfigError: The user's mistake. A folder that this start made for nothing is gone again, and the record of
-            an earlier start is as it was.
+            an earlier start is as it was; so too when the user interrupts it before it has begun.
     """
     hydra = cast(DictConfig, HydraConfig.get())
     run_dir, label = Path(hydra.runtime.output_dir), label_of(hydra)
@@ -32,7 +32,7 @@ def launch(config: DictConfig) -> None:
         check_same_run(run_dir, record)
         write_config(run_dir, record)
         mode(components, run_dir)
-    except ConfigError:
+    except (ConfigError, KeyboardInterrupt):
         if before is None:
             _remove_if_unused(run_dir, label)
         elif path.read_bytes() != before:

@@ -17,7 +17,7 @@ from turnwise.tracker.atomic import write_atomically
 from turnwise.trainer import Device
 
 CONFIG_FILE = "config.json"
-_PACKAGES = ("turnwise", "torch", "transformers", "hydra-core", "omegaconf")
+_PACKAGES = ("torch", "transformers", "hydra-core", "omegaconf")
 _MAY_DIFFER = ("trainer.num_steps", "tracker")
 """Keys in which a run may go on with another value: how long it is, and where its figures go besides."""
 
@@ -36,7 +36,7 @@ def describe_run(
         "overrides": list(overrides),
         "git": _git_state(CONF_DIR.parent),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
-        "device": _device(components.trainer.device),
+        "device": _device(components.trainer.device, components.model.num_threads),
     }
     return {
         "label": components.label,
@@ -117,8 +117,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _device(setting: Device) -> dict[str, Any]:
+def _device(setting: Device, num_threads: int) -> dict[str, Any]:
     """The device that `trainer.device` comes to on this machine."""
     if setting is Device.cpu or not torch.cuda.is_available():
-        return {"type": "cpu", "name": platform.machine(), "num_threads": torch.get_num_threads()}
+        return {"type": "cpu", "name": platform.machine(), "num_threads": num_threads or torch.get_num_threads()}
     return {"type": "cuda", "name": torch.cuda.get_device_name(), "count": torch.cuda.device_count()}
