@@ -45,9 +45,8 @@ def save(folder: Path, step: int, *, policy: Policy, task: Task, keep: int) -> P
     folder.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(folder)
     target = folder / f"{_PREFIX}{step}"
-    if _damage(target) is None:  # a run that was resumed here and stopped before its next step
-        _point_last(folder, target)
-        return target
+    if (folder / "last").resolve() == target.resolve() and _damage(target) is None:
+        return target  # a run that was resumed here and stopped before its next step
     draft = folder / f"{_TEMPORARY}{target.name}"
     try:
         draft.mkdir()

@@ -147,13 +147,24 @@ def test_what_last_names_is_never_removed(tmp_path):
     assert checkpoint.latest(tmp_path) == (tmp_path / "step_3").resolve()
 
 
-def test_saving_a_step_again_replaces_it(tmp_path):
-    task = FakeTask()
-    save(tmp_path, 1, keep=1, task=task)
-    task.cursor = 7
-    path = save(tmp_path, 1, keep=1, task=task)
-    assert json.loads((path / "state.json").read_text())["task"] == {"cursor": 7}
+def test_saving_the_last_step_again_leaves_the_whole_checkpoint_alone(tmp_path):
+    written = (save(tmp_path, 1, keep=1) / "state.json").stat()
+    again = (save(tmp_path, 1, keep=1) / "state.json").stat()
+    assert (again.st_ino, again.st_mtime_ns) == (written.st_ino, written.st_mtime_ns)
     assert names(tmp_path) == ["last", "step_1"]
+
+
+def test_saving_a_step_that_is_torn_or_not_the_last_replaces_it(tmp_path):
+    task = FakeTask()
+    save(tmp_path, 1, keep=2, task=task)
+    save(tmp_path, 2, keep=2, task=task)
+    task.cursor = 7
+    path = save(tmp_path, 1, keep=2, task=task)
+    assert json.loads((path / "state.json").read_text())["task"] == {"cursor": 7}
+    (path / "rng.pt").write_bytes(b"")
+    task.cursor = 8
+    path = save(tmp_path, 1, keep=2, task=task)
+    assert json.loads((path / "state.json").read_text())["task"] == {"cursor": 8}
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])

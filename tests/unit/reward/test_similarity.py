@@ -186,7 +186,7 @@ def test_equal_and_blank_programs_need_no_model(monkeypatch):
 def test_missing_package_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     _forget_embeddings()
-    with pytest.raises(ImportError, match=r"turnwise\[embedding\]"):
+    with pytest.raises(ImportError, match=r"pip install sentence-transformers"):
         EmbeddingSimilarity()("x = 1", "x = 2")
 
 

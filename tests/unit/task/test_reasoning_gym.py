@@ -120,5 +120,5 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
         return real_import(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without_gym)
-    with pytest.raises(ImportError, match=r"pip install 'turnwise\[reasoning-gym\]'"):
+    with pytest.raises(ImportError, match=r"pip install reasoning-gym==0.1.25"):
         task().start(0)
