@@ -48,7 +48,8 @@ format: $(READY)  ## format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix
 
 warmstart: $(READY)  ## rebuild the tiny policy's shipped weights from their seed
-	$(BIN)/python src/main.py mode=warmstart mode.out=src/turnwise/model/weights/tiny $(ARGS)
+	$(BIN)/python src/main.py mode=warmstart mode.out=src/turnwise/model/weights/tiny \
+		trainer.token_budget=4096 $(ARGS)
 
 ablations: $(READY)  ## train every ablation arm over matched seeds and print their table
 	PYTHONPATH=src $(BIN)/python experiments/ablations.py $(ARGS)
