@@ -79,8 +79,10 @@ class PolicyGradientLoss:
 
     scale: float = 1.0
 
-    def __call__(self, policy_logprobs_N: Tensor, batch: TokenBatch) -> LossOutput:
-        loss = -(policy_logprobs_N * batch.advantages)[batch.loss_mask].sum() / batch.num_loss_tokens * self.scale
+    def __call__(self, policy_logprobs_N: Tensor, batch: TokenBatch, entropy_N: Tensor | None = None) -> LossOutput:
+        loss = (
+            -(policy_logprobs_N * batch.advantages)[batch.loss_mask].sum() / max(batch.num_loss_tokens, 1) * self.scale
+        )
         return LossOutput(loss=loss, metrics={"loss/value": loss.item()})
 
 

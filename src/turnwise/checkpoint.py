@@ -6,6 +6,7 @@ import pickle
 import platform
 import random
 import shutil
+from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 
 from turnwise.protocols import Policy, Task
+from turnwise.types import TokenBatch
 
 _PREFIX = "step_"
 _TEMPORARY = ".tmp-"
@@ -90,6 +92,20 @@ def restore(path: Path, policy: Policy, task: Task) -> int:
     task.load_state_dict(state["task"])
     _set_rng_state(rng)
     return state["step"]
+
+
+def save_batch(batch: TokenBatch, path: Path) -> None:
+    """Writes the tensors and counts of a batch; `load_batch` reads them."""
+    _dump({field.name: getattr(batch.to(torch.device("cpu")), field.name) for field in fields(batch)}, path)
+
+
+def load_batch(path: Path) -> TokenBatch:
+    """The batch that `save_batch` wrote.
+
+    Raises:
+        ValueError: The file is torn or no batch.
+    """
+    return TokenBatch(**_load(path))
 
 
 def _write_state(draft: Path, step: int, task: Task) -> None:

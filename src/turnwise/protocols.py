@@ -25,6 +25,8 @@ from turnwise.types import (
 
 Metrics = Mapping[str, float]
 """What is logged: `area/name` to a number."""
+PGK = Sequence[Sequence[Sequence[float]]]
+"""One number for each turn of a step, `[P][G][K]`."""
 
 
 class Renderer(Protocol):
@@ -93,6 +95,12 @@ class Similarity(Protocol):
     def __call__(self, code: str, other: str) -> float: ...
 
 
+class Probe(Protocol):
+    """Asks the policy about sampled groups before they are scored, and writes the answers into their trajectories."""
+
+    def __call__(self, groups: Sequence[Group]) -> Sequence[Group]: ...
+
+
 class Reward(Protocol):
     """Scores a group. Siblings are in view, so that shaping can compare them. Excluded trajectories get zeros."""
 
@@ -102,20 +110,29 @@ class Reward(Protocol):
 class AdvantageEstimator(Protocol):
     """Turns rewards into advantages `[P][G][K]`; excluded trajectories leave the statistics and get zeros."""
 
+    @property
+    def discount(self) -> float:
+        """Factor per turn of the returns that are reported beside the advantages; 1 where rewards just add up."""
+        ...
+
     def __call__(self, scored_groups: Sequence[ScoredGroup]) -> list[list[list[float]]]: ...
 
 
 class PolicyLoss(Protocol):
-    """Scalar loss of a part of a step. Losses of the parts add up to the loss of the whole step."""
+    """Scalar loss of a part of a step. Losses of the parts add up to the loss of the whole step.
 
-    def __call__(self, policy_logprobs_N: Tensor, batch: TokenBatch) -> LossOutput: ...
+    Log-probs and entropies are read at loss tokens only. The entropies carry a gradient where the policy was made for
+    a loss that needs it.
+    """
+
+    def __call__(self, policy_logprobs_N: Tensor, batch: TokenBatch, entropy_N: Tensor | None = None) -> LossOutput: ...
 
 
 class Policy(Protocol):
     """The trained model with its optimiser. It never sees the engine."""
 
     def update(self, batch: TokenBatch, loss: PolicyLoss) -> Metrics:
-        """One optimiser step on the whole batch, cut into micro-batches as memory asks."""
+        """Trains on the batch: one or more optimiser steps, each cut into micro-batches as memory asks."""
         ...
 
     def logprobs(self, batch: TokenBatch) -> Tensor:
@@ -172,10 +189,8 @@ class Tracker(Protocol):
         """Records `area/name` figures of a step."""
         ...
 
-    def log_groups(
-        self, groups: Sequence[ScoredGroup], advantages: Sequence[Sequence[Sequence[float]]], step: int
-    ) -> None:
-        """Records the step's trajectories with rewards and advantages `[P][G][K]`."""
+    def log_groups(self, groups: Sequence[ScoredGroup], returns: PGK, advantages: PGK, step: int) -> None:
+        """Records the step's trajectories with rewards, returns and advantages."""
         ...
 
     def close(self) -> None:

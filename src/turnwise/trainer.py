@@ -9,11 +9,23 @@ from pathlib import Path
 
 from turnwise import checkpoint
 from turnwise.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate
-from turnwise.protocols import AdvantageEstimator, Policy, PolicyLoss, Reward, RolloutEngine, Task, Tracker
+from turnwise.protocols import (
+    AdvantageEstimator,
+    Metrics,
+    Policy,
+    PolicyLoss,
+    Probe,
+    Reward,
+    RolloutEngine,
+    Task,
+    Tracker,
+)
+from turnwise.rollout.diagnostics import turn_returns
 from turnwise.rollout.packing import pack
 from turnwise.rollout.sampler import RolloutSampler, RolloutSettings
 from turnwise.rollout.summary import summarise
 from turnwise.seeding import derive_seed
+from turnwise.types import TokenBatch
 
 
 class Device(StrEnum):
@@ -54,6 +66,14 @@ class TrainerSettings:
     """Decay of AdamW's running mean of squared gradients."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm."""
+    num_epochs: int = 1
+    """Passes over each step's trajectories; with 1 and one minibatch every update is on-policy."""
+    num_minibatches: int = 1
+    """Optimiser steps of one pass; each trains on its share of every group's trajectories."""
+    mask_void_turns: bool = False
+    """Leave trajectories with a void turn, neither well-formed call nor answer, out of the loss (SimpleTIR)."""
+    mask_equal_outcomes: bool = False
+    """Leave groups that are all correct or all wrong out of the loss and its denominators (DAPO)."""
     token_budget: int = 2048
     """Padded tokens per micro-batch; changes memory and speed, never the gradient."""
     logit_chunk: int = 4096
@@ -67,7 +87,7 @@ class TrainerSettings:
         for name in ("num_steps", "keep_checkpoints"):
             if getattr(self, name) < 0:
                 raise ValueError(f"trainer.{name}={getattr(self, name)}: expected >= 0")
-        for name in ("eval_every", "save_every", "token_budget", "logit_chunk"):
+        for name in ("eval_every", "save_every", "num_epochs", "num_minibatches", "token_budget", "logit_chunk"):
             if getattr(self, name) < 1:
                 raise ValueError(f"trainer.{name}={getattr(self, name)}: expected >= 1")
         for name in ("learning_rate", "max_grad_norm"):
@@ -92,7 +112,9 @@ class Trainer:
     policy: Policy
     engine: RolloutEngine
     rollouts: RolloutSampler
+    probe: Probe
     reward: Reward
+    evaluation_reward: Reward
     advantage: AdvantageEstimator
     loss: PolicyLoss
     tracker: Tracker
@@ -135,12 +157,20 @@ class Trainer:
             temperature=self.rollout_settings.temperature,
             seed=derive_seed(self.seed, "rollout", step),
         )
-        scored = [self.reward(group) for group in rollout.groups]  # r[i, j], shaping inside
+        groups = self.probe(rollout.groups)  # log p(gold answer) when each turn began, where the reward asks for it
+        scored = [self.reward(group) for group in groups]  # r[i, j], shaping inside
+        returns = turn_returns(scored, self.advantage.discount)  # R[i, j]
         advantages = self.advantage(scored)  # A[i, j]
-        batch = pack(scored, advantages, temperature=self.rollout_settings.temperature)
-        update = self.policy.update(batch, self.loss)  # A[i, j] -> every sampled token of turn j
+        self.tracker.log_groups(scored, returns, advantages, step)
+        batch = pack(  # A[i, j] -> every sampled token of turn j
+            scored,
+            advantages,
+            temperature=self.rollout_settings.temperature,
+            mask_void_turns=self.settings.mask_void_turns,
+            mask_equal_outcomes=self.settings.mask_equal_outcomes,
+        )
+        update = self.update(batch, step)
 
-        self.tracker.log_groups(scored, advantages, step)
         timing = {
             "time/step_s": time.perf_counter() - started,
             "time/rollout_s": rollout.wall_s,
@@ -149,11 +179,24 @@ class Trainer:
         }
         self.tracker.log({**summarise(scored, advantages), **update, **timing}, step)
 
+    def update(self, batch: TokenBatch, step: int) -> Metrics:
+        """Trains the policy on the batch of a step.
+
+        Raises:
+            FloatingPointError: A loss or gradient is not finite. The batch then lies beside the checkpoints.
+        """
+        try:
+            return self.policy.update(batch, self.loss)
+        except FloatingPointError as error:
+            path = self.checkpoints.parent / f"failed_batch_step_{step}.pt"
+            checkpoint.save_batch(batch, path)
+            raise FloatingPointError(f"step {step}: {error}; its batch is in {path}") from error
+
     async def evaluate(self) -> Evaluation:
         """Scores the weights that the engine holds on the eval split."""
         return await evaluate(
             self.rollouts,
-            self.reward,
+            self.evaluation_reward,
             self.task.eval_problems(self.evaluation_settings.num_problems),
             self.evaluation_settings,
             self.task.name,

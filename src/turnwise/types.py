@@ -5,12 +5,30 @@ problems, `G` trajectories of a group, `K` turns of a trajectory, `N` packed tok
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-import torch
-from torch import Tensor
+from turnwise.token_batch import LossOutput, TokenBatch
+
+__all__ = [  # the nouns of every stage, this module's own and those that hold tensors
+    "Completion",
+    "FinishReason",
+    "Group",
+    "LossOutput",
+    "Message",
+    "Problem",
+    "Sampling",
+    "ScoredGroup",
+    "StepResult",
+    "StopReason",
+    "TokenBatch",
+    "ToolCall",
+    "ToolResult",
+    "ToolStatus",
+    "Trajectory",
+    "Turn",
+]
 
 
 class StopReason(StrEnum):
@@ -158,7 +176,11 @@ class Turn:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trajectory:
-    """One transcript: prompt, sampled and tool tokens in order, grown by appending and never re-encoded."""
+    """One transcript: prompt, sampled and tool tokens in order, grown by appending and never re-encoded.
+
+    `gold_logprobs`, where a reward asked for it, says how likely the policy found the gold answer when each turn
+    began: K numbers, each the mean log-prob of the answer's tokens.
+    """
 
     problem_id: str
     sample_index: int
@@ -166,6 +188,7 @@ class Trajectory:
     turns: tuple[Turn, ...]
     stop_reason: StopReason
     answer: str | None = None
+    gold_logprobs: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         bounds = [edge for turn in self.turns for edge in turn.span]
@@ -173,6 +196,12 @@ class Trajectory:
             spans = f"spans {[turn.span for turn in self.turns]} in {len(self.token_ids)} tokens"
             raise ValueError(
                 f"Trajectory {self.problem_id!r}/{self.sample_index}: {spans} must be ordered and disjoint"
+            )
+        gold = self.gold_logprobs
+        if gold is not None and (len(gold) != len(self.turns) or not all(map(math.isfinite, gold))):
+            raise ValueError(
+                f"Trajectory {self.problem_id!r}/{self.sample_index}: gold_logprobs={gold}, expected "
+                f"{len(self.turns)} finite numbers, one for each turn"
             )
 
     @property
@@ -208,14 +237,21 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoredGroup:
-    """A group with its rewards: `turn_rewards_GK` is the sum of the named `terms`, each `[G][K]`."""
+    """A group with its rewards: `turn_rewards_GK` is the sum of the named `terms`, each `[G][K]`.
+
+    `outcome_terms` names those of the terms that judge a trajectory as a whole, such as the accuracy of its answer;
+    the others judge single turns. Some estimators treat the two apart.
+    """
 
     group: Group
     turn_rewards_GK: tuple[tuple[float, ...], ...]
     terms: Mapping[str, tuple[tuple[float, ...], ...]]
     correct_G: tuple[bool, ...]
+    outcome_terms: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if missing := set(self.outcome_terms) - set(self.terms):
+            raise ValueError(f"ScoredGroup.outcome_terms names {sorted(missing)}, the terms are {sorted(self.terms)}")
         shape = [len(t.turns) for t in self.group.trajectories]
         for name, rows in {"turn_rewards_GK": self.turn_rewards_GK, **self.terms}.items():
             if [len(row) for row in rows] != shape:
@@ -225,76 +261,21 @@ class ScoredGroup:
         if len(self.correct_G) != len(shape):
             raise ValueError(f"ScoredGroup.correct_G has {len(self.correct_G)} entries, the group has {len(shape)}")
 
-
-PER_TOKEN_DTYPES = {
-    **dict.fromkeys(("token_ids", "position_ids", "turn_index", "sequence_index"), torch.int64),
-    **dict.fromkeys(("advantages", "behaviour_logprobs"), torch.float32),
-    "loss_mask": torch.bool,
-}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TokenBatch:
-    """Whole trajectories packed end to end into 1-D tensors over N tokens, ready for one update.
-
-    Sequence s holds tokens `cu_seqlens[s]:cu_seqlens[s + 1]`. Entries of the per-token tensors belong
-    to the token at that place: `behaviour_logprobs[n]` is the log-probability of `token_ids[n]` given the
-    tokens before it, at `temperature`. `turn_index` counts the turns of its sequence from 0 and is -1 on
-    prompt and tool tokens. The `num_loss_*` counts are those of the whole optimiser step, whichever part
-    of it the batch holds, so that a loss does not depend on how the step was cut.
-    """
-
-    token_ids: Tensor
-    position_ids: Tensor
-    loss_mask: Tensor
-    advantages: Tensor
-    behaviour_logprobs: Tensor
-    turn_index: Tensor
-    sequence_index: Tensor
-    cu_seqlens: Tensor
-    num_loss_tokens: int
-    num_loss_turns: int
-    num_loss_sequences: int
-    temperature: float
-
-    def __post_init__(self) -> None:
-        num_tokens = self.token_ids.numel()
-        for name, dtype in PER_TOKEN_DTYPES.items():
-            tensor = getattr(self, name)
-            if tensor.shape != (num_tokens,) or tensor.dtype != dtype:
-                found = f"{tensor.dtype} of shape {tuple(tensor.shape)}"
-                raise ValueError(f"TokenBatch.{name}: expected {dtype} of shape ({num_tokens},), got {found}")
-        if self.cu_seqlens.dtype != torch.int32 or self.cu_seqlens.ndim != 1:
-            raise ValueError(f"TokenBatch.cu_seqlens: expected int32 of rank 1, got {self.cu_seqlens.dtype}")
-        if (edges := self.cu_seqlens[[0, -1]].tolist()) != [0, num_tokens]:
-            raise ValueError(f"TokenBatch.cu_seqlens runs from {edges[0]} to {edges[1]}, expected 0 to {num_tokens}")
-        if not bool(torch.isfinite(self.advantages).all()):
-            raise ValueError("TokenBatch.advantages holds NaN or infinity")
-
     @property
-    def num_sequences(self) -> int:
-        """Number of trajectories in the batch."""
-        return self.cu_seqlens.numel() - 1
+    def outcome_G(self) -> tuple[float, ...]:
+        """The part of each trajectory's reward that judges it as a whole: its outcome terms, summed over turns."""
+        return tuple(
+            sum(sum(self.terms[name][g]) for name in self.outcome_terms) for g in range(len(self.turn_rewards_GK))
+        )
 
-    def select(self, sequences: Sequence[int]) -> "TokenBatch":
-        """The batch of the given sequences only, in that order; the counts of the whole step stay."""
-        edges = self.cu_seqlens.tolist()
-        places = torch.cat([torch.arange(edges[s], edges[s + 1]) for s in sequences]).to(self.token_ids.device)
-        lengths = torch.tensor([0, *(edges[s + 1] - edges[s] for s in sequences)])
-        order = torch.arange(len(sequences)).repeat_interleave(lengths[1:])
-        picked = {name: getattr(self, name)[places] for name in PER_TOKEN_DTYPES}
-        picked["sequence_index"] = order.to(self.token_ids.device)
-        return replace(self, **picked, cu_seqlens=lengths.cumsum(0).to(self.cu_seqlens))
-
-    def to(self, device: torch.device) -> "TokenBatch":
-        """The same batch with every tensor on `device`."""
-        moved = {name: value.to(device) for name in self.__slots__ if isinstance(value := getattr(self, name), Tensor)}
-        return replace(self, **moved)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LossOutput:
-    """A scalar loss to differentiate, and its figures: each a sum over the batch divided by the step's counts."""
-
-    loss: Tensor
-    metrics: Mapping[str, float]
+    def without(self, term: str) -> "ScoredGroup":
+        """The same group with `term` taken out of the rewards; itself if there is no such term."""
+        if term not in self.terms:
+            return self
+        terms = {name: rows for name, rows in self.terms.items() if name != term}
+        rewards = tuple(
+            tuple(sum(rows[g][k] for rows in terms.values()) for k in range(len(row)))
+            for g, row in enumerate(self.turn_rewards_GK)
+        )
+        kept = tuple(name for name in self.outcome_terms if name != term)
+        return replace(self, turn_rewards_GK=rewards, terms=terms, outcome_terms=kept)

@@ -142,7 +142,7 @@ def imitation_batch(demonstrated: Iterable[tuple[Problem, Trajectory]]) -> Token
     return pack(scored, [one.turn_rewards_GK for one in scored], temperature=1.0)
 
 
-def imitation_loss(policy_logprobs_N: Tensor, batch: TokenBatch) -> LossOutput:
+def imitation_loss(policy_logprobs_N: Tensor, batch: TokenBatch, entropy_N: Tensor | None = None) -> LossOutput:
     """Mean negative log-likelihood of the demonstrated tokens."""
     loss = -(policy_logprobs_N * batch.loss_mask).sum() / max(batch.num_loss_tokens, 1)
     return LossOutput(loss=loss, metrics={"loss/value": float(loss.detach())})

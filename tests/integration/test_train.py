@@ -176,7 +176,9 @@ def test_nan_in_the_loss_stops_the_run_and_leaves_the_checkpoint(
 ):
     before = weights(run("trainer.num_steps=1"))
     monkeypatch.setattr(
-        ClippedLoss, "__call__", lambda self, logprobs, batch: LossOutput(loss=logprobs.sum() * math.nan, metrics={})
+        ClippedLoss,
+        "__call__",
+        lambda self, logprobs, batch, entropy: LossOutput(loss=logprobs.sum() * math.nan, metrics={}),
     )
     with pytest.raises(FloatingPointError):
         run("trainer.num_steps=3")

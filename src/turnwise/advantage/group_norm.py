@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from turnwise.advantage.ragged import flatten, unflatten
 from turnwise.core.group_statistics import StdKind, normalise
 from turnwise.core.segments import segment_sum
+from turnwise.core.turns import Turns
 from turnwise.types import ScoredGroup
 
 
@@ -37,25 +39,32 @@ class GroupNormAdvantage:
     mask_equal_outcomes: bool = False
     """Give zeros to groups that are all correct or all wrong, whatever else their rewards tell apart."""
 
+    @property
+    def discount(self) -> float:
+        """1: rewards just add up."""
+        return 1.0
+
     def __post_init__(self) -> None:
         if not 0 <= self.eps < 1:
             raise ValueError(f"eps={self.eps}: expected at least 0 and less than 1")
 
     def __call__(self, scored_groups: Sequence[ScoredGroup]) -> list[list[list[float]]]:
         """Advantages `[P][G][K]`, equal over K; excluded trajectories leave the statistics and get zeros."""
-        turns = flatten(scored_groups)
-        num_trajectories = turns.group_index_G.numel()
+        return unflatten(self.of_turns(flatten(scored_groups)), scored_groups)
+
+    def of_turns(self, turns: Turns) -> Tensor:
+        """The same on flat tensors: `[K]`, float64."""
+        rewards_G = segment_sum(turns.rewards_K, turns.trajectory_index_K, turns.num_trajectories)
         advantages_G = normalise(
-            segment_sum(turns.turn_rewards_K, turns.trajectory_index_K, num_trajectories),
+            rewards_G,
             turns.group_index_G,
-            torch.arange(num_trajectories),
-            torch.ones(num_trajectories, dtype=torch.bool),
+            torch.arange(turns.num_trajectories, device=rewards_G.device),
+            torch.ones_like(rewards_G),
             std_kind=self.std_kind,
             eps=self.eps,
             scale_by_std=self.scale_by_std,
             leave_one_out=self.leave_one_out,
-            weight_by_trajectory=False,
         )
         if self.mask_equal_outcomes:
             advantages_G = advantages_G.masked_fill(turns.has_equal_outcomes_G, 0)
-        return unflatten(advantages_G[turns.trajectory_index_K], scored_groups)
+        return advantages_G[turns.trajectory_index_K]

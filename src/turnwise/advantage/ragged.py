@@ -1,49 +1,38 @@
 """Between the ragged groups of a step and flat tensors over their turns.
 
-In this package G runs over the included trajectories of all groups of the step, and K over all their turns, end to end.
+Here K runs over the turns of all included trajectories of the step, end to end, and G over those trajectories.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 
 import torch
 from torch import Tensor
 
+from turnwise.core.turns import Turns
 from turnwise.types import ScoredGroup
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RaggedTurns:
-    """The turns of a step without those of excluded trajectories.
-
-    Attributes:
-        turn_rewards_K: Reward of each turn, float64.
-        turn_index_K: Place of each turn in its trajectory, from 0.
-        trajectory_index_K: Trajectory of each turn, in `[0, G)`, non-decreasing.
-        group_index_G: Group of each trajectory.
-        has_equal_outcomes_G: Whether the trajectories of its group are all correct or all wrong.
-    """
-
-    turn_rewards_K: Tensor
-    turn_index_K: Tensor
-    trajectory_index_K: Tensor
-    group_index_G: Tensor
-    has_equal_outcomes_G: Tensor
-
-
-def flatten(scored_groups: Sequence[ScoredGroup]) -> RaggedTurns:
-    """Lays the included trajectories of all groups end to end."""
+def flatten(scored_groups: Sequence[ScoredGroup]) -> Turns:
+    """Lays the turns of the included trajectories of all groups end to end."""
     rows: list[tuple[float, ...]] = []
+    outcomes: list[float] = []
+    num_tokens: list[int] = []
     group_index: list[int] = []
     has_equal_outcomes: list[bool] = []
     for p, scored in enumerate(scored_groups):
+        outcome_G = scored.outcome_G
         included = [g for g, trajectory in enumerate(scored.group.trajectories) if not trajectory.is_excluded]
-        rows += [scored.turn_rewards_GK[g] for g in included]
+        for g in included:
+            rows.append(scored.turn_rewards_GK[g])
+            outcomes.append(outcome_G[g])
+            num_tokens += [turn.span[1] - turn.span[0] for turn in scored.group.trajectories[g].turns]
         group_index += [p] * len(included)
         has_equal_outcomes += [len({scored.correct_G[g] for g in included}) == 1] * len(included)
-    return RaggedTurns(
-        turn_rewards_K=torch.tensor([reward for row in rows for reward in row], dtype=torch.float64),
+    return Turns(
+        rewards_K=torch.tensor([reward for row in rows for reward in row], dtype=torch.float64),
+        outcomes_G=torch.tensor(outcomes, dtype=torch.float64),
+        num_tokens_K=torch.tensor(num_tokens, dtype=torch.int64),
         turn_index_K=torch.tensor([k for row in rows for k in range(len(row))], dtype=torch.int64),
         trajectory_index_K=torch.tensor([g for g, row in enumerate(rows) for _ in row], dtype=torch.int64),
         group_index_G=torch.tensor(group_index, dtype=torch.int64),

@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from turnwise.advantage.ragged import flatten, unflatten
-from turnwise.core.group_statistics import Pool, StdKind, assign_pools, normalise
+from turnwise.core.group_statistics import Pool, StdKind, assign_pools, normalise, share_weights
 from turnwise.core.returns import discounted_returns
+from turnwise.core.turns import Turns
 from turnwise.types import ScoredGroup
 
 
@@ -51,23 +54,29 @@ class TurnReturnAdvantage:
             raise ValueError(f"discount={self.discount}: expected 0 to 1")
         if not 0 <= self.eps < 1:
             raise ValueError(f"eps={self.eps}: expected at least 0 and less than 1")
+        if self.pool not in Pool:
+            raise ValueError(f"pool={self.pool!r}: expected one of {', '.join(Pool)}")
 
     def __call__(self, scored_groups: Sequence[ScoredGroup]) -> list[list[list[float]]]:
         """Advantages `[P][G][K]`; excluded trajectories leave the statistics and get zeros."""
-        turns = flatten(scored_groups)
-        group_index_K = turns.group_index_G[turns.trajectory_index_K]
-        pool_K, is_member_K = assign_pools(self.pool, group_index_K, turns.turn_index_K)
+        return unflatten(self.of_turns(flatten(scored_groups)), scored_groups)
+
+    def of_turns(self, turns: Turns) -> Tensor:
+        """The same on flat tensors: `[K]`, float64."""
+        pool_K, is_member_K = assign_pools(self.pool, turns.group_index_K, turns.turn_index_K)
+        weights_K = is_member_K.double()
+        if self.weight_by_trajectory:
+            weights_K = share_weights(weights_K, pool_K, turns.trajectory_index_K)
         advantages_K = normalise(
-            discounted_returns(turns.turn_rewards_K, turns.trajectory_index_K, self.discount),
+            discounted_returns(turns.rewards_K, turns.trajectory_index_K, self.discount),
             pool_K,
             turns.trajectory_index_K,
-            is_member_K,
+            weights_K,
             std_kind=self.std_kind,
             eps=self.eps,
             scale_by_std=self.scale_by_std,
             leave_one_out=self.leave_one_out,
-            weight_by_trajectory=self.weight_by_trajectory,
         )
         if self.mask_equal_outcomes:
             advantages_K = advantages_K.masked_fill(turns.has_equal_outcomes_G[turns.trajectory_index_K], 0)
-        return unflatten(advantages_K, scored_groups)
+        return advantages_K

@@ -24,6 +24,7 @@ from turnwise.evaluation.evaluate import EvaluationSettings
 from turnwise.model.attention import FLASH
 from turnwise.model.causal_lm import CausalLM
 from turnwise.protocols import AdvantageEstimator, PolicyLoss, Reward, Similarity, Task, Tracker
+from turnwise.reward.grading import Grader
 from turnwise.rollout.sampler import RolloutSettings
 from turnwise.trainer import Device, Precision, TrainerSettings
 
@@ -34,6 +35,11 @@ class ShapedReward(Reward, Protocol):
     @property
     def shaping(self) -> bool:
         """Whether a wrong trajectory earns something for code that resembles a correct sibling's."""
+        ...
+
+    @property
+    def grader(self) -> Grader:
+        """What decides whether an answer is right."""
         ...
 
     @property

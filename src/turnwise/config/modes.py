@@ -20,6 +20,7 @@ from turnwise.config.wiring import (
     check_task,
     choose_device,
     closing,
+    evaluation_reward,
     load_model,
     rollout_limits,
     run_to_end,
@@ -71,7 +72,9 @@ class Train:
                     policy=policy,
                     engine=engine,
                     rollouts=rollouts,
+                    probe=lambda groups: groups,
                     reward=components.reward,
+                    evaluation_reward=evaluation_reward(components),
                     advantage=components.advantage,
                     loss=components.loss,
                     tracker=tracker,
@@ -101,10 +104,13 @@ class Evaluate:
 
         async def run() -> None:
             async with sampling(components, renderer, engine) as rollouts:
-                evaluation = await evaluate(rollouts, components.reward, problems, components.evaluation, task.name)
+                evaluation = await evaluate(
+                    rollouts, evaluation_reward(components), problems, components.evaluation, task.name
+                )
             scored = evaluation.scored_groups
             tracker.log(evaluation.metrics, 0)
-            tracker.log_groups(scored, [[[0.0] * len(row) for row in one.turn_rewards_GK] for one in scored], 0)
+            zeros = [[[0.0] * len(row) for row in one.turn_rewards_GK] for one in scored]
+            tracker.log_groups(scored, zeros, zeros, 0)
 
         with closing(run_dir, tracker, console):
             run_to_end(run())
@@ -166,7 +172,9 @@ class WarmStart:
             for step, indices in enumerate(islice(batches, self.num_steps)):
                 policy.set_learning_rate(self.learning_rate * warmstart.learning_rate_scale(step, self.num_steps))
                 pairs = [(demonstrations[i].problem, trajectories[i]) for i in indices]
-                tracker.log(policy.update(warmstart.imitation_batch(pairs), warmstart.imitation_loss), step)
+                update = policy.update(warmstart.imitation_batch(pairs), warmstart.imitation_loss)
+                # Demonstrations were not sampled by anything that the policy could disagree with.
+                tracker.log({k: v for k, v in update.items() if not k.startswith("mismatch/")}, step)
             policy.save_pretrained(out)
         console.print(f"weights in {out}; score them with: mode=evaluate model.path={out}", highlight=False)
 

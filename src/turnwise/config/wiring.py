@@ -16,10 +16,11 @@ from turnwise.config.build import Components
 from turnwise.config.errors import ConfigError
 from turnwise.model.chat import ChatRenderer
 from turnwise.model.policy import TorchPolicy
-from turnwise.protocols import RolloutEngine, Task, Tracker
+from turnwise.protocols import Reward, RolloutEngine, Task, Tracker
 from turnwise.report.closing import closing_table
 from turnwise.report.page import write_report
 from turnwise.report.summary import Outcome, summarise_run, write_summary
+from turnwise.reward.outcome import OutcomeReward
 from turnwise.rollout.episode import RolloutLimits
 from turnwise.rollout.sampler import RolloutSampler
 from turnwise.seeding import seed_everything
@@ -65,7 +66,14 @@ def start_policy(components: Components, renderer: ChatRenderer, model: nn.Modul
         token_budget=settings.token_budget,
         logit_chunk=settings.logit_chunk,
         dtype=compute_dtype(components, next(model.parameters()).device),
+        num_epochs=settings.num_epochs,
+        num_minibatches=settings.num_minibatches,
     )
+
+
+def evaluation_reward(components: Components) -> Reward:
+    """Grades answers as training does; accuracy is one number whatever the algorithm rewards beside it."""
+    return OutcomeReward(grader=components.reward.grader)
 
 
 def load_model(components: Components, device: torch.device, dtype: torch.dtype) -> nn.Module:

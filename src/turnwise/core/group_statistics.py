@@ -87,17 +87,31 @@ def pool_mean_std(values_K: Tensor, pool_K: Tensor, weights_K: Tensor, std_kind:
     return mean_S, _ratio_or_zero(squares_S, divisor_S).sqrt()
 
 
+def share_weights(weights_K: Tensor, pool_K: Tensor, trajectory_index_K: Tensor) -> Tensor:
+    """Lets each trajectory count once in a pool: its members there share one unit of weight.
+
+    Args:
+        weights_K: Non-negative, float64; 0 keeps a value out of the statistics.
+        pool_K: Pool of each value, int64.
+        trajectory_index_K: Trajectory of each value, int64.
+
+    Returns:
+        float64 `[K]`; the weights of a trajectory in a pool add up to 1, or to 0 where they were all 0.
+    """
+    share_K = pair_index(pool_K, trajectory_index_K)
+    return _ratio_or_zero(weights_K, segment_sum(weights_K, share_K, num_segments_of(share_K))[share_K])
+
+
 def normalise(
     values_K: Tensor,
     pool_K: Tensor,
     trajectory_index_K: Tensor,
-    is_member_K: Tensor,
+    weights_K: Tensor,
     *,
     std_kind: StdKind,
     eps: float,
     scale_by_std: bool,
-    leave_one_out: bool,
-    weight_by_trajectory: bool,
+    leave_one_out: bool = False,
 ) -> Tensor:
     """Advantage of each value against its pool: `(R - mean(S)) / (std(S) + eps)`.
 
@@ -108,14 +122,13 @@ def normalise(
     Args:
         values_K: Returns, any floating type; must be finite.
         pool_K: Pool of each value, int64.
-        trajectory_index_K: Trajectory of each value, int64.
-        is_member_K: Whether the value enters its pool's statistics, bool.
+        trajectory_index_K: Trajectory of each value, int64; read by `leave_one_out` only.
+        weights_K: Weight of each value in its pool's statistics, 0 to keep it out, any type.
         std_kind: Divisor of the variance.
         eps: Added to the standard deviation.
         scale_by_std: Divide by `std + eps`; without it the advantage is the centred value (Dr.GRPO, arXiv 2503.20783).
         leave_one_out: Take the mean over the other trajectories of the pool (RLOO, arXiv 2402.14740), 0 if there are
             none; the standard deviation stays that of the whole pool.
-        weight_by_trajectory: Share one unit of weight among a trajectory's members of a pool, not one for each.
 
     Returns:
         The advantages, float64 `[K]`.
@@ -123,22 +136,20 @@ def normalise(
     Raises:
         ValueError: The tensors differ in shape, or a value is NaN or infinite.
     """
-    shapes = [tuple(t.shape) for t in (values_K, pool_K, trajectory_index_K, is_member_K)]
+    shapes = [tuple(t.shape) for t in (values_K, pool_K, trajectory_index_K, weights_K)]
     if values_K.ndim != 1 or len(set(shapes)) > 1:
-        raise ValueError(f"values_K, pool_K, trajectory_index_K, is_member_K: expected one shape, got {shapes}")
+        raise ValueError(f"values_K, pool_K, trajectory_index_K, weights_K: expected one shape, got {shapes}")
     if not bool(torch.isfinite(values_K).all()):
         raise ValueError(
             f"values_K holds NaN or infinity at {(~torch.isfinite(values_K)).nonzero().flatten().tolist()}"
         )
-    values_K, weights_K = values_K.double(), is_member_K.double()
-    share_K = pair_index(pool_K, trajectory_index_K)  # a trajectory's part of a pool
-    num_shares = num_segments_of(share_K)
-    if weight_by_trajectory:
-        weights_K = weights_K / segment_sum(weights_K, share_K, num_shares)[share_K].clamp(min=1)
+    values_K, weights_K = values_K.double(), weights_K.double()
     mean_S, std_S = pool_mean_std(values_K, pool_K, weights_K, std_kind)
     advantages_K = values_K - mean_S[pool_K]
     if leave_one_out:
         # The centred values of a pool sum to 0, so those of the others sum to minus the trajectory's own.
+        share_K = pair_index(pool_K, trajectory_index_K)  # a trajectory's part of a pool
+        num_shares = num_segments_of(share_K)
         total_S = segment_sum(weights_K, pool_K, num_segments_of(pool_K))
         others_K = total_S[pool_K] - segment_sum(weights_K, share_K, num_shares)[share_K]
         own_K = segment_sum(weights_K * advantages_K, share_K, num_shares)[share_K]

@@ -15,27 +15,27 @@ def discounted_returns(turn_rewards_K: Tensor, trajectory_index_K: Tensor, disco
     Args:
         turn_rewards_K: Rewards of the turns of all trajectories, end to end.
         trajectory_index_K: Trajectory of each turn, int64, non-decreasing; a trajectory's turns lie in order.
-        discount: Factor per turn, usually in [0, 1].
+        discount: Factor per turn, in [0, 1].
 
     Returns:
         The returns, float64 `[K]`.
 
     Raises:
-        ValueError: The tensors differ in shape, or the index decreases.
+        ValueError: The tensors differ in shape, the index decreases, or the discount is outside [0, 1].
     """
     if turn_rewards_K.ndim != 1 or turn_rewards_K.shape != trajectory_index_K.shape:
         raise ValueError(
             f"turn_rewards_K of shape {tuple(turn_rewards_K.shape)} and trajectory_index_K of shape "
             f"{tuple(trajectory_index_K.shape)}: expected one shape, of rank 1"
         )
-    rewards_K = turn_rewards_K.double()
-    if not rewards_K.numel():
-        return rewards_K
+    if not 0 <= discount <= 1:
+        raise ValueError(f"discount={discount}: expected 0 to 1")
+    returns_K = turn_rewards_K.double().clone()
+    if not returns_K.numel():
+        return returns_K
     turn_index_K = position_in_segment(trajectory_index_K)
-    num_turns, num_trajectories = int(turn_index_K.max()) + 1, int(trajectory_index_K[-1]) + 1
-    # One row a turn, one column a trajectory; short trajectories end in zeros, which add nothing.
-    returns = torch.zeros(num_turns, num_trajectories, dtype=torch.float64, device=rewards_K.device)
-    returns[turn_index_K, trajectory_index_K] = rewards_K
-    for turn in range(num_turns - 2, -1, -1):
-        returns[turn] += discount * returns[turn + 1]
-    return returns[turn_index_K, trajectory_index_K]
+    # All turns with the same place in their trajectory at once, from the last place back to the second.
+    places = turn_index_K.argsort(stable=True).split(torch.bincount(turn_index_K).tolist())
+    for places_of_turn in reversed(places[1:]):
+        returns_K[places_of_turn - 1] += discount * returns_K[places_of_turn]
+    return returns_K

@@ -48,7 +48,7 @@ class ClippedLoss:
         if self.constant_length < 1:
             raise ValueError(f"constant_length={self.constant_length}: expected 1 or more")
 
-    def __call__(self, policy_logprobs_N: Tensor, batch: TokenBatch) -> LossOutput:
+    def __call__(self, policy_logprobs_N: Tensor, batch: TokenBatch, entropy_N: Tensor | None = None) -> LossOutput:
         """Loss of the batch's part of its step.
 
         Args:

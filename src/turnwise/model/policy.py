@@ -1,17 +1,20 @@
-"""The trained model with its optimiser: one AdamW step on a packed batch, cut into micro-batches as memory asks."""
+"""The trained model with its optimiser: AdamW steps on a packed batch, cut into micro-batches as memory asks."""
 
 import math
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from time import perf_counter
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from turnwise.core.mismatch import mismatch_figures
 from turnwise.model.chat import ChatRenderer
-from turnwise.model.token_scores import TokenScores, micro_batches, score_tokens
+from turnwise.model.scorer import TokenScorer
 from turnwise.protocols import Metrics, PolicyLoss
 from turnwise.types import TokenBatch
 
@@ -35,6 +38,10 @@ class TorchPolicy:
         token_budget: int,
         logit_chunk: int,
         dtype: torch.dtype = torch.float32,
+        num_epochs: int = 1,
+        num_minibatches: int = 1,
+        has_entropy_gradient: bool = False,
+        reference: nn.Module | None = None,
     ) -> None:
         """Takes `model` over and converts its weights to float32.
 
@@ -48,6 +55,10 @@ class TorchPolicy:
             token_budget: Padded tokens per micro-batch; a longer sequence stands alone.
             logit_chunk: Tokens whose logits over the vocabulary exist at the same time.
             dtype: Precision of forward and backward passes: float32, or bfloat16 by autocast.
+            num_epochs: Passes over the batch of an update.
+            num_minibatches: Optimiser steps of one pass.
+            has_entropy_gradient: Whether the loss differentiates the entropies.
+            reference: The frozen model that a KL term compares with; scored once an update.
 
         Raises:
             ValueError: If the model's logits are not its output embedding applied to its last hidden states.
@@ -55,54 +66,85 @@ class TorchPolicy:
         self._model = cast(Any, model.float().eval())
         self._renderer = renderer
         self._max_grad_norm = max_grad_norm
-        self._token_budget = token_budget
-        self._logit_chunk = logit_chunk
-        self._dtype = dtype
-        self._device = next(model.parameters()).device
-        self._decoder: nn.Module = self._model.get_decoder()
-        self._head: nn.Module = self._model.get_output_embeddings()
-        self._check_head()
+        self._num_epochs = num_epochs
+        self._num_minibatches = num_minibatches
+        self._has_entropy_gradient = has_entropy_gradient
+        scoring: dict[str, Any] = {
+            "pad_token_id": renderer.pad_token_id,
+            "token_budget": token_budget,
+            "logit_chunk": logit_chunk,
+            "dtype": dtype,
+        }
+        self._scorer = TokenScorer(model, **scoring)
+        self._reference = None if reference is None else TokenScorer(reference.eval().requires_grad_(False), **scoring)
         self._optimizer = torch.optim.AdamW(
             model.parameters(), lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=True
         )
 
     def update(self, batch: TokenBatch, loss: PolicyLoss) -> Metrics:
-        """One optimiser step on the whole batch; how it is cut changes memory and speed, not the gradient.
+        """Trains on a batch for the epochs and minibatches of this policy; how it is cut further changes no gradient.
+
+        With more than one optimiser step the log-probs of the policy as it stands are computed first, once: they are
+        the proximal policy that the ratios of every step refer to. A single step is on-policy and needs no such pass.
 
         Args:
             batch: Sequences whose loss tokens all have a token before them. Without a loss token nothing changes.
             loss: Additive over the parts of a step.
 
         Returns:
-            The loss's own figures, summed; `loss/entropy`, nats, mean over the step's loss tokens;
-            `loss/grad_norm`, before clipping; `time/update_s`; `update/num_micro_batches`;
-            `update/padding_fraction`.
+            The loss's own figures; `loss/entropy`, nats, mean over loss tokens; `loss/grad_norm`, before clipping;
+            `update/num_micro_batches`; `update/padding_fraction`: all of them means over the optimiser steps.
+            `mismatch/*`, between the sampler and the policy as the update found it. `time/update_s`.
 
         Raises:
-            FloatingPointError: If the loss or the gradient is not finite; the weights are then as they were.
+            FloatingPointError: If a loss or gradient is not finite; the step to which it belongs is not taken.
         """
         started = perf_counter()
+        if self._reference is not None:
+            batch = replace(batch, reference_logprobs=self._reference.logprobs(batch))
+        if self._num_epochs * self._num_minibatches > 1 and batch.proximal_logprobs is None:
+            batch = replace(batch, proximal_logprobs=self._scorer.logprobs(batch))
+        steps = [step for _ in range(self._num_epochs) for step in batch.split(self._num_minibatches)]
+        taken = [self._optimise(step, loss) for step in steps]
+        trainer_logprobs_N = taken[0][1] if batch.proximal_logprobs is None else batch.proximal_logprobs
+        mask = batch.loss_mask
+        mismatch = mismatch_figures(
+            behaviour_logprobs_N=batch.behaviour_logprobs[mask],
+            trainer_logprobs_N=trainer_logprobs_N[mask],
+            turn_index_N=batch.turn_index[mask],
+            sequence_index_N=batch.sequence_index[mask],
+        )
+        means = {name: fmean(figures[name] for figures, _ in taken) for name in taken[0][0]}
+        return {**means, **mismatch, "time/update_s": perf_counter() - started}
+
+    def _optimise(self, batch: TokenBatch, loss: PolicyLoss) -> tuple[dict[str, float], Tensor]:
+        """One optimiser step; its figures, and the log-probs `[N]` of its loss tokens before it."""
         self._optimizer.zero_grad(set_to_none=True)
-        parts = micro_batches(batch, self._token_budget)
-        figures: Counter[str] = Counter()
+        parts = self._scorer.parts(batch)
+        logprobs_N = torch.zeros(batch.token_ids.numel(), device=batch.token_ids.device)
+        # Without a loss token the loss is still asked, so that its figures stand in every line.
+        summed: Counter[str] = Counter() if parts else Counter(loss(logprobs_N, batch, logprobs_N).metrics)
         num_tokens = num_padded = 0
         for sequences in parts:
-            part = batch.select(sequences).to(self._device)
-            scores = self._score(part)
-            output = loss(scores.logprobs_N, part)
+            part = batch.select(sequences).to(self._scorer.device)
+            scores = self._scorer.score(part, has_entropy_gradient=self._has_entropy_gradient)
+            output = loss(scores.logprobs_N, part, scores.entropy_N)
             if not math.isfinite(value := output.loss.item()):
                 raise FloatingPointError(f"the loss of sequences {sequences} is {value}; no step was taken")
             output.loss.backward()
-            figures.update({**output.metrics, "loss/entropy": scores.entropy_N.sum().item() / batch.num_loss_tokens})
+            logprobs_N[batch.places(sequences)] = scores.logprobs_N.detach().to(logprobs_N.device)
+            entropy = scores.entropy_N.detach().sum().item() / batch.num_loss_tokens
+            summed.update({**output.metrics, "loss/entropy": entropy})
             num_tokens += part.token_ids.numel()
             num_padded += len(sequences) * int(part.cu_seqlens.diff().max())
-        return {
-            **figures,
+        figures = {
+            "loss/entropy": 0.0,
+            **summed,
             "loss/grad_norm": self._step(),
-            "time/update_s": perf_counter() - started,
             "update/num_micro_batches": len(parts),
             "update/padding_fraction": 1 - num_tokens / num_padded if parts else 0.0,
         }
+        return figures, logprobs_N
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """What later updates use, for a schedule."""
@@ -111,13 +153,7 @@ class TorchPolicy:
 
     def logprobs(self, batch: TokenBatch) -> Tensor:
         """Log-probabilities `[N]` of the loss tokens at the batch's temperature, without gradient; 0 elsewhere."""
-        logprobs_N = torch.zeros(batch.token_ids.numel(), device=batch.token_ids.device)
-        with torch.no_grad():
-            for sequences in micro_batches(batch, self._token_budget):
-                scores = self._score(batch.select(sequences).to(self._device))
-                places = torch.cat([(batch.sequence_index == sequence).nonzero().squeeze(1) for sequence in sequences])
-                logprobs_N[places] = scores.logprobs_N.to(logprobs_N.device)
-        return logprobs_N
+        return self._scorer.logprobs(batch)
 
     def weights(self) -> Mapping[str, Tensor]:
         """Detached views of the current weights under their Hugging Face names."""
@@ -144,32 +180,9 @@ class TorchPolicy:
         """Restores what `state_dict` gave."""
         self._optimizer.load_state_dict(dict(state))
 
-    def _score(self, part: TokenBatch) -> TokenScores:
-        with self._autocast():
-            return score_tokens(
-                self._decoder,
-                self._head,
-                part,
-                pad_token_id=self._renderer.pad_token_id,
-                logit_chunk=self._logit_chunk,
-            )
-
     def _step(self) -> float:
         norm = nn.utils.clip_grad_norm_(self._model.parameters(), self._max_grad_norm).item()
         if not math.isfinite(norm):
             raise FloatingPointError(f"the gradient's norm is {norm}; no step was taken")
         self._optimizer.step()
         return norm
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._dtype == torch.bfloat16)
-
-    @torch.no_grad()
-    def _check_head(self) -> None:
-        """Models that scale or cap their logits behind the head would be trained on other numbers than sampled."""
-        token_ids = torch.tensor([[0, 1]], device=self._device)
-        with self._autocast():
-            expected = self._model(input_ids=token_ids, use_cache=False).logits
-            found = self._head(self._decoder(input_ids=token_ids, use_cache=False).last_hidden_state)
-        if not torch.allclose(found, expected, rtol=1e-2, atol=1e-3):
-            raise ValueError(f"{type(self._model).__name__} changes its logits behind the output embedding")

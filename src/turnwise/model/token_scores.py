@@ -11,7 +11,7 @@ from turnwise.types import TokenBatch
 
 @dataclass(frozen=True, kw_only=True)
 class TokenScores:
-    """What a model thinks of a batch's loss tokens; both `[N]` float32 and 0 on every other token."""
+    """What a model thinks of a batch's loss tokens; both `[N]` float32 and 0 on every other token. Entropy in nats."""
 
     logprobs_N: Tensor
     entropy_N: Tensor
@@ -39,7 +39,13 @@ def micro_batches(batch: TokenBatch, token_budget: int) -> list[list[int]]:
 
 
 def score_tokens(
-    decoder: nn.Module, head: nn.Module, batch: TokenBatch, *, pad_token_id: int, logit_chunk: int
+    decoder: nn.Module,
+    head: nn.Module,
+    batch: TokenBatch,
+    *,
+    pad_token_id: int,
+    logit_chunk: int,
+    has_entropy_gradient: bool = False,
 ) -> TokenScores:
     """Scores every loss token given the tokens before it, at the batch's temperature.
 
@@ -53,9 +59,10 @@ def score_tokens(
         batch: Sequences whose loss tokens all have a token before them.
         pad_token_id: Fills the rows.
         logit_chunk: Rows of the largest tensor `[logit_chunk, V]`.
+        has_entropy_gradient: Whether the entropies can be differentiated, for an entropy bonus.
 
     Returns:
-        Log-probs with gradient and entropies (nats) without.
+        Log-probs with gradient, and entropies.
 
     Raises:
         ValueError: If the first token of a sequence is a loss token.
@@ -72,13 +79,14 @@ def score_tokens(
     predictors = hidden[batch.sequence_index[batch.loss_mask], columns_N[batch.loss_mask] - 1]
     targets = batch.token_ids[batch.loss_mask]
     chunks = list(zip(predictors.split(logit_chunk), targets.split(logit_chunk), strict=True))
+    options = (batch.temperature, has_entropy_gradient)
     if len(chunks) > 1 and torch.is_grad_enabled():
         scored = [
-            checkpoint(_score_chunk, head, *chunk, batch.temperature, use_reentrant=False, preserve_rng_state=False)
+            checkpoint(_score_chunk, head, *chunk, *options, use_reentrant=False, preserve_rng_state=False)
             for chunk in chunks
         ]
     else:
-        scored = [_score_chunk(head, *chunk, batch.temperature) for chunk in chunks]
+        scored = [_score_chunk(head, *chunk, *options) for chunk in chunks]
     logprobs, entropies = (torch.cat(column) for column in zip(*scored, strict=True))
     zeros_N = torch.zeros(batch.token_ids.numel(), device=starts.device)
     return TokenScores(
@@ -87,9 +95,11 @@ def score_tokens(
     )
 
 
-def _score_chunk(head: nn.Module, predictors: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def _score_chunk(
+    head: nn.Module, predictors: Tensor, targets: Tensor, temperature: float, has_entropy_gradient: bool
+) -> tuple[Tensor, Tensor]:
     logprobs = (head(predictors).float() / temperature).log_softmax(-1)
     chosen = logprobs.gather(1, targets[:, None]).squeeze(1)
-    with torch.no_grad():
+    with torch.set_grad_enabled(has_entropy_gradient and torch.is_grad_enabled()):
         entropies = -(logprobs.exp() * logprobs).sum(-1)
     return chosen, entropies

@@ -4,22 +4,31 @@ from collections.abc import Sequence
 
 import torch
 
-from turnwise.types import ScoredGroup, TokenBatch
+from turnwise.protocols import PGK
+from turnwise.types import ScoredGroup, StopReason, TokenBatch, Trajectory
 
 
 def pack(
-    scored_groups: Sequence[ScoredGroup], advantages: Sequence[Sequence[Sequence[float]]], *, temperature: float
+    scored_groups: Sequence[ScoredGroup],
+    advantages: PGK,
+    *,
+    temperature: float,
+    mask_void_turns: bool = False,
+    mask_equal_outcomes: bool = False,
 ) -> TokenBatch:
     """Packs the trajectories that take part in the loss end to end.
 
     Args:
         scored_groups: P groups.
-        advantages: `[P][G][K]`, one number for each turn.
+        advantages: One number for each turn.
         temperature: At which the turns were sampled.
+        mask_void_turns: Leave out trajectories with a void turn: one that holds neither a well-formed tool call nor the
+            final answer (SimpleTIR, arXiv 2509.02479).
+        mask_equal_outcomes: Leave out groups that are all correct or all wrong (DAPO, arXiv 2503.14476).
 
     Returns:
-        A batch in the order of the groups. Only sampled tokens are in the loss mask; excluded trajectories are
-        left out, so that nothing of them can reach the gradient or a denominator.
+        A batch in the order of the groups. Only sampled tokens are in the loss mask; excluded trajectories and those
+        that a mask leaves out are not in the batch, so that nothing of them can reach the gradient or a denominator.
 
     Raises:
         ValueError: If `advantages` does not have the shape of the groups.
@@ -32,13 +41,14 @@ def pack(
     lengths: list[int] = []
     num_loss_turns = 0
     for scored, advantages_GK in zip(scored_groups, advantages, strict=True):
+        is_masked_group = mask_equal_outcomes and has_equal_outcomes(scored)
         for trajectory, advantages_K in zip(scored.group.trajectories, advantages_GK, strict=True):
             if len(advantages_K) != len(trajectory.turns):
                 raise ValueError(
                     f"advantages of {trajectory.problem_id!r}/{trajectory.sample_index}: "
                     f"{len(advantages_K)} numbers for {len(trajectory.turns)} turns"
                 )
-            if trajectory.is_excluded:
+            if trajectory.is_excluded or is_masked_group or (mask_void_turns and has_void_turn(trajectory)):
                 continue
             # What follows the last turn was never conditioned on: nothing of it is needed.
             length = trajectory.turns[-1].span[1]
@@ -71,3 +81,18 @@ def pack(
         num_loss_sequences=len(lengths),
         temperature=temperature,
     )
+
+
+def has_void_turn(trajectory: Trajectory) -> bool:
+    """Whether some turn holds neither a well-formed tool call nor the final answer."""
+    return any(
+        all(call.error is not None for call in turn.tool_calls)
+        and not (turn is trajectory.turns[-1] and trajectory.stop_reason is StopReason.answered)
+        for turn in trajectory.turns
+    )
+
+
+def has_equal_outcomes(scored: ScoredGroup) -> bool:
+    """Whether the trajectories that count are all correct or all wrong."""
+    pairs = zip(scored.correct_G, scored.group.trajectories, strict=True)
+    return len({correct for correct, trajectory in pairs if not trajectory.is_excluded}) < 2

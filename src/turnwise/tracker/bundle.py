@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from turnwise.protocols import PGK
 from turnwise.tracker.atomic import write_atomically
 from turnwise.types import (
     FinishReason,
@@ -37,16 +38,17 @@ def bundle_steps(run_dir: Path) -> list[int]:
     return sorted(int(name.removeprefix("step_").removesuffix(".jsonl.gz")) for name in names)
 
 
-def write_groups(path: Path, groups: Sequence[ScoredGroup], advantages: Sequence[Sequence[Sequence[float]]]) -> None:
-    """Writes the groups of one step with their advantages `[P][G][K]`.
+def write_groups(path: Path, groups: Sequence[ScoredGroup], returns: PGK, advantages: PGK) -> None:
+    """Writes the groups of one step with their returns and advantages.
 
     Equal groups give equal bytes, but for `tool_wall_s` at the end of each line: how long the tools took.
     """
-    if len(groups) != len(advantages):
-        raise ValueError(f"{path.name}: {len(groups)} groups but advantages of {len(advantages)}")
+    if not len(groups) == len(returns) == len(advantages):
+        counts = f"returns of {len(returns)} and advantages of {len(advantages)}"
+        raise ValueError(f"{path.name}: {len(groups)} groups but {counts}")
     lines = [
-        json.dumps(_group_to_json(group, rows), ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
-        for group, rows in zip(groups, advantages, strict=True)
+        json.dumps(_group_to_json(*one), ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
+        for one in zip(groups, returns, advantages, strict=True)
     ]
     write_atomically(path, gzip.compress("".join(lines).encode("utf-8", "surrogatepass"), mtime=0))
 
@@ -76,7 +78,9 @@ def read_groups(path: Path) -> list[tuple[ScoredGroup, Advantages]]:
     return list(iterate_groups(path))
 
 
-def _group_to_json(scored: ScoredGroup, advantages: Sequence[Sequence[float]]) -> dict[str, Any]:
+def _group_to_json(
+    scored: ScoredGroup, returns: Sequence[Sequence[float]], advantages: Sequence[Sequence[float]]
+) -> dict[str, Any]:
     problem, trajectories = scored.group.problem, scored.group.trajectories
     return {
         "problem": {
@@ -92,12 +96,15 @@ def _group_to_json(scored: ScoredGroup, advantages: Sequence[Sequence[float]]) -
                 "turns": [_turn_to_json(turn) for turn in trajectory.turns],
                 "stop_reason": trajectory.stop_reason,
                 "answer": trajectory.answer,
+                "gold_logprobs": trajectory.gold_logprobs,
             }
             for trajectory in trajectories
         ],
         "turn_rewards": scored.turn_rewards_GK,
         "terms": dict(scored.terms),
+        "outcome_terms": scored.outcome_terms,
         "correct": scored.correct_G,
+        "returns": returns,
         "advantages": advantages,
         "tool_wall_s": [[t.tool_result.wall_s if t.tool_result else None for t in one.turns] for one in trajectories],
     }
@@ -131,6 +138,7 @@ def _group_from_json(line: Mapping[str, Any]) -> tuple[ScoredGroup, Advantages]:
             turns=tuple(_turn_from_json(turn, wall_s) for turn, wall_s in zip(one["turns"], walls_s, strict=True)),
             stop_reason=StopReason(one["stop_reason"]),
             answer=one["answer"],
+            gold_logprobs=None if one["gold_logprobs"] is None else tuple(one["gold_logprobs"]),
         )
         for one, walls_s in zip(line["trajectories"], line["tool_wall_s"], strict=True)
     )
@@ -139,6 +147,7 @@ def _group_from_json(line: Mapping[str, Any]) -> tuple[ScoredGroup, Advantages]:
         turn_rewards_GK=_rows(line["turn_rewards"]),
         terms={name: _rows(rows) for name, rows in line["terms"].items()},
         correct_G=tuple(line["correct"]),
+        outcome_terms=tuple(line["outcome_terms"]),
     )
     return scored, line["advantages"]
 

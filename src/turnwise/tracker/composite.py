@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from turnwise.protocols import Metrics, Tracker
+from turnwise.protocols import PGK, Metrics, Tracker
 from turnwise.types import ScoredGroup
 
 
@@ -18,12 +18,10 @@ class CompositeTracker:
         for tracker in self._trackers:
             tracker.log(metrics, step)
 
-    def log_groups(
-        self, groups: Sequence[ScoredGroup], advantages: Sequence[Sequence[Sequence[float]]], step: int
-    ) -> None:
+    def log_groups(self, groups: Sequence[ScoredGroup], returns: PGK, advantages: PGK, step: int) -> None:
         """Logs to each."""
         for tracker in self._trackers:
-            tracker.log_groups(groups, advantages, step)
+            tracker.log_groups(groups, returns, advantages, step)
 
     def close(self) -> None:
         """Closes each, last first, even when one of them fails."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from turnwise.protocols import Metrics
+from turnwise.protocols import PGK, Metrics
 from turnwise.tracker.atomic import write_atomically
 from turnwise.tracker.bundle import bundle_path, bundle_steps, write_groups
 from turnwise.types import ScoredGroup
@@ -57,12 +57,10 @@ class FilesTracker:
         self._metrics.write(json.dumps({"step": step, **figures}, allow_nan=False) + "\n")
         self._metrics.flush()
 
-    def log_groups(
-        self, groups: Sequence[ScoredGroup], advantages: Sequence[Sequence[Sequence[float]]], step: int
-    ) -> None:
+    def log_groups(self, groups: Sequence[ScoredGroup], returns: PGK, advantages: PGK, step: int) -> None:
         """Writes the step's bundle when one is due."""
         if self._save_groups_every and step % self._save_groups_every == 0:
-            write_groups(bundle_path(self._run_dir, step), groups, advantages)
+            write_groups(bundle_path(self._run_dir, step), groups, returns, advantages)
 
     def close(self) -> None:
         """Closes the file; safe to call twice."""

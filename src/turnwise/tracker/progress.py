@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from turnwise.protocols import Metrics
+from turnwise.protocols import PGK, Metrics
 from turnwise.types import ScoredGroup, ToolStatus
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -73,9 +73,7 @@ class ProgressTracker:
         if self._live is None:
             self._print(self.line())
 
-    def log_groups(
-        self, groups: Sequence[ScoredGroup], advantages: Sequence[Sequence[Sequence[float]]], step: int
-    ) -> None:
+    def log_groups(self, groups: Sequence[ScoredGroup], returns: PGK, advantages: PGK, step: int) -> None:
         """Does nothing: the figures say enough."""
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from turnwise.protocols import Metrics, Tracker
+from turnwise.protocols import PGK, Metrics, Tracker
 from turnwise.tracker.composite import CompositeTracker
 from turnwise.tracker.files import Files
 from turnwise.types import ScoredGroup
@@ -108,9 +108,7 @@ class WandbTracker:
         """Records the figures of a step; those of several calls for one step are merged."""
         self._run.log(dict(metrics), step=step)
 
-    def log_groups(
-        self, groups: Sequence[ScoredGroup], advantages: Sequence[Sequence[Sequence[float]]], step: int
-    ) -> None:
+    def log_groups(self, groups: Sequence[ScoredGroup], returns: PGK, advantages: PGK, step: int) -> None:
         """Does nothing: trajectories stay in the run's folder."""
 
     def close(self) -> None:

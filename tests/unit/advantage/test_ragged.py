@@ -11,8 +11,9 @@ def test_included_turns_lie_end_to_end(scored):
         scored([], [-0.1, 0, 1], id="p2"),  # nothing sampled, then three turns
     ]
     turns = flatten(groups)
-    assert turns.turn_rewards_K.tolist() == [0, 1, 0.5, -0.1, 0, 1]
-    assert turns.turn_rewards_K.dtype == torch.float64
+    assert turns.rewards_K.tolist() == [0, 1, 0.5, -0.1, 0, 1]
+    assert turns.rewards_K.dtype == torch.float64
+    assert turns.num_tokens_K.tolist() == [2] * 6, "the builder's turns have two tokens each"
     assert turns.turn_index_K.tolist() == [0, 1, 0, 0, 1, 2]
     assert turns.trajectory_index_K.tolist() == [0, 0, 1, 2, 2, 2]
     assert turns.group_index_G.tolist() == [0, 0, 2]
@@ -33,8 +34,8 @@ def test_outcomes_of_excluded_trajectories_do_not_count(scored):
 
 def test_no_groups():
     turns = flatten([])
-    assert turns.turn_rewards_K.shape == turns.trajectory_index_K.shape == turns.group_index_G.shape == (0,)
-    assert unflatten(turns.turn_rewards_K, []) == []
+    assert turns.rewards_K.shape == turns.trajectory_index_K.shape == turns.group_index_G.shape == (0,)
+    assert unflatten(turns.rewards_K, []) == []
 
 
 def test_a_reward_that_is_not_a_number_never_gets_here(scored):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from turnwise.core.group_statistics import Pool, StdKind, assign_pools, normalise, pool_mean_std
+from turnwise.core.group_statistics import Pool, StdKind, assign_pools, normalise, pool_mean_std, share_weights
 
 # Two groups: group 0 has trajectories of 2 and 1 turns, group 1 one of 2 turns.
 GROUP_K, TURN_K = torch.tensor([0, 0, 0, 1, 1]), torch.tensor([0, 1, 0, 0, 1])
@@ -23,16 +23,18 @@ def advantages(
     leave_one_out: bool = False,
     weight_by_trajectory: bool = False,
 ) -> list[float]:
+    pool_K = torch.tensor(pool, dtype=torch.int64)
+    trajectory_K = torch.tensor(trajectory if trajectory is not None else range(len(values)), dtype=torch.int64)
+    weights_K = torch.tensor(is_member if is_member is not None else [True] * len(values), dtype=torch.float64)
     return normalise(
         torch.tensor(values, dtype=torch.float64),
-        torch.tensor(pool, dtype=torch.int64),
-        torch.tensor(trajectory if trajectory is not None else range(len(values)), dtype=torch.int64),
-        torch.tensor(is_member if is_member is not None else [True] * len(values), dtype=torch.bool),
+        pool_K,
+        trajectory_K,
+        share_weights(weights_K, pool_K, trajectory_K) if weight_by_trajectory else weights_K,
         std_kind=std_kind,
         eps=eps,
         scale_by_std=scale_by_std,
         leave_one_out=leave_one_out,
-        weight_by_trajectory=weight_by_trajectory,
     ).tolist()
 
 

@@ -139,7 +139,9 @@ def test_without_loss_tokens_nothing_happens(sequences: Sequence[Any]) -> None:
     before = copy_of(made.weights())
     metrics = dict(made.update(token_batch(sequences), PolicyGradientLoss()))
     del metrics["time/update_s"]
-    assert metrics == {"loss/grad_norm": 0.0, "update/num_micro_batches": 0, "update/padding_fraction": 0.0}
+    assert metrics.pop("mismatch/ratio_mean") == 1
+    zeros = ("loss/value", "loss/entropy", "loss/grad_norm", "mismatch/kl")
+    assert metrics == dict.fromkeys((*zeros, "update/num_micro_batches", "update/padding_fraction"), 0)
     assert all(tensor.equal(before[name]) for name, tensor in made.weights().items())
     assert made.logprobs(token_batch(sequences)).abs().sum() == 0
 
@@ -147,7 +149,7 @@ def test_without_loss_tokens_nothing_happens(sequences: Sequence[Any]) -> None:
 class SquareRootOfZero:
     """A finite loss with an infinite gradient."""
 
-    def __call__(self, policy_logprobs_N: Tensor, batch: TokenBatch) -> LossOutput:
+    def __call__(self, policy_logprobs_N: Tensor, batch: TokenBatch, entropy_N: Tensor | None = None) -> LossOutput:
         return LossOutput(loss=(policy_logprobs_N - policy_logprobs_N.detach()).square().sum().sqrt(), metrics={})
 
 

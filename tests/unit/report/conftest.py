@@ -115,7 +115,8 @@ def fake_run(run_dir: Path, num_steps: int = 30, num_problems: int = 8, group_si
             tracker.log(fake_evaluation(rng, step), step)
         accuracy = 0.3 + 0.45 * (1 - math.exp(-step / 12))
         pairs = [fake_group(rng, rng.choice(FAMILIES), i, accuracy, group_size) for i in range(num_problems)]
-        tracker.log_groups([group for group, _ in pairs], [rows for _, rows in pairs], step)
+        rows = [rows for _, rows in pairs]
+        tracker.log_groups([group for group, _ in pairs], rows, rows, step)
         figures = {
             "rollout/accuracy": accuracy + rng.gauss(0, 0.03),
             "rollout/num_turns": 2.7 - 0.02 * step,

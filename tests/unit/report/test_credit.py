@@ -10,7 +10,7 @@ from turnwise.types import ScoredGroup, StopReason
 def write(run_dir, steps, scored, advantages):
     tracker = FilesTracker(run_dir)
     for step in steps:
-        tracker.log_groups([scored], [advantages], step)
+        tracker.log_groups([scored], [advantages], [advantages], step)
     tracker.close()
 
 
@@ -52,7 +52,7 @@ def test_nothing_kept(tmp_path):
 
 def test_a_step_without_groups_is_passed_over(tmp_path):
     tracker = FilesTracker(tmp_path)
-    tracker.log_groups([], [], 0)
+    tracker.log_groups([], [], [], 0)
     tracker.close()
     assert read_credit(tmp_path).steps == []
 
@@ -100,7 +100,7 @@ def test_a_long_turn_shows_its_first_tokens(tmp_path):
     long = trajectory(codes=(None,), turn_tokens=MAX_TURN_TOKENS + 5)
     scored = ScoredGroup(group=group(long), turn_rewards_GK=((0.0,),), terms={}, correct_G=(False,))
     tracker = FilesTracker(tmp_path)
-    tracker.log_groups([scored], [[[0.0]]], 0)
+    tracker.log_groups([scored], [[[0.0]]], [[[0.0]]], 0)
     tracker.close()
     ((read, _),) = read_groups(tmp_path / "groups" / "step_0.jsonl.gz")
     assert read == scored

@@ -62,7 +62,8 @@ def make_hostile(run_dir) -> None:
                 trajectories.append(replace(one, turns=turns, answer=HOSTILE))
             group = replace(scored.group, problem=problem, trajectories=tuple(trajectories))
             changed.append(replace(scored, group=group))
-        write_groups(path, changed, [rows for _, rows in read_groups(path)])
+        rows = [rows for _, rows in read_groups(path)]
+        write_groups(path, changed, rows, rows)
     record = json.loads((run_dir / "config.json").read_text())
     (run_dir / "config.json").write_text(json.dumps({**record, "label": HOSTILE, "overrides": [HOSTILE, HOSTILE]}))
     write_summary(run_dir, replace(read_summary(run_dir), why=HOSTILE))

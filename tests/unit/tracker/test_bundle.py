@@ -80,7 +80,7 @@ def test_reading_gives_back_exactly_what_was_written(tmp_path):
         ScoredGroup(group=group(trajectory()), turn_rewards_GK=((0.0, 1.0),), terms={}, correct_G=(True,)),
     ]
     advantages = [[[AWKWARD_FLOATS[0], AWKWARD_FLOATS[1]], []], [[AWKWARD_FLOATS[2], AWKWARD_FLOATS[4]]]]
-    write_groups(path, groups, advantages)
+    write_groups(path, groups, advantages, advantages)
 
     read = read_groups(path)
 
@@ -97,7 +97,7 @@ def test_every_float_is_the_same_float(tmp_path):
         terms={"accuracy": (AWKWARD_FLOATS,)},
         correct_G=(True,),
     )
-    write_groups(path, [scored], [[list(AWKWARD_FLOATS)]])
+    write_groups(path, [scored], [[list(AWKWARD_FLOATS)]], [[list(AWKWARD_FLOATS)]])
 
     ((read, ((*advantages,),)),) = read_groups(path)
 
@@ -108,7 +108,7 @@ def test_every_float_is_the_same_float(tmp_path):
 def test_equal_steps_give_equal_bytes_and_only_the_wall_clock_differs(tmp_path):
     first, again, slower = (tmp_path / name for name in ("a.gz", "b.gz", "c.gz"))
     for path, wall_s in ((first, 0.125), (again, 0.125), (slower, 0.25)):
-        write_groups(path, [awkward_group(wall_s)], [[[0.5, -0.5], []]])
+        write_groups(path, [awkward_group(wall_s)], [[[0.5, -0.5], []]], [[[0.5, -0.5], []]])
 
     assert first.read_bytes() == again.read_bytes()
     assert first.read_bytes() != slower.read_bytes()
@@ -119,28 +119,28 @@ def test_equal_steps_give_equal_bytes_and_only_the_wall_clock_differs(tmp_path):
 
 def test_one_line_a_group(tmp_path):
     path = tmp_path / "step_0.jsonl.gz"
-    write_groups(path, [awkward_group()] * 3, [[[0.5, -0.5], []]] * 3)
+    write_groups(path, [awkward_group()] * 3, [[[0.5, -0.5], []]] * 3, [[[0.5, -0.5], []]] * 3)
     text = gzip.decompress(path.read_bytes()).decode("utf-8", "surrogatepass")
     assert len([json.loads(line) for line in text.split("\n") if line]) == 3
 
 
 def test_no_groups_give_an_empty_bundle(tmp_path):
-    write_groups(tmp_path / "step_0.jsonl.gz", [], [])
+    write_groups(tmp_path / "step_0.jsonl.gz", [], [], [])
     assert read_groups(tmp_path / "step_0.jsonl.gz") == []
 
 
 def test_refuses_advantages_that_do_not_fit(tmp_path):
     path = tmp_path / "step_0.jsonl.gz"
-    with pytest.raises(ValueError, match="1 groups but advantages of 2"):
-        write_groups(path, [awkward_group()], [[[0.5, -0.5], []]] * 2)
+    with pytest.raises(ValueError, match="1 groups but returns of 2 and advantages of 2"):
+        write_groups(path, [awkward_group()], [[[0.5, -0.5], []]] * 2, [[[0.5, -0.5], []]] * 2)
     with pytest.raises(ValueError, match="not JSON compliant"):
-        write_groups(path, [awkward_group()], [[[math.nan, -0.5], []]])
+        write_groups(path, [awkward_group()], [[[math.nan, -0.5], []]], [[[math.nan, -0.5], []]])
     assert not path.exists()
 
 
 def test_a_torn_bundle_is_named(tmp_path):
     path = tmp_path / "step_0.jsonl.gz"
-    write_groups(path, [awkward_group()], [[[0.5, -0.5], []]])
+    write_groups(path, [awkward_group()], [[[0.5, -0.5], []]], [[[0.5, -0.5], []]])
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(ValueError, match=r"step_0\.jsonl\.gz.*not a whole trajectory bundle"):
         read_groups(path)
@@ -148,7 +148,7 @@ def test_a_torn_bundle_is_named(tmp_path):
 
 def test_a_line_with_a_missing_key_is_named(tmp_path):
     path = tmp_path / "step_0.jsonl.gz"
-    write_groups(path, [awkward_group()] * 2, [[[0.5, -0.5], []]] * 2)
+    write_groups(path, [awkward_group()] * 2, [[[0.5, -0.5], []]] * 2, [[[0.5, -0.5], []]] * 2)
     first, second, _ = gzip.decompress(path.read_bytes()).split(b"\n")
     path.write_bytes(gzip.compress(first + b"\n" + second.replace(b'"answer"', b'"reply"') + b"\n"))
     with pytest.raises(ValueError, match=r"line 2: .*KeyError\('answer'\)"):
@@ -164,7 +164,7 @@ def test_a_group_can_be_scored_again_from_its_bundle(tmp_path):
         terms={"accuracy": ((0.0, 1.0),)},
         correct_G=(True,),
     )
-    write_groups(path, [scored], [[[0.0, 0.0]]])
+    write_groups(path, [scored], [[[0.0, 0.0]]], [[[0.0, 0.0]]])
     ((read, _),) = read_groups(path)
     first, last = read.turn_rewards_GK[0]
     assert first + 0.9 * last == 0.9

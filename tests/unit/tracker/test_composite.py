@@ -11,8 +11,8 @@ class Recorder:
     def log(self, metrics, step):
         self.calls.append(("log", dict(metrics), step))
 
-    def log_groups(self, groups, advantages, step):
-        self.calls.append(("log_groups", groups, advantages, step))
+    def log_groups(self, groups, returns, advantages, step):
+        self.calls.append(("log_groups", groups, returns, advantages, step))
 
     def close(self):
         self.calls.append(("close",))
@@ -24,9 +24,9 @@ def test_hands_everything_to_each():
     first, second = Recorder(), Recorder()
     tracker = CompositeTracker([first, second])
     tracker.log({"a/x": 1.0}, 3)
-    tracker.log_groups([], [], 3)
+    tracker.log_groups([], [], [], 3)
     tracker.close()
-    assert first.calls == [("log", {"a/x": 1.0}, 3), ("log_groups", [], [], 3), ("close",)]
+    assert first.calls == [("log", {"a/x": 1.0}, 3), ("log_groups", [], [], [], 3), ("close",)]
     assert second.calls == first.calls
 
 

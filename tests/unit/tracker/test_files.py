@@ -23,7 +23,7 @@ def run_steps(run_dir, first, last):
     for step in range(first, last):
         if step % 2 == 0:
             tracker.log({"eval/arithmetic/accuracy": step / 7}, step)
-        tracker.log_groups([scored_group()], [[[step / 3, -1.0]]], step)
+        tracker.log_groups([scored_group()], [[[step / 3, -1.0]]], [[[step / 3, -1.0]]], step)
         tracker.log({"rollout/accuracy": step / 3, "loss/value": -step / 9}, step)
     tracker.close()
 
@@ -97,7 +97,7 @@ def test_read_metrics_of_a_folder_without_any(tmp_path):
 def test_groups_are_written_when_due(tmp_path):
     tracker = Files(save_groups_every=3).start(tmp_path, first_step=0, label="gtpo", config={})
     for step in range(7):
-        tracker.log_groups([scored_group()], [[[float(step), 0.0]]], step)
+        tracker.log_groups([scored_group()], [[[float(step), 0.0]]], [[[float(step), 0.0]]], step)
     tracker.close()
     assert sorted(path.name for path in (tmp_path / "groups").iterdir()) == [
         f"step_{step}.jsonl.gz" for step in (0, 3, 6)
@@ -107,7 +107,7 @@ def test_groups_are_written_when_due(tmp_path):
 
 def test_zero_keeps_no_groups(tmp_path):
     tracker = Files(save_groups_every=0).start(tmp_path, first_step=0, label="gtpo", config={})
-    tracker.log_groups([scored_group()], [[[0.0, 0.0]]], 0)
+    tracker.log_groups([scored_group()], [[[0.0, 0.0]]], [[[0.0, 0.0]]], 0)
     tracker.close()
     assert list((tmp_path / "groups").iterdir()) == []
 

@@ -55,7 +55,7 @@ def test_a_pipe_gets_one_line_a_step():
     tracker.log(FIGURES, 0)
     clock.now += 4
     tracker.log(FIGURES, 1)
-    tracker.log_groups([], [], 1)
+    tracker.log_groups([], [], [], 1)
     tracker.close()
     first, second = text_of(console).splitlines()
     # one step took 2 s, 9 are left: 18 s; two took 6 s, 8 are left: 24 s

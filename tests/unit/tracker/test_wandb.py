@@ -41,7 +41,7 @@ def test_offline_history_reads_back_and_a_resumed_run_keeps_its_id(tmp_path, cap
     tracker = settings.start(tmp_path, first_step=0, label="gtpo", config={"seed": 3, "reward": {"shaping": True}})
     for metrics, step in LOGGED:
         tracker.log(metrics, step)
-    tracker.log_groups([], [], 0)
+    tracker.log_groups([], [], [], 0)
     tracker.close()
     tracker.close()
     tracker = settings.start(tmp_path, first_step=2, label="gtpo", config={"seed": 3})
@@ -60,7 +60,7 @@ def test_offline_history_reads_back_and_a_resumed_run_keeps_its_id(tmp_path, cap
 def test_disabled_leaves_the_files_alone(tmp_path):
     tracker = Wandb(mode=WandbMode.disabled, save_groups_every=0).start(tmp_path, first_step=0, label="x", config={})
     tracker.log({"a/x": 1.0}, 0)
-    tracker.log_groups([], [], 0)
+    tracker.log_groups([], [], [], 0)
     tracker.close()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["groups", "metrics.jsonl"]
     assert list((tmp_path / "groups").iterdir()) == []
