@@ -41,8 +41,8 @@ def turn_terms(
 ) -> dict[str, Rows]:
     """The terms of each turn's reward: `accuracy` and `shaping` on the last turn, `format` where its rule puts it.
 
-    Accuracy and shaping exclude one another, and shaping enters before the format rule: under the gate a format error
-    takes the shaped outcome away as well. Excluded trajectories get zeros.
+    Accuracy and shaping exclude one another. Under the gate a trajectory with a format error gets no shaping: the gate
+    would take it away, and this way a group can do without the term. Excluded trajectories get zeros.
 
     Args:
         group: The trajectories of one problem.
@@ -62,11 +62,13 @@ def turn_terms(
         if trajectory.is_excluded:
             rows = dict.fromkeys(terms, zeros)
         else:
-            accuracy = 1.0 if correct else 0.0
+            accuracy, errors_K = 1.0 if correct else 0.0, format_errors_K(trajectory)
+            if format_rule is FormatRule.gate and any(errors_K):
+                bonus = 0.0
             rows = {
                 "accuracy": (*zeros[1:], accuracy),
                 "shaping": (*zeros[1:], bonus),
-                "format": format_term_K(format_rule, format_penalty, format_errors_K(trajectory), accuracy + bonus),
+                "format": format_term_K(format_rule, format_penalty, errors_K, accuracy + bonus),
             }
         for name, row in rows.items():
             terms[name].append(row)

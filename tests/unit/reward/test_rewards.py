@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builders import group, trajectory
-from turnwise.reward.format import FormatRule
+from turnwise.reward.format import FormatRule, format_errors_K
 from turnwise.reward.outcome import OutcomeReward
 from turnwise.reward.turn_level import TurnLevelReward
 from turnwise.types import StopReason
@@ -130,8 +130,11 @@ def test_shaped_outcome_goes_through_the_format_rule():
     trajectories = group(right(("p", None)), clean, dirty)
     gate = shaped(OutcomeReward(), table)(trajectories)
     assert gate.turn_rewards_GK == ((0.0, 1.0), (0.0, 0.4), (0.0, 0.0))
+    assert gate.terms["shaping"] == ((0.0, 0.0), (0.0, 0.4), (0.0, 0.0))  # nothing is shaped that the gate would take
+    assert gate.terms["format"] == ((0.0, 0.0), (0.0, 0.0), (0.0, 0.0))
     additive = shaped(OutcomeReward(format_rule=FormatRule.additive), table)(trajectories)
     assert additive.turn_rewards_GK == ((0.0, 1.0), (0.0, 0.4), (0.0, pytest.approx(0.3)))
+    assert additive.terms["shaping"] == ((0.0, 0.0), (0.0, 0.4), (0.0, 0.4))
 
 
 def test_shaping_without_peers_or_without_code_is_zero():
@@ -219,6 +222,24 @@ def test_shaping_changes_wrong_trajectories_only_and_off_means_off(trajectories,
             assert row_on == row_off
         else:
             assert sum(row_on) >= sum(row_off)
+
+
+@given(TRAJECTORIES, REWARDS)
+def test_a_group_without_its_shaping_is_the_unshaped_group(trajectories, reward):
+    members = group(*trajectories)
+    shaped_group = replace(reward, shaping=True)(members)
+    unshaped_group = replace(reward, shaping=False)(members)
+    assert shaped_group.without("shaping").turn_rewards_GK == unshaped_group.turn_rewards_GK
+
+
+@given(TRAJECTORIES, st.sampled_from([TurnLevelReward, OutcomeReward]))
+def test_the_gate_gives_min_of_shaped_outcome_and_format(trajectories, kind):
+    """r = min(r_acc, r_format): the whole shaped outcome without a format error, 0 with one."""
+    members = group(*trajectories)
+    outcomes = kind(format_rule=FormatRule.additive, format_penalty=0.0, shaping=True)(members).turn_rewards_GK
+    gated = kind(format_rule=FormatRule.gate, shaping=True)(members)
+    for one, row, outcome in zip(members.trajectories, gated.turn_rewards_GK, outcomes, strict=True):
+        assert row == ((0.0,) * len(row) if any(format_errors_K(one)) else outcome)
 
 
 @given(TRAJECTORIES, REWARDS)
