@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import load_file
 
 from integration_runs import SMALL, Run
-from turnwise.loss.clipped import ClippedLoss
+from turnwise.checkpoint import load_batch
 from turnwise.report.summary import read_summary
 from turnwise.tracker.bundle import bundle_path, read_groups
-from turnwise.types import LossOutput, StopReason, ToolStatus
+from turnwise.types import StopReason, ToolStatus
 
 MAIN = Path(__file__).parents[2] / "src" / "main.py"
 CONTRACT = (
@@ -171,19 +171,34 @@ def test_ctrl_c_saves_leaves_no_process_and_goes_on_exactly(run: Run, tmp_path: 
     assert_same_run(whole, run("trainer.num_steps=6", folder="stopped"))
 
 
-def test_nan_in_the_loss_stops_the_run_and_leaves_the_checkpoint(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    before = weights(run("trainer.num_steps=1"))
-    monkeypatch.setattr(
-        ClippedLoss,
-        "__call__",
-        lambda self, logprobs, batch, entropy: LossOutput(loss=logprobs.sum() * math.nan, metrics={}),
-    )
-    with pytest.raises(FloatingPointError):
-        run("trainer.num_steps=3")
-    summary = read_summary(tmp_path / "run")
+NAN_LOSS = """
+import math, runpy, sys
+from turnwise.loss.clipped import ClippedLoss
+from turnwise.types import LossOutput
+
+ClippedLoss.__call__ = lambda self, logprobs, batch, entropy: LossOutput(loss=logprobs.sum() * math.nan, metrics={})
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_nan_in_the_loss_stops_the_run_saves_the_batch_and_leaves_the_checkpoint(run: Run, tmp_path: Path):
+    run_dir = run("trainer.num_steps=1")
+    before = {path: path.read_bytes() for path in (run_dir / "checkpoints").rglob("*") if path.is_file()}
+    # The run goes on with a loss that is not a number.
+    command = [sys.executable, "-c", NAN_LOSS, str(MAIN), *SMALL, f"hydra.run.dir={run_dir}"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(MAIN.parent)}
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert ended.returncode == 1, ended.stderr
+    assert "FloatingPointError: step 1: the loss of sequences" in ended.stderr
+    summary = read_summary(run_dir)
     assert (summary.outcome, summary.total_steps) == ("failed", 1)
-    assert "FloatingPointError" in summary.why
-    after = weights(tmp_path / "run")
-    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert "failed_batch_step_1.pt" in summary.why
+
+    batch = load_batch(run_dir / "failed_batch_step_1.pt")
+    groups = read_groups(bundle_path(run_dir, 1))
+    assert batch.num_sequences == sum(not t.is_excluded for scored, _ in groups for t in scored.group.trajectories)
+    after = {path: path.read_bytes() for path in (run_dir / "checkpoints").rglob("*") if path.is_file()}
+    assert before == after
+
+    assert_same_run(run("trainer.num_steps=3"), run("trainer.num_steps=3", folder="whole"))
