@@ -115,6 +115,11 @@ class AdvantageEstimator(Protocol):
         """Factor per turn of the returns that are reported beside the advantages; 1 where rewards just add up."""
         ...
 
+    @property
+    def compares_siblings(self) -> bool:
+        """Whether a trajectory is compared with its siblings, so that a group of one says nothing."""
+        ...
+
     def __call__(self, scored_groups: Sequence[ScoredGroup]) -> list[list[list[float]]]: ...
 
 

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from turnwise.advantage.ragged import flatten, unflatten
-from turnwise.core.group_statistics import StdKind, normalise
-from turnwise.core.segments import segment_sum
+from turnwise.advantage.ranges import check_eps
+from turnwise.core.group_statistics import StdKind, normalise_in_groups
 from turnwise.core.turns import Turns
 from turnwise.types import ScoredGroup
 
@@ -20,8 +19,7 @@ class GroupNormAdvantage:
     `A_i = (r_i - mean(r)) / (std(r) + eps)` over the group, repeated for each turn of trajectory i. The number r_i is
     the sum of the turn rewards, not discounted: with `reward=outcome`, which rewards the last turn only, that reward.
 
-    Dr.GRPO (arXiv 2503.20783) is `scale_by_std=False` with the loss reduction `constant`; RLOO (arXiv 2402.14740) is
-    `scale_by_std=False, leave_one_out=True`.
+    Dr.GRPO (arXiv 2503.20783) is `scale_by_std=False` with the loss reduction `constant`.
     """
 
     std_kind: StdKind = StdKind.population
@@ -44,9 +42,13 @@ class GroupNormAdvantage:
         """1: rewards just add up."""
         return 1.0
 
+    @property
+    def compares_siblings(self) -> bool:
+        """True: the mean is the group's."""
+        return True
+
     def __post_init__(self) -> None:
-        if not 0 <= self.eps < 1:
-            raise ValueError(f"eps={self.eps}: expected at least 0 and less than 1")
+        check_eps(self.eps)
 
     def __call__(self, scored_groups: Sequence[ScoredGroup]) -> list[list[list[float]]]:
         """Advantages `[P][G][K]`, equal over K; excluded trajectories leave the statistics and get zeros."""
@@ -54,12 +56,9 @@ class GroupNormAdvantage:
 
     def of_turns(self, turns: Turns) -> Tensor:
         """The same on flat tensors: `[K]`, float64."""
-        rewards_G = segment_sum(turns.rewards_K, turns.trajectory_index_K, turns.num_trajectories)
-        advantages_G = normalise(
-            rewards_G,
+        advantages_G = normalise_in_groups(
+            turns.rewards_G,
             turns.group_index_G,
-            torch.arange(turns.num_trajectories, device=rewards_G.device),
-            torch.ones_like(rewards_G),
             std_kind=self.std_kind,
             eps=self.eps,
             scale_by_std=self.scale_by_std,

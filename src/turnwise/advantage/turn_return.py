@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from turnwise.advantage.ragged import flatten, unflatten
+from turnwise.advantage.ranges import check_discount, check_eps
 from turnwise.core.group_statistics import Pool, StdKind, assign_pools, normalise, share_weights
 from turnwise.core.returns import discounted_returns
 from turnwise.core.turns import Turns
@@ -50,12 +51,15 @@ class TurnReturnAdvantage:
     """Let each trajectory count once in S, shared among its turns; off, each turn counts once."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.discount <= 1:
-            raise ValueError(f"discount={self.discount}: expected 0 to 1")
-        if not 0 <= self.eps < 1:
-            raise ValueError(f"eps={self.eps}: expected at least 0 and less than 1")
+        check_discount(self.discount)
+        check_eps(self.eps)
         if self.pool not in Pool:
             raise ValueError(f"pool={self.pool!r}: expected one of {', '.join(Pool)}")
+
+    @property
+    def compares_siblings(self) -> bool:
+        """Whether the pool ends at the group."""
+        return self.pool != Pool.batch
 
     def __call__(self, scored_groups: Sequence[ScoredGroup]) -> list[list[list[float]]]:
         """Advantages `[P][G][K]`; excluded trajectories leave the statistics and get zeros."""

@@ -115,20 +115,20 @@ def normalise(
 ) -> Tensor:
     """Advantage of each value against its pool: `(R - mean(S)) / (std(S) + eps)`.
 
-    GTPO (arXiv 2511.14846; docs/PAPER.md section 4, [A, R, 3]) and GRPO (arXiv 2402.03300). A pool whose members do not
-    differ, one of a single member included, says nothing: its values all get 0, and so do those that are measured
-    against it without being members [O].
+    GTPO (arXiv 2511.14846; docs/PAPER.md section 4, [A, R, 3]) and GRPO (arXiv 2402.03300). A pool says nothing if its
+    members do not differ, or come from fewer than two trajectories: what one trajectory earned at its several turns is
+    no comparison with siblings. All values that are measured against such a pool get 0 [O].
 
     Args:
         values_K: Returns, any floating type; must be finite.
         pool_K: Pool of each value, int64.
-        trajectory_index_K: Trajectory of each value, int64; read by `leave_one_out` only.
+        trajectory_index_K: Trajectory of each value, int64, non-negative.
         weights_K: Weight of each value in its pool's statistics, 0 to keep it out, any type.
         std_kind: Divisor of the variance.
         eps: Added to the standard deviation.
         scale_by_std: Divide by `std + eps`; without it the advantage is the centred value (Dr.GRPO, arXiv 2503.20783).
-        leave_one_out: Take the mean over the other trajectories of the pool (RLOO, arXiv 2402.14740), 0 if there are
-            none; the standard deviation stays that of the whole pool.
+        leave_one_out: Take the mean over the other trajectories of the pool (RLOO, arXiv 2402.14740); the standard
+            deviation stays that of the whole pool.
 
     Returns:
         The advantages, float64 `[K]`.
@@ -153,12 +153,58 @@ def normalise(
         total_S = segment_sum(weights_K, pool_K, num_segments_of(pool_K))
         others_K = total_S[pool_K] - segment_sum(weights_K, share_K, num_shares)[share_K]
         own_K = segment_sum(weights_K * advantages_K, share_K, num_shares)[share_K]
-        has_others_K = others_K > _ROUNDING * total_S[pool_K]
-        advantages_K = torch.where(has_others_K, advantages_K + own_K / others_K, 0)
+        advantages_K = advantages_K + own_K / others_K
     if scale_by_std:
         advantages_K = advantages_K / (std_S + eps)[pool_K]
     has_spread_S = std_S > _ROUNDING * (1 + mean_S.abs())
-    return torch.where(has_spread_S[pool_K], advantages_K, 0)
+    says_something_S = has_spread_S & _has_siblings(pool_K, trajectory_index_K, weights_K > 0)
+    return torch.where(says_something_S[pool_K], advantages_K, 0)
+
+
+def normalise_in_groups(
+    values_G: Tensor,
+    group_index_G: Tensor,
+    *,
+    std_kind: StdKind,
+    eps: float,
+    scale_by_std: bool,
+    leave_one_out: bool = False,
+) -> Tensor:
+    """Advantage of each trajectory against its group: `normalise` with one number per trajectory, as in GRPO.
+
+    Args:
+        values_G: One number per trajectory, any floating type; must be finite.
+        group_index_G: Group of each trajectory, int64.
+        std_kind: As in `normalise`, like the fields below.
+        eps: Added to the standard deviation.
+        scale_by_std: Divide by `std + eps`.
+        leave_one_out: Take the mean over the others of the group.
+
+    Returns:
+        The advantages, float64 `[G]`; 0 in a group of one.
+
+    Raises:
+        ValueError: The tensors differ in shape, or a value is NaN or infinite.
+    """
+    return normalise(
+        values_G,
+        group_index_G,
+        torch.arange(values_G.numel(), device=values_G.device),
+        torch.ones_like(values_G),
+        std_kind=std_kind,
+        eps=eps,
+        scale_by_std=scale_by_std,
+        leave_one_out=leave_one_out,
+    )
+
+
+def _has_siblings(pool_K: Tensor, trajectory_index_K: Tensor, is_member_K: Tensor) -> Tensor:
+    """Whether the members of each pool come from two trajectories or more: their lowest index is not the highest."""
+    pool_of_member, trajectory_of_member = pool_K[is_member_K], trajectory_index_K[is_member_K]
+    unset_S = pool_K.new_zeros(num_segments_of(pool_K))
+    lowest_S = unset_S.scatter_reduce(0, pool_of_member, trajectory_of_member, "amin", include_self=False)
+    highest_S = unset_S.scatter_reduce(0, pool_of_member, trajectory_of_member, "amax", include_self=False)
+    return lowest_S < highest_S
 
 
 def _ratio_or_zero(numerator: Tensor, denominator: Tensor) -> Tensor:

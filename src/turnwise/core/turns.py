@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+from turnwise.core.segments import segment_sum
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -13,7 +16,8 @@ class Turns:
 
     Attributes:
         rewards_K: Reward of each turn, float64.
-        outcomes_G: The part of each trajectory's reward that judges it as a whole, float64; it lies on the last turn.
+        outcomes_G: The part of each trajectory's reward that judges it as a whole, float64; the reward of its last turn
+            contains it.
         num_tokens_K: Sampled tokens of each turn, int64.
         turn_index_K: Place of each turn in its trajectory, int64 from 0.
         trajectory_index_K: Trajectory of each turn, int64 in `[0, G)`, non-decreasing.
@@ -45,3 +49,20 @@ class Turns:
     def group_index_K(self) -> Tensor:
         """Group of each turn, int64."""
         return self.group_index_G[self.trajectory_index_K]
+
+    @property
+    def rewards_G(self) -> Tensor:
+        """Reward of each trajectory, float64: the sum of its turn rewards, not discounted."""
+        return segment_sum(self.rewards_K, self.trajectory_index_K, self.num_trajectories)
+
+    @property
+    def process_rewards_K(self) -> Tensor:
+        """Reward of each turn for itself, float64: on the last turn of a trajectory without the outcome."""
+        after_the_end = self.trajectory_index_K.new_tensor([-1])
+        is_last_K = self.trajectory_index_K.diff(append=after_the_end) != 0
+        return self.rewards_K - torch.where(is_last_K, self.outcomes_G[self.trajectory_index_K], 0)
+
+    @property
+    def num_tokens_G(self) -> Tensor:
+        """Sampled tokens of each trajectory, int64."""
+        return segment_sum(self.num_tokens_K, self.trajectory_index_K, self.num_trajectories)

@@ -84,8 +84,8 @@ def test_gamma_one_and_a_last_turn_reward_give_a_trajectory_one_number(scored):
 @pytest.mark.parametrize(
     ("pool", "expected"),
     [
-        # mean .5 of (.5, 1, 0); mean 1.25 of (1.5, 1)
-        (Pool.group, [[[0, 0.5], [-0.5]], [[0.25, -0.25]]]),
+        # mean .5 of (.5, 1, 0); the turns of group 1 are all of one trajectory, which has no siblings
+        (Pool.group, [[[0, 0.5], [-0.5]], [[0, 0]]]),
         # mean 4 / 5 = .8
         (Pool.batch, [[[-0.3, 0.2], [-0.8]], [[0.7, 0.2]]]),
         # first turns .5, 0: mean .25; the second turn of group 0 and both of group 1 are alone
@@ -150,7 +150,8 @@ def by_loops(component: TurnReturnAdvantage, groups: list[list[list[float]]]) ->
             others = [(w, x) for w, (q, h, x) in zip(weights, members, strict=True) if (q, h) != (p, g)]
             centre = math.fsum(w * x for w, x in others) / math.fsum(w for w, _ in others) if others else value
         advantage = (value - centre) / (std + component.eps if component.scale_by_std else 1)
-        result[p][g].append(advantage if std > 0 else 0.0)
+        has_siblings = len({(q, h) for q, h, _ in members}) > 1
+        result[p][g].append(advantage if std > 0 and has_siblings else 0.0)
     return result
 
 
