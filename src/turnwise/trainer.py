@@ -20,7 +20,7 @@ from turnwise.protocols import (
     Task,
     Tracker,
 )
-from turnwise.rollout.diagnostics import turn_returns
+from turnwise.rollout.diagnostics import diagnose, turn_returns
 from turnwise.rollout.packing import pack
 from turnwise.rollout.sampler import RolloutSampler, RolloutSettings
 from turnwise.rollout.summary import summarise
@@ -177,7 +177,8 @@ class Trainer:
             "time/tool_s": rollout.tool_s,
             "throughput/sampled_tokens_per_s": rollout.num_sampled_tokens / rollout.wall_s,
         }
-        self.tracker.log({**summarise(scored, advantages), **update, **timing}, step)
+        credit = diagnose(scored, returns, advantages, self.advantage)
+        self.tracker.log({**summarise(scored, advantages), **credit, **update, **timing}, step)
 
     def update(self, batch: TokenBatch, step: int) -> Metrics:
         """Trains the policy on the batch of a step.
