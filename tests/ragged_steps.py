@@ -1,10 +1,12 @@
 """Steps of ragged groups for the invariance tests: real trajectories of random tokens, turns and rewards."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
 import torch
+from hypothesis import strategies as st
 from torch import Tensor
 
 from builders import problem
@@ -21,8 +23,6 @@ from turnwise.types import (
     Trajectory,
     Turn,
 )
-
-Rows = list[list[list[float]]]
 
 
 def ragged_step(seed: int, *, num_groups: int = 3, group_size: int = 4, num_excluded: int = 1) -> list[ScoredGroup]:
@@ -83,6 +83,27 @@ def _trajectory(random: Random, problem_id: str, g: int, prompt: tuple[int, ...]
         token_ids=tuple(token_ids),
         turns=tuple(turns),
         stop_reason=StopReason.tool_infrastructure if is_excluded else StopReason.answered,
+    )
+
+
+STEPS = st.builds(
+    ragged_step,
+    seed=st.integers(0, 10**6),
+    num_groups=st.integers(1, 3),
+    group_size=st.integers(2, 4),
+    num_excluded=st.integers(0, 1),
+)
+"""Any such step of up to three groups."""
+
+
+def selected(scored: ScoredGroup, order: Sequence[int]) -> ScoredGroup:
+    """The group of the given trajectories only, in that order."""
+    return replace(
+        scored,
+        group=replace(scored.group, trajectories=tuple(scored.group.trajectories[g] for g in order)),
+        turn_rewards_GK=tuple(scored.turn_rewards_GK[g] for g in order),
+        terms={name: tuple(rows[g] for g in order) for name, rows in scored.terms.items()},
+        correct_G=tuple(scored.correct_G[g] for g in order),
     )
 
 

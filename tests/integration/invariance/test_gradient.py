@@ -11,11 +11,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from turnwise.core.correction import Correction
 
-from ragged_steps import assert_same_gradient, off_policy, ragged_step, tiny_policy, updated
+from ragged_steps import STEPS, assert_same_gradient, off_policy, ragged_step, selected, tiny_policy, updated
 from tiny_models import small_model
 from turnwise.advantage.turn_return import TurnReturnAdvantage
+from turnwise.core.correction import Correction
 from turnwise.core.ratios import RatioLevel
 from turnwise.core.segments import Reduction
 from turnwise.loss.clipped import ClippedLoss
@@ -28,13 +28,6 @@ LOSSES = [
     for level, reduction, correction in itertools.product(RatioLevel, Reduction, Correction)
 ]
 EXAMPLES = settings(max_examples=15, deadline=None)
-STEPS = st.builds(
-    ragged_step,
-    seed=st.integers(0, 10**6),
-    num_groups=st.integers(1, 3),
-    group_size=st.integers(2, 4),
-    num_excluded=st.integers(0, 1),
-)
 
 
 def packed(groups: list[ScoredGroup]) -> TokenBatch:
@@ -77,22 +70,13 @@ def test_any_order_of_the_sequences(groups: list[ScoredGroup], random):
 @EXAMPLES
 @given(groups=STEPS, random=st.randoms(use_true_random=False))
 def test_any_order_of_groups_and_siblings(groups: list[ScoredGroup], random):
-    shuffled = [reordered(scored, random) for scored in random.sample(groups, len(groups))]
+    shuffled = [
+        selected(scored, random.sample(range(len(scored.correct_G)), len(scored.correct_G)))
+        for scored in random.sample(groups, len(groups))
+    ]
     # On-policy, so that what the tokens carry does not depend on their place in the batch.
     loss = ClippedLoss(reduction=Reduction.turn)
     assert_same_gradient(updated(packed(groups), loss).gradient, updated(packed(shuffled), loss).gradient)
-
-
-def reordered(scored: ScoredGroup, random) -> ScoredGroup:
-    order = random.sample(range(len(scored.correct_G)), len(scored.correct_G))
-    picked = {name: tuple(rows[g] for g in order) for name, rows in scored.terms.items()}
-    return replace(
-        scored,
-        group=replace(scored.group, trajectories=tuple(scored.group.trajectories[g] for g in order)),
-        turn_rewards_GK=tuple(scored.turn_rewards_GK[g] for g in order),
-        terms=picked,
-        correct_G=tuple(scored.correct_G[g] for g in order),
-    )
 
 
 @EXAMPLES
@@ -111,21 +95,12 @@ def test_what_fills_the_rows_is_never_seen(groups: list[ScoredGroup], pad: int):
 
 def test_excluded_trajectories_change_nothing_but_the_counts():
     groups = ragged_step(seed=5, num_excluded=2)
-    kept = [without_excluded(scored) for scored in groups]
+    kept = [
+        selected(scored, [g for g, t in enumerate(scored.group.trajectories) if not t.is_excluded]) for scored in groups
+    ]
     with_them, without_them = updated(packed(groups), ClippedLoss()), updated(packed(kept), ClippedLoss())
     assert with_them.figures == without_them.figures
     assert all(torch.equal(with_them.gradient[name], without_them.gradient[name]) for name in with_them.gradient)
-
-
-def without_excluded(scored: ScoredGroup) -> ScoredGroup:
-    kept = [g for g, trajectory in enumerate(scored.group.trajectories) if not trajectory.is_excluded]
-    return replace(
-        scored,
-        group=replace(scored.group, trajectories=tuple(scored.group.trajectories[g] for g in kept)),
-        turn_rewards_GK=tuple(scored.turn_rewards_GK[g] for g in kept),
-        terms={name: tuple(rows[g] for g in kept) for name, rows in scored.terms.items()},
-        correct_G=tuple(scored.correct_G[g] for g in kept),
-    )
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -154,7 +129,7 @@ def test_logits_of_prompt_and_tool_tokens_are_never_seen(seed: int):
 @pytest.mark.parametrize("num_groups", [0, 2])
 def test_a_step_in_which_nothing_counts_has_no_gradient(num_groups: int):
     groups = ragged_step(seed=1, num_groups=num_groups, num_excluded=4)
-    update = off_policy_update(packed(groups))
+    update = off_policy_update(off_policy(packed(groups)))
     assert all(float(gradient.abs().max()) == 0 for gradient in update.gradient.values())
     assert update.figures["loss/value"] == update.figures["loss/grad_norm"] == 0
 

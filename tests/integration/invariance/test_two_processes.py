@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import multiprocessing
-from turnwise.core.correction import Correction
+from torch.multiprocessing.spawn import spawn
 
 from ragged_steps import assert_same_gradient, updated
+from turnwise.core.correction import Correction
 from turnwise.core.ratios import RatioLevel
 from turnwise.core.segments import Reduction
 from turnwise.loss.clipped import ClippedLoss
@@ -28,7 +28,7 @@ FIELDS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("fields", FIELDS, ids=lambda fields: str(fields["reduction"]))
 def test_the_halves_of_a_step_add_up(fields: dict[str, Any], tmp_path: Path):
-    multiprocessing.spawn(half_step, (str(tmp_path), fields), nprocs=2)
+    spawn(half_step, (str(tmp_path), fields), nprocs=2)
     together = torch.load(tmp_path / "gradient.pt", weights_only=True)
     alone = updated(whole_step(), ClippedLoss(**fields), has_entropy_gradient=True)
     assert alone.figures["loss/grad_norm"] > 1e-3
