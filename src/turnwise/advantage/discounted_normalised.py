@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from turnwise.advantage.ragged import flatten, unflatten
-from turnwise.advantage.ranges import check_discount, check_eps
+from turnwise.advantage.ranges import check_choice, check_discount, check_scaling
 from turnwise.core.group_statistics import Pool, StdKind, assign_pools, normalise
 from turnwise.core.returns import discounted_returns
 from turnwise.core.turns import Turns
 from turnwise.types import ScoredGroup
-
-_POOLS = (Pool.group, Pool.batch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +44,8 @@ class DiscountedNormalisedAdvantage:
 
     def __post_init__(self) -> None:
         check_discount(self.discount)
-        check_eps(self.eps)
-        if self.pool not in _POOLS:
-            raise ValueError(f"pool={self.pool}: expected one of {', '.join(_POOLS)}")
+        check_scaling(self.std_kind, self.eps)
+        check_choice("pool", self.pool, (Pool.group, Pool.batch))
 
     @property
     def compares_siblings(self) -> bool:

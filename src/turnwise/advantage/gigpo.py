@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from turnwise.advantage.ragged import flatten, unflatten
-from turnwise.advantage.ranges import check_discount, check_eps, check_weight
+from turnwise.advantage.ranges import check_choice, check_discount, check_scaling, check_weight
 from turnwise.core.group_statistics import StdKind, normalise, normalise_in_groups
 from turnwise.core.returns import discounted_returns
 from turnwise.core.turns import Turns
@@ -56,9 +56,8 @@ class GiGPOAdvantage:
     def __post_init__(self) -> None:
         check_discount(self.discount)
         check_weight("step_weight", self.step_weight)
-        check_eps(self.eps)
-        if self.anchor not in Anchor:
-            raise ValueError(f"anchor={self.anchor}: expected one of {', '.join(Anchor)}")
+        check_scaling(self.std_kind, self.eps)
+        check_choice("anchor", self.anchor, Anchor)
 
     @property
     def compares_siblings(self) -> bool:

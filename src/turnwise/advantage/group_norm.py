@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from turnwise.advantage.ragged import flatten, unflatten
-from turnwise.advantage.ranges import check_eps
+from turnwise.advantage.ranges import check_scaling
 from turnwise.core.group_statistics import StdKind, normalise_in_groups
 from turnwise.core.turns import Turns
 from turnwise.types import ScoredGroup
@@ -48,7 +48,7 @@ class GroupNormAdvantage:
         return True
 
     def __post_init__(self) -> None:
-        check_eps(self.eps)
+        check_scaling(self.std_kind, self.eps)
 
     def __call__(self, scored_groups: Sequence[ScoredGroup]) -> list[list[list[float]]]:
         """Advantages `[P][G][K]`, equal over K; excluded trajectories leave the statistics and get zeros."""

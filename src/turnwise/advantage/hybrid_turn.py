@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from turnwise.advantage.ragged import flatten, unflatten
-from turnwise.advantage.ranges import check_discount, check_eps, check_weight
+from turnwise.advantage.ranges import check_discount, check_scaling, check_weight
 from turnwise.core.group_statistics import Pool, StdKind, assign_pools, normalise, normalise_in_groups
 from turnwise.core.returns import discounted_returns
 from turnwise.core.turns import Turns
@@ -44,7 +44,7 @@ class HybridTurnAdvantage:
     def __post_init__(self) -> None:
         check_discount(self.discount)
         check_weight("outcome_weight", self.outcome_weight)
-        check_eps(self.eps)
+        check_scaling(self.std_kind, self.eps)
 
     @property
     def compares_siblings(self) -> bool:

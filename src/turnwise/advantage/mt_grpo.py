@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from turnwise.advantage.ragged import flatten, unflatten
-from turnwise.advantage.ranges import check_eps
+from turnwise.advantage.ranges import check_scaling
 from turnwise.core.group_statistics import Pool, StdKind, assign_pools, normalise, normalise_in_groups
 from turnwise.core.returns import discounted_returns
 from turnwise.core.turns import Turns
@@ -37,7 +37,7 @@ class MTGRPOAdvantage:
     """Divide by the standard deviation; off, both parts are centred only, in units of reward."""
 
     def __post_init__(self) -> None:
-        check_eps(self.eps)
+        check_scaling(self.std_kind, self.eps)
 
     @property
     def discount(self) -> float:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from turnwise.advantage.ragged import flatten, unflatten
-from turnwise.advantage.ranges import check_eps
+from turnwise.advantage.ranges import check_scaling
 from turnwise.core.group_statistics import StdKind, normalise, normalise_in_groups
 from turnwise.core.turns import Turns
 from turnwise.types import ScoredGroup
@@ -39,7 +39,7 @@ class ReinforcePPAdvantage:
     """Added to the standard deviation; public code adds 1e-8 to the variance, the value and its place are ours [O]."""
 
     def __post_init__(self) -> None:
-        check_eps(self.eps)
+        check_scaling(self.std_kind, self.eps)
 
     @property
     def discount(self) -> float:

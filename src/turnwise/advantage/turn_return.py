@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from turnwise.advantage.ragged import flatten, unflatten
-from turnwise.advantage.ranges import check_discount, check_eps
+from turnwise.advantage.ranges import check_choice, check_discount, check_scaling
 from turnwise.core.group_statistics import Pool, StdKind, assign_pools, normalise, share_weights
 from turnwise.core.returns import discounted_returns
 from turnwise.core.turns import Turns
@@ -52,9 +52,8 @@ class TurnReturnAdvantage:
 
     def __post_init__(self) -> None:
         check_discount(self.discount)
-        check_eps(self.eps)
-        if self.pool not in Pool:
-            raise ValueError(f"pool={self.pool!r}: expected one of {', '.join(Pool)}")
+        check_scaling(self.std_kind, self.eps)
+        check_choice("pool", self.pool, Pool)
 
     @property
     def compares_siblings(self) -> bool:

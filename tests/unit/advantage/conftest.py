@@ -41,7 +41,7 @@ ESTIMATORS: dict[str, AdvantageEstimator] = {
 }
 
 
-@pytest.fixture(scope="session", params=ESTIMATORS.values(), ids=ESTIMATORS.keys())
+@pytest.fixture(scope="session", params=list(ESTIMATORS.values()), ids=list(ESTIMATORS))
 def estimator(request: pytest.FixtureRequest) -> AdvantageEstimator:
     """Each estimator in each of the shapes that differ in more than a number."""
     return request.param

@@ -270,3 +270,10 @@ def test_discount_out_of_range(discount: float):
 def test_eps_out_of_range(eps: float):
     with pytest.raises(ValueError, match=f"eps={eps}: expected at least 0 and less than 1"):
         TurnReturnAdvantage(eps=eps)
+
+
+@pytest.mark.parametrize("fields", [{"pool": "everything"}, {"std_kind": "robust"}])
+def test_unknown_choices(fields: dict[str, str]):
+    (name, value), *_ = fields.items()
+    with pytest.raises(ValueError, match=f"{name}={value}: expected one of (group, batch|population, sample)"):
+        TurnReturnAdvantage(**fields)  # pyright: ignore[reportArgumentType]
