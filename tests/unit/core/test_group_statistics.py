@@ -5,7 +5,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from turnwise.core.group_statistics import Pool, StdKind, assign_pools, normalise, pool_mean_std, share_weights
+from turnwise.core.group_statistics import (
+    Pool,
+    StdKind,
+    assign_pools,
+    normalise,
+    normalise_in_groups,
+    pool_mean_std,
+    share_weights,
+)
 
 # Two groups: group 0 has trajectories of 2 and 1 turns, group 1 one of 2 turns.
 GROUP_K, TURN_K = torch.tensor([0, 0, 0, 1, 1]), torch.tensor([0, 1, 0, 0, 1])
@@ -114,8 +122,36 @@ def test_leave_one_out_leaves_out_all_turns_of_the_trajectory():
     assert result == pytest.approx([-5, -3, 4])
 
 
-def test_leave_one_out_without_others_is_zero():
-    assert advantages([1, 3], [0, 0], [0, 0], scale_by_std=False, leave_one_out=True) == [0, 0]
+@pytest.mark.parametrize("leave_one_out", [True, False])
+@pytest.mark.parametrize("scale_by_std", [True, False])
+def test_turns_of_one_trajectory_are_no_comparison(scale_by_std: bool, leave_one_out: bool):
+    # pool 0 holds trajectory 3 alone, pool 1 trajectories 1 and 3 in any order: 5 against 1
+    result = advantages(
+        [1, 3, 5, 1], [0, 0, 1, 1], [3, 3, 3, 1], scale_by_std=scale_by_std, leave_one_out=leave_one_out
+    )
+    assert result[:2] == [0, 0]
+    assert result[2] == -result[3] > 0
+
+
+def test_only_members_count_as_siblings():
+    # Trajectory 1 is measured against the pool but is no member: 1 and 3 of trajectory 0 are all there is.
+    assert advantages([1, 3, 5], [0, 0, 0], [0, 0, 1], [True, True, False]) == [0, 0, 0]
+    # Members 1 and 5 are of two trajectories: mean 3, std 2; the outsider 4 gets .5
+    assert advantages([1, 4, 5], [0, 0, 0], [0, 0, 1], [True, False, True]) == [-1, 0.5, 1]
+
+
+def test_trajectories_of_other_groups_are_siblings_in_a_common_pool():
+    assert advantages([0, 2], [0, 0], [0, 7]) == [-1, 1]
+
+
+def test_in_groups_each_trajectory_is_one_number():
+    # group 0: 1, 0, 0.5 -> mean .5; group 1: a single 3
+    values_G, group_G = torch.tensor([1, 0, 0.5, 3]), torch.tensor([0, 0, 0, 1])
+    fields = {"std_kind": StdKind.population, "eps": 0.0, "scale_by_std": False}
+    assert normalise_in_groups(values_G, group_G, **fields).tolist() == [0.5, -0.5, 0, 0]
+    # 1 - .25, 0 - .75, .5 - .5
+    assert normalise_in_groups(values_G, group_G, **fields, leave_one_out=True).tolist() == [0.75, -0.75, 0, 0]
+    assert normalise_in_groups(torch.tensor([]), torch.tensor([], dtype=torch.int64), **fields).shape == (0,)
 
 
 def test_leave_one_out_with_trajectory_weights():
