@@ -195,8 +195,46 @@ def test_user_may_ask_for_the_traceback(tmp_path: Path) -> None:
     assert "advantage.discount=2.0: expected 0 to 1" in done.stderr
 
 
-def test_a_group_of_one_is_refused_where_siblings_are_compared(composed) -> None:
-    for overrides in (("algo=gtpo",), ("algo=grpo",), ("advantage.pool=turn_index",)):
-        with pytest.raises(ConfigError, match=r"rollout\.group_size=1: .* expected >= 2"):
-            launch.build_components(composed(*overrides, "rollout.group_size=1"), label="test")
-    assert launch.build_components(composed("advantage.pool=batch", "rollout.group_size=1"), label="test")
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["advantage=turn_return"],
+        ["advantage=turn_return", "advantage.pool=turn_index"],
+        ["advantage=turn_return", "advantage.pool=first_turn"],
+        ["advantage=group_norm"],
+        ["advantage=rloo"],
+        ["advantage=reinforce_pp", "advantage.group_baseline=true"],
+        ["advantage=mt_grpo"],
+        ["advantage=hybrid_turn"],
+        ["advantage=discounted_normalised"],
+        ["advantage=gigpo"],
+    ],
+    ids=" ".join,
+)
+def test_a_group_of_one_is_refused_where_siblings_are_compared(composed, overrides: list[str]) -> None:
+    config = composed(*overrides, "rollout.group_size=1", "rollout.num_problems=4")
+    with pytest.raises(ConfigError, match=r"rollout\.group_size=1: .* expected >= 2"):
+        launch.build_components(config, label="test")
+    launch.build_components(composed(*overrides, "rollout.group_size=2"), label="test")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["advantage=turn_return", "advantage.pool=batch"],
+        ["advantage=discounted_normalised", "advantage.pool=batch"],
+        ["advantage=reinforce_pp"],
+    ],
+    ids=" ".join,
+)
+def test_a_group_of_one_is_enough_where_the_batch_is_compared(composed, overrides: list[str]) -> None:
+    launch.build_components(composed(*overrides, "rollout.group_size=1", "rollout.num_problems=2"), label="test")
+    config = composed(*overrides, "rollout.group_size=1", "rollout.num_problems=1")
+    with pytest.raises(ConfigError, match=r"rollout\.group_size=1 rollout\.num_problems=1: .* expected 2 trajectories"):
+        launch.build_components(config, label="test")
+
+
+def test_a_pool_that_an_estimator_does_not_know(composed) -> None:
+    config = composed("advantage=discounted_normalised", "advantage.pool=first_turn")
+    with pytest.raises(ConfigError, match=r"advantage\.pool=first_turn: expected one of group, batch"):
+        launch.build_components(config, label="test")

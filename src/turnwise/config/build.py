@@ -13,11 +13,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from turnwise.advantage.turn_return import TurnReturnAdvantage
 from turnwise.config.errors import ConfigError, explain, known_keys
 from turnwise.config.options import option_groups
 from turnwise.config.schema import HAS_GROUP
-from turnwise.core.group_statistics import Pool
 from turnwise.engine.hf import HFEngine
 from turnwise.env.python_tool import PythonTool
 from turnwise.evaluation.evaluate import EvaluationSettings
@@ -169,12 +167,16 @@ def check_relations(components: Components) -> None:
         raise ConfigError(
             f"reward.shaping=true compares siblings, but rollout.group_size={rollout.group_size}: expected >= 2"
         )
-    advantage = components.advantage
-    compares_batch = isinstance(advantage, TurnReturnAdvantage) and advantage.pool is Pool.batch
-    if rollout.group_size < 2 and not compares_batch:
+    if rollout.group_size < 2 and components.advantage.compares_siblings:
         raise ConfigError(
-            f"rollout.group_size={rollout.group_size}: advantages compare the trajectories of a group, expected >= 2 "
-            f"(or advantage=turn_return advantage.pool=batch)"
+            f"rollout.group_size={rollout.group_size}: this advantage compares the trajectories of a group, expected "
+            f">= 2 (or one that compares those of the batch: advantage.pool=batch, or advantage=reinforce_pp without "
+            f"advantage.group_baseline)"
+        )
+    if rollout.group_size * rollout.num_problems < 2:
+        raise ConfigError(
+            f"rollout.group_size={rollout.group_size} rollout.num_problems={rollout.num_problems}: a step of one "
+            f"trajectory has nothing to compare it with, expected 2 trajectories or more"
         )
     if trainer.device is Device.cuda and not torch.cuda.is_available():
         raise ConfigError("trainer.device=cuda, but no CUDA device is visible here: use auto or cpu")
