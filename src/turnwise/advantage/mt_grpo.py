@@ -21,10 +21,10 @@ class MTGRPOAdvantage:
     trajectory, `GN(x) = (x - mean) / (std + eps)` over the group, and GN_l over those trajectories of it that have a
     turn l.
 
-    Biased where the policy decides when to stop: the baseline that A_{i,k} contains is a sum of as many means as
-    trajectory i has turns from k on, so it depends on the actions of i itself, and its expectation under the policy
-    gradient is not 0. It also compares at turn l only those that came so far. `turn_return` with pool `group` has one
-    baseline for all turns.
+    Biased where the policy decides when to stop (reported as verl#7244): the baseline that A_{i,k} contains is a sum of
+    as many means as trajectory i has turns from k on, so it depends on the actions of i itself, and its expectation
+    under the policy gradient is not 0. It also compares at turn l only those that came so far. `turn_return` with pool
+    `group` has one baseline for all turns.
     """
 
     std_kind: StdKind = StdKind.population
