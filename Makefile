@@ -11,12 +11,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# TRL and verl pin other versions of our packages, so they get an environment of their own.
+PEERS := .venv-equivalence
+PEERS_READY := $(PEERS)/.ready
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-all lint format warmstart ablations ci lock clean
+.PHONY: help setup demo test test-all test-equivalence bench lint format warmstart ablations ci lock clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
 
 setup: $(READY)  ## create .venv and install the locked packages; does nothing when up to date
 
@@ -37,6 +41,15 @@ test: $(READY)  ## run the tests that need neither a GPU nor minutes
 test-all: $(READY)  ## run every test; what the machine cannot run is skipped with a reason
 	$(BIN)/pytest $(ARGS)
 
+test-equivalence: $(PEERS_READY)  ## compare advantages and losses with those of TRL and verl
+	$(PEERS)/bin/python -m pytest -m slow tests/equivalence $(ARGS)
+
+$(PEERS_READY): tests/equivalence/requirements.txt
+	@echo "Installing TRL, verl and what they need into $(PEERS): minutes the first time"
+	@test -x $(PEERS)/bin/pip || $(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/python -m pip install --disable-pip-version-check -qq --requirement $<
+	@touch $@
+
 lint: $(READY)  ## check style, formatting, types and import contracts
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -50,6 +63,9 @@ format: $(READY)  ## format the code and mend what ruff can mend
 warmstart: $(READY)  ## rebuild the tiny policy's shipped weights from their seed
 	$(BIN)/python src/main.py mode=warmstart mode.out=src/turnwise/model/weights/tiny \
 		trainer.token_budget=4096 $(ARGS)
+
+bench: $(READY)  ## measure speed; writes bench/results.json and docs/PERFORMANCE.md
+	PYTHONPATH=src:bench $(BIN)/python bench/run.py $(ARGS)
 
 ablations: $(READY)  ## train every ablation arm over matched seeds and print their table
 	PYTHONPATH=src $(BIN)/python experiments/ablations.py $(ARGS)

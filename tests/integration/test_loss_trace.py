@@ -17,7 +17,7 @@ from turnwise.loss.clipped import ClippedLoss
 from turnwise.model.policy import TorchPolicy
 
 TRACE = Path(__file__).with_name("loss_trace.tsv")
-NAMES = ("loss/value", "loss/clip_fraction", "loss/entropy", "loss/grad_norm", "mismatch/kl")
+NAMES = ("loss/value", "loss/clip_fraction", "loss/entropy", "loss/grad_norm")
 SEQUENCES = [
     ([20, 31, 42, 53, 64, 75, 86], [0, 0, 1, 1, 0, 1, 1]),
     ([20, 31, 90, 91, 92], [0, 0, 1, 1, 1]),
@@ -26,7 +26,7 @@ SEQUENCES = [
 
 
 def traced(ratio_level: RatioLevel, reduction: Reduction) -> list[tuple[float, ...]]:
-    """Four updates on one batch whose behaviour is the policy before the first of them."""
+    """Four updates on one batch whose behaviour and proximal policy is the policy before the first of them."""
     model: Any = small_model(seed=1)
     policy = TorchPolicy(
         model,
@@ -40,7 +40,8 @@ def traced(ratio_level: RatioLevel, reduction: Reduction) -> list[tuple[float, .
     )
     batch = token_batch(SEQUENCES, temperature=0.8)
     turn_index = torch.tensor([-1, -1, 0, 0, -1, 1, 1, *(-1, -1, 0, 0, 0), *(-1, 0, 0, 0, 0, 0, -1, 1, 1)])
-    batch = replace(batch, behaviour_logprobs=policy.logprobs(batch), turn_index=turn_index, num_loss_turns=5)
+    before = policy.logprobs(batch)
+    batch = replace(batch, turn_index=turn_index, num_loss_turns=5, behaviour_logprobs=before, proximal_logprobs=before)
     loss = ClippedLoss(ratio_level=ratio_level, reduction=reduction, clip_low=0.1, clip_high=0.15)
     rows = [policy.update(batch, loss) for _ in range(4)]
     return [tuple(row[name] for name in NAMES) for row in rows]

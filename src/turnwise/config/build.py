@@ -23,6 +23,7 @@ from turnwise.model.attention import FLASH
 from turnwise.model.causal_lm import CausalLM
 from turnwise.protocols import AdvantageEstimator, PolicyLoss, Reward, Similarity, Task, Tracker
 from turnwise.reward.grading import Grader
+from turnwise.reward.information_gain import GoldAnswer
 from turnwise.rollout.sampler import RolloutSettings
 from turnwise.trainer import Device, Precision, TrainerSettings
 
@@ -43,6 +44,25 @@ class ShapedReward(Reward, Protocol):
     @property
     def similarity(self) -> Similarity:
         """What programs are compared with."""
+        ...
+
+    @property
+    def gold(self) -> GoldAnswer | None:
+        """How the policy is asked for the gold answer; None where the reward does not need to know."""
+        ...
+
+
+class RegularisedLoss(PolicyLoss, Protocol):
+    """A loss that says which of its terms need more of the policy than the log-probs of the sampled tokens."""
+
+    @property
+    def kl_weight(self) -> float:
+        """Weight of the divergence from a reference policy; above 0 one is loaded."""
+        ...
+
+    @property
+    def entropy_weight(self) -> float:
+        """Weight of the entropy bonus; above 0 the entropies carry a gradient."""
         ...
 
 
@@ -75,7 +95,7 @@ class Components:
     env: PythonTool
     reward: ShapedReward
     advantage: AdvantageEstimator
-    loss: PolicyLoss
+    loss: RegularisedLoss
     task: TaskSettings
     rollout: RolloutSettings
     evaluation: EvaluationSettings
@@ -100,7 +120,10 @@ def build_components(config: DictConfig, label: str) -> Components:
     _check_keys(config)
     if config.seed < 0:
         raise ConfigError(f"seed={config.seed}: expected >= 0")
-    parts = {str(key): _build(config, str(key)) for key in config if key not in ("seed", "mode")}
+    keys = [str(key) for key in config if key not in ("seed", "mode")]
+    for key in keys:  # all of them first, because parts take values from one another
+        _check_is_part(config, key)
+    parts = {key: _build(config, key) for key in keys}
     values = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     components = Components(seed=config.seed, label=label, config=cast(dict[str, Any], values), **parts)
     check_relations(components)
@@ -113,6 +136,7 @@ def build_mode(config: DictConfig) -> Mode:
     Raises:
         ConfigError: A value of it is missing or out of range.
     """
+    _check_is_part(config, "mode")
     return _build(config, "mode")
 
 
@@ -135,10 +159,13 @@ def _check_keys(node: DictConfig) -> None:
             _check_keys(node[name])
 
 
+def _check_is_part(config: DictConfig, key: str) -> None:
+    if not (OmegaConf.is_missing(config, key) or OmegaConf.is_dict(config[key])):
+        raise ConfigError(f"{key}={config[key]}: expected values of its own, {key}.NAME=VALUE")
+
+
 def _build(config: DictConfig, key: str) -> Any:
     try:
-        if not OmegaConf.is_dict(config[key]):
-            raise ConfigError(f"{key}={config[key]}: expected values of its own, {key}.NAME=VALUE")
         return instantiate(config[key], _convert_="all")
     except OmegaConfBaseException as error:
         raise ConfigError(_placed(key, explain(error))) from error

@@ -22,11 +22,13 @@ from turnwise.config.wiring import (
     closing,
     evaluation_reward,
     load_model,
+    load_reference,
     rollout_limits,
     run_to_end,
     sampling,
     start_engine,
     start_policy,
+    start_probe,
     start_tracker,
 )
 from turnwise.evaluation.evaluate import evaluate
@@ -52,7 +54,9 @@ class Train:
             renderer = components.model.load_renderer()
             check_task(components, task, renderer)
             device = choose_device(components)
-            policy = start_policy(components, renderer, load_model(components, device, torch.float32))
+            model, reference = load_model(components, device, torch.float32), load_reference(components, device)
+            policy = start_policy(components, renderer, model, reference)
+            probe = start_probe(components, policy, renderer, model)
             engine = start_engine(components, renderer, device)
             found = checkpoint.latest(run_dir / "checkpoints")
             first_step = 0 if found is None else checkpoint.restore(found, policy, task)
@@ -72,7 +76,7 @@ class Train:
                     policy=policy,
                     engine=engine,
                     rollouts=rollouts,
-                    probe=lambda groups: groups,
+                    probe=probe,
                     reward=components.reward,
                     evaluation_reward=evaluation_reward(components),
                     advantage=components.advantage,

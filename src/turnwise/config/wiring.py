@@ -16,12 +16,13 @@ from turnwise.config.build import Components
 from turnwise.config.errors import ConfigError
 from turnwise.model.chat import ChatRenderer
 from turnwise.model.policy import TorchPolicy
-from turnwise.protocols import Reward, RolloutEngine, Task, Tracker
+from turnwise.protocols import Policy, Probe, Reward, RolloutEngine, Task, Tracker
 from turnwise.report.closing import closing_table
 from turnwise.report.page import write_report
 from turnwise.report.summary import Outcome, summarise_run, write_summary
 from turnwise.reward.outcome import OutcomeReward
 from turnwise.rollout.episode import RolloutLimits
+from turnwise.rollout.gold import GoldProbe
 from turnwise.rollout.sampler import RolloutSampler
 from turnwise.seeding import seed_everything
 from turnwise.tracker.composite import CompositeTracker
@@ -53,8 +54,10 @@ def choose_device(components: Components) -> torch.device:
     return torch.device(str(wanted))
 
 
-def start_policy(components: Components, renderer: ChatRenderer, model: nn.Module) -> TorchPolicy:
-    """The policy with its optimiser."""
+def start_policy(
+    components: Components, renderer: ChatRenderer, model: nn.Module, reference: nn.Module | None = None
+) -> TorchPolicy:
+    """The policy with its optimiser, and the frozen model that its loss compares it with."""
     settings = components.trainer
     return TorchPolicy(
         model,
@@ -68,7 +71,36 @@ def start_policy(components: Components, renderer: ChatRenderer, model: nn.Modul
         dtype=compute_dtype(components, next(model.parameters()).device),
         num_epochs=settings.num_epochs,
         num_minibatches=settings.num_minibatches,
+        has_entropy_gradient=components.loss.entropy_weight > 0,
+        reference=reference,
     )
+
+
+def load_reference(components: Components, device: torch.device) -> nn.Module | None:
+    """The starting weights, in a resumed run too, where the loss has a KL term; else None, and no memory is spent."""
+    if not components.loss.kl_weight:
+        return None
+    return load_model(components, device, compute_dtype(components, device))
+
+
+def start_probe(components: Components, policy: Policy, renderer: ChatRenderer, model: nn.Module) -> Probe:
+    """Asks `policy` for the gold answers where the reward needs to know; else leaves the groups as they are.
+
+    Raises:
+        ConfigError: A transcript and the gold answer after it may be longer than `model` has positions.
+    """
+    gold = components.reward.gold
+    if gold is None:
+        return lambda groups: groups
+    max_tokens, num_prefix_tokens = components.rollout.max_tokens, len(renderer.text_ids(gold.prefix))
+    longest = max_tokens - 1 + num_prefix_tokens + gold.max_tokens  # a turn has at least one token
+    if longest > (positions := num_positions(model)):
+        raise ConfigError(
+            f"rollout.max_tokens={max_tokens} and reward.gold.max_tokens={gold.max_tokens}: with the "
+            f"{num_prefix_tokens} tokens of reward.gold.prefix the policy may be asked about {longest} tokens, but "
+            f"model.path={components.model.path} has {positions} positions"
+        )
+    return GoldProbe(policy=policy, renderer=renderer, prefix=gold.prefix, max_answer_tokens=gold.max_tokens)
 
 
 def evaluation_reward(components: Components) -> Reward:
@@ -83,13 +115,17 @@ def load_model(components: Components, device: torch.device, dtype: torch.dtype)
         ConfigError: `rollout.max_tokens` is more than the model has positions.
     """
     model = components.model.load_model(device, dtype, compute_dtype(components, device))
-    longest = cast(Any, model).config.max_position_embeddings
-    if components.rollout.max_tokens > longest:
+    if components.rollout.max_tokens > (positions := num_positions(model)):
         raise ConfigError(
-            f"rollout.max_tokens={components.rollout.max_tokens}: model.path={components.model.path} has {longest} "
+            f"rollout.max_tokens={components.rollout.max_tokens}: model.path={components.model.path} has {positions} "
             f"positions"
         )
     return model
+
+
+def num_positions(model: nn.Module) -> int:
+    """Tokens that fit into the model's context."""
+    return cast(Any, model).config.max_position_embeddings
 
 
 def check_task(components: Components, task: Task, renderer: ChatRenderer) -> None:

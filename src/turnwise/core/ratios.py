@@ -7,7 +7,7 @@ from torch import Tensor
 
 from turnwise.core.segments import num_segments_of, segment_mean
 
-_MAX_LOG_RATIO = 20.0
+MAX_LOG_RATIO = 20.0
 """Bound on |log ratio|: e^20 is far outside any clip range, and exp() of more overflows into NaN gradients."""
 
 
@@ -19,10 +19,27 @@ class RatioLevel(StrEnum):
     sequence = "sequence"
 
 
-def importance_ratio(log_ratio_N: Tensor, turn_N: Tensor, sequence_N: Tensor, level: RatioLevel) -> Tensor:
-    """Ratio `w = pi_theta / pi_old` of each loss token, at the level of tokens, turns or sequences.
+def bounded(log_ratio_N: Tensor) -> Tensor:
+    """The log-ratios with their values held within `MAX_LOG_RATIO` of 0 and their gradients as they are."""
+    value_N = log_ratio_N.detach()
+    return value_N.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO) + (log_ratio_N - value_N)
 
-    - token: `w_t = exp(l_t)` with `l_t = log pi_theta(y_t) - log pi_old(y_t)`
+
+def segments_at(level: RatioLevel, turn_N: Tensor, sequence_N: Tensor) -> Tensor:
+    """The stretch that each loss token belongs to at `level`: itself, its turn or its sequence; int64 `[N]`."""
+    match level:
+        case RatioLevel.token:
+            return torch.arange(turn_N.numel(), device=turn_N.device)
+        case RatioLevel.turn:
+            return turn_N
+        case RatioLevel.sequence:
+            return sequence_N
+
+
+def importance_ratio(log_ratio_N: Tensor, turn_N: Tensor, sequence_N: Tensor, level: RatioLevel) -> Tensor:
+    """Ratio `w = policy / proximal policy` of each loss token, at the level of tokens, turns or sequences.
+
+    - token: `w_t = exp(l_t)` with `l_t = log policy(y_t) - log proximal(y_t)` (PPO, arXiv 1707.06347)
     - turn, sequence: the geometric mean over the segment's loss tokens, `w_t = exp(mean l)`: GSPO's ratio (arXiv
       2507.18071), over a turn by analogy
 
@@ -46,11 +63,10 @@ def importance_ratio(log_ratio_N: Tensor, turn_N: Tensor, sequence_N: Tensor, le
         shapes = [tuple(t.shape) for t in (log_ratio_N, turn_N, sequence_N)]
         raise ValueError(f"log_ratio_N, turn_N, sequence_N: expected one shape, got {shapes}")
     value_N = log_ratio_N.detach()
-    if level != RatioLevel.token:
-        segment_N = turn_N if level == RatioLevel.turn else sequence_N
-        value_N = segment_mean(value_N, segment_N, num_segments_of(segment_N))[segment_N]
-    slope_N = log_ratio_N - log_ratio_N.detach()  # 0, with the gradient of the log-ratio
-    return (value_N.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO) + slope_N).exp()
+    segment_N = segments_at(level, turn_N, sequence_N)
+    mean_N = segment_mean(value_N, segment_N, num_segments_of(segment_N))[segment_N]
+    slope_N = log_ratio_N - value_N  # 0, with the gradient of the log-ratio
+    return (bounded(mean_N) + slope_N).exp()
 
 
 def clipped_surrogate(
@@ -70,3 +86,21 @@ def clipped_surrogate(
     plain_N = ratio_N * advantages_N
     clipped_N = ratio_N.clamp(1 - clip_low, 1 + clip_high) * advantages_N
     return torch.minimum(plain_N, clipped_N), clipped_N < plain_N
+
+
+def dual_clipped(surrogate_N: Tensor, advantages_N: Tensor, dual_clip: float) -> tuple[Tensor, Tensor]:
+    """Keeps the surrogate of a negative advantage from falling without end: `max(surrogate, c A)` where `A < 0`.
+
+    The dual clip of arXiv 1912.09729: `w A` with `A < 0` has no lower bound in w, so that one token which
+    the policy has come to favour could outweigh a batch.
+
+    Args:
+        surrogate_N: What `clipped_surrogate` gave.
+        advantages_N: Advantages.
+        dual_clip: The bound c on the ratio, more than 1; infinity leaves everything as it is.
+
+    Returns:
+        The surrogate `[N]`, and whether the bound holds (such a token has no gradient), bool `[N]`.
+    """
+    floor_N = torch.where(advantages_N < 0, dual_clip * advantages_N, -torch.inf)
+    return torch.maximum(surrogate_N, floor_N), floor_N > surrogate_N

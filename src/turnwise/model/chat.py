@@ -70,6 +70,10 @@ class ChatRenderer:
         """Tokens of a turn that was written and not sampled, its end of turn included: for demonstrations."""
         return self._encode(self._without_control_tokens(text) + self._end_of_turn)
 
+    def text_ids(self, text: str) -> tuple[int, ...]:
+        """Tokens of text inside a turn, control tokens removed: what stands before and after is encoded apart."""
+        return self._encode(self._without_control_tokens(text))
+
     def text(self, token_ids: Sequence[int]) -> str:
         """The text of a sampled turn, control tokens removed."""
         return self._tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -102,9 +102,10 @@ class TorchPolicy:
         started = perf_counter()
         if self._reference is not None:
             batch = replace(batch, reference_logprobs=self._reference.logprobs(batch))
-        if self._num_epochs * self._num_minibatches > 1 and batch.proximal_logprobs is None:
+        num_steps = self._num_epochs * len(batch.split(self._num_minibatches))
+        if num_steps > 1 and batch.proximal_logprobs is None:
             batch = replace(batch, proximal_logprobs=self._scorer.logprobs(batch))
-        steps = [step for _ in range(self._num_epochs) for step in batch.split(self._num_minibatches)]
+        steps = batch.split(self._num_minibatches) * self._num_epochs
         taken = [self._optimise(step, loss) for step in steps]
         trainer_logprobs_N = taken[0][1] if batch.proximal_logprobs is None else batch.proximal_logprobs
         mask = batch.loss_mask

@@ -1,10 +1,11 @@
-"""The reward of every turn as named terms: what the turn-level and the outcome reward have in common."""
+"""The reward of every turn as named terms: what all rewards have in common."""
 
 from collections.abc import Mapping, Sequence
 
 from turnwise.protocols import Similarity
 from turnwise.reward.format import FormatRule, format_errors_K, format_term_K
 from turnwise.reward.grading import Grader
+from turnwise.reward.overlong import OverlongPenalty
 from turnwise.reward.shaping import shaping_bonus_G
 from turnwise.types import Group, ScoredGroup, StopReason, Trajectory
 
@@ -13,7 +14,7 @@ Rows = tuple[tuple[float, ...], ...]
 
 
 def check_reward_fields(format_penalty: float, shaping_weight: float) -> None:
-    """Raises ValueError unless the hyper-parameters that both rewards share are in range."""
+    """Raises ValueError unless the hyper-parameters that all rewards share are in range."""
     if not 0 <= format_penalty < float("inf"):
         raise ValueError(f"format_penalty={format_penalty}: expected a finite number >= 0 (it is subtracted)")
     if not 0 <= shaping_weight <= 1:
@@ -36,19 +37,22 @@ def turn_terms(
     *,
     format_rule: FormatRule,
     format_penalty: float,
+    overlong: OverlongPenalty,
     similarity: Similarity,
     shaping_weight: float,
 ) -> dict[str, Rows]:
     """The terms of each turn's reward: `accuracy` and `shaping` on the last turn, `format` where its rule puts it.
 
     Accuracy and shaping exclude one another. Under the gate a trajectory with a format error gets no shaping: the gate
-    would take it away, and this way a group can do without the term. Excluded trajectories get zeros.
+    would take it away, and this way a group can do without the term. `overlong`, on the last turn, is a term only where
+    length costs something, and no format rule touches it. Excluded trajectories get zeros.
 
     Args:
         group: The trajectories of one problem.
         correct_G: Which of them are correct.
         format_rule: How format errors enter.
         format_penalty: Cost of a turn with a format error under the additive rule.
+        overlong: What length costs.
         similarity: Likeness of two programs.
         shaping_weight: Reward of a wrong trajectory with the code of the correct ones; 0 turns shaping off.
 
@@ -56,7 +60,8 @@ def turn_terms(
         Terms by name, each `[G][K]`.
     """
     bonus_G = shaping_bonus_G(group.trajectories, correct_G, similarity, shaping_weight)
-    terms: dict[str, list[tuple[float, ...]]] = {"accuracy": [], "shaping": [], "format": []}
+    names = ("accuracy", "shaping", "format", *(("overlong",) if overlong.buffer else ()))
+    terms: dict[str, list[tuple[float, ...]]] = {name: [] for name in names}
     for trajectory, correct, bonus in zip(group.trajectories, correct_G, bonus_G, strict=True):
         zeros = (0.0,) * len(trajectory.turns)
         if trajectory.is_excluded:
@@ -69,15 +74,29 @@ def turn_terms(
                 "accuracy": (*zeros[1:], accuracy),
                 "shaping": (*zeros[1:], bonus),
                 "format": format_term_K(format_rule, format_penalty, errors_K, accuracy + bonus),
+                "overlong": (*zeros[1:], overlong(len(trajectory.token_ids))),
             }
-        for name, row in rows.items():
-            terms[name].append(row)
+        for name in names:
+            terms[name].append(rows[name])
     return {name: tuple(rows) for name, rows in terms.items()}
 
 
-def scored_group(group: Group, terms: Mapping[str, Rows], correct_G: tuple[bool, ...]) -> ScoredGroup:
-    """The group with the sum of the terms as the reward of each turn."""
+def scored_group(
+    group: Group, terms: Mapping[str, Rows], correct_G: tuple[bool, ...], format_rule: FormatRule
+) -> ScoredGroup:
+    """The group with the sum of the terms as the reward of each turn.
+
+    Accuracy, shaping and length judge a trajectory as a whole. So does the format under the gate, which takes the
+    outcome away; the penalties of the additive rule judge turns.
+    """
     turn_rewards_GK = tuple(
         tuple(sum(values) for values in zip(*rows_K, strict=True)) for rows_K in zip(*terms.values(), strict=True)
     )
-    return ScoredGroup(group=group, turn_rewards_GK=turn_rewards_GK, terms=terms, correct_G=correct_G)
+    of_outcome = {"accuracy", "shaping", "overlong", *(("format",) if format_rule is FormatRule.gate else ())}
+    return ScoredGroup(
+        group=group,
+        turn_rewards_GK=turn_rewards_GK,
+        terms=terms,
+        correct_G=correct_G,
+        outcome_terms=tuple(name for name in terms if name in of_outcome),
+    )

@@ -1,10 +1,12 @@
 """GTPO's reward: one number per turn."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from turnwise.protocols import Similarity
 from turnwise.reward.format import FormatRule
 from turnwise.reward.grading import Grader
+from turnwise.reward.overlong import OverlongPenalty
 from turnwise.reward.similarity.lexical import LexicalSimilarity
 from turnwise.reward.terms import check_reward_fields, grade_G, scored_group, turn_terms
 from turnwise.types import Group, ScoredGroup
@@ -18,14 +20,16 @@ class TurnLevelReward:
     holds a malformed tool call, and on a first turn that holds no tool call. With `format_rule=gate` there is no
     penalty: instead the last turn gets 0 if any turn of the trajectory has a format error.
 
-    The scored group's terms are `accuracy`, `shaping` and `format`; under the gate `format` is what the gate takes
-    away. Excluded trajectories get zeros and are no peers for shaping.
+    The scored group's terms are `accuracy`, `shaping`, `format` and, where it is in use, `overlong`; under the gate
+    `format` is what the gate takes away. Excluded trajectories get zeros and are no peers for shaping.
     """
 
     format_rule: FormatRule = FormatRule.additive
     """What a format error does: `additive` costs a penalty on its turn, `gate` makes the outcome 0."""
     format_penalty: float = 0.1
     """Subtracted from the reward of a turn with a format error, once a turn; only `additive` uses it."""
+    overlong: OverlongPenalty = field(default_factory=OverlongPenalty)
+    """What length costs."""
     shaping: bool = False
     """Whether a wrong trajectory earns a part of the reward for code that resembles a correct sibling's."""
     shaping_weight: float = 0.5
@@ -34,6 +38,9 @@ class TurnLevelReward:
     """Likeness of two programs."""
     grader: Grader = field(default_factory=Grader)
     """Decides whether an answer equals the gold answer."""
+
+    gold: ClassVar[None] = None
+    """It asks the policy nothing."""
 
     def __post_init__(self) -> None:
         check_reward_fields(self.format_penalty, self.shaping_weight)
@@ -46,7 +53,8 @@ class TurnLevelReward:
             correct_G,
             format_rule=self.format_rule,
             format_penalty=self.format_penalty,
+            overlong=self.overlong,
             similarity=self.similarity,
             shaping_weight=self.shaping_weight if self.shaping else 0.0,
         )
-        return scored_group(group, terms, correct_G)
+        return scored_group(group, terms, correct_G, self.format_rule)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from turnwise.core.ratios import RatioLevel, clipped_surrogate, importance_ratio
+from turnwise.core.ratios import MAX_LOG_RATIO, RatioLevel, bounded, clipped_surrogate, dual_clipped, importance_ratio
 
 LOG_RATIO = [0.2, 0.4, -0.3, 0.1]
 TURN, SEQUENCE = torch.tensor([0, 0, 1, 2]), torch.tensor([0, 0, 0, 1])
@@ -75,3 +75,30 @@ def test_clipped_tokens_have_no_gradient():
     surrogate, _ = clipped_surrogate(ratio, torch.tensor([1.0, -1.0, 3.0], dtype=torch.float64), 0.2, 0.2)
     (grad,) = torch.autograd.grad(surrogate.sum(), ratio)
     assert grad.tolist() == [0, 0, 3]
+
+
+def test_the_dual_clip_bounds_what_a_negative_advantage_can_cost():
+    # A = -2 at ratios 1.5, 3, 10, bound 3: max(-2 w, -6) = -3, -6, -6. A = 2 clips at 1.2, A = 0 stays 0.
+    ratio = torch.tensor([1.5, 3.0, 10.0, 10.0, 10.0], dtype=torch.float64, requires_grad=True)
+    advantage = torch.tensor([-2.0, -2.0, -2.0, 2.0, 0.0], dtype=torch.float64)
+    surrogate, _ = clipped_surrogate(ratio, advantage, 0.2, 0.2)
+    bounded_surrogate, is_bounded = dual_clipped(surrogate, advantage, 3.0)
+    assert bounded_surrogate.tolist() == pytest.approx([-3, -6, -6, 2.4, 0])
+    assert is_bounded.tolist() == [False, False, True, False, False]
+    (grad,) = torch.autograd.grad(bounded_surrogate.sum(), ratio)
+    assert grad[[0, 2, 3, 4]].tolist() == [-2, 0, 0, 0]  # at the edge, ratio 3, either side's gradient is right
+
+
+def test_an_infinite_dual_clip_changes_nothing_not_even_where_the_advantage_is_zero():
+    surrogate, advantage = torch.tensor([-1e30, 0.0, 2.0]), torch.tensor([-1.0, 0.0, 1.0])
+    same, is_bounded = dual_clipped(surrogate, advantage, math.inf)
+    assert same.tolist() == surrogate.tolist()
+    assert not is_bounded.any()
+
+
+def test_a_bound_on_the_value_leaves_the_gradient():
+    log_ratio = torch.tensor([-1e6, -0.1, 0.0, 1e6], requires_grad=True)
+    held = bounded(log_ratio)
+    assert held.tolist() == pytest.approx([-MAX_LOG_RATIO, -0.1, 0, MAX_LOG_RATIO])
+    (grad,) = torch.autograd.grad(held.sum(), log_ratio)
+    assert grad.tolist() == [1, 1, 1, 1]

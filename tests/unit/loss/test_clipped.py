@@ -1,67 +1,18 @@
-import itertools
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
+from loss_batches import BATCH, gradient, moved, pack, shifted
+from turnwise.core.correction import Correction
+from turnwise.core.kl import KlEstimator
 from turnwise.core.ratios import RatioLevel
 from turnwise.core.segments import Reduction
 from turnwise.loss.clipped import ClippedLoss
-from turnwise.types import TokenBatch
 
-EVERY_KIND = list(itertools.product(RatioLevel, Reduction))
-METRICS = {"loss/value", "loss/clip_fraction", "mismatch/kl", "mismatch/ratio_mean"}
-
-
-def pack(*sequences: Sequence[tuple[float, Sequence[float]]]) -> TokenBatch:
-    """One prompt token, then for each turn `(advantage, behaviour log-probs)` its tokens and a tool token."""
-    columns: list[tuple[int, int, bool, float, float, int, int]] = []
-    lengths = [0]
-    for s, turns in enumerate(sequences):
-        rows = [(-1, False, 0.0, 0.0)]
-        for k, (advantage, logprobs) in enumerate(turns):
-            rows += [(k, True, advantage, logprob) for logprob in logprobs]
-            rows += [(-1, False, 0.0, 0.0)]
-        columns += [(7, n, mask, a, logprob, k, s) for n, (k, mask, a, logprob) in enumerate(rows)]
-        lengths.append(len(rows))
-    token, position, mask, advantage, logprob, turn, sequence = zip(*columns, strict=True)
-    return TokenBatch(
-        token_ids=torch.tensor(token),
-        position_ids=torch.tensor(position),
-        loss_mask=torch.tensor(mask),
-        advantages=torch.tensor(advantage, dtype=torch.float32),
-        behaviour_logprobs=torch.tensor(logprob, dtype=torch.float32),
-        turn_index=torch.tensor(turn),
-        sequence_index=torch.tensor(sequence),
-        cu_seqlens=torch.tensor(lengths).cumsum(0).int(),
-        num_loss_tokens=sum(mask),
-        num_loss_turns=sum(len(turns) for turns in sequences),
-        num_loss_sequences=sum(bool(turns) for turns in sequences),
-        temperature=1.0,
-    )
-
-
-# Sequence 0: a turn of 2 tokens and a turn of 1; sequence 1: a turn of 1; sequence 2: a turn of 3.
-BATCH = pack(
-    [(2.0, [-1.0, -0.5]), (-1.0, [-0.3])],
-    [(0.5, [-2.0])],
-    [(-0.5, [-0.1, -0.2, -0.7])],
-)
-
-
-def moved(batch: TokenBatch, *log_ratios: float, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Policy log-probs at the given log-ratios from the behaviour's, in the order of the loss tokens."""
-    logprobs = batch.behaviour_logprobs.to(dtype)
-    logprobs[batch.loss_mask] += torch.tensor(log_ratios, dtype=dtype)
-    return logprobs.requires_grad_()
-
-
-def gradient(loss: Tensor, policy_logprobs: Tensor) -> Tensor:
-    return torch.autograd.grad(loss, policy_logprobs)[0]
+METRICS = {"loss/value", "loss/policy", "loss/clip_fraction"}
 
 
 @pytest.mark.parametrize(
@@ -85,7 +36,7 @@ def test_at_ratio_one_the_gradient_is_minus_the_advantage_over_n(
     assert gradient(output.loss, policy).tolist() == pytest.approx(expected.tolist(), abs=1e-7)
     value = -sum(a * w for a, w in zip(advantages, weights, strict=True))
     assert output.loss.item() == pytest.approx(value, abs=1e-7)
-    agreed = {"loss/value": value, "loss/clip_fraction": 0, "mismatch/kl": 0, "mismatch/ratio_mean": 1}
+    agreed = {"loss/value": value, "loss/policy": value, "loss/clip_fraction": 0}
     assert output.metrics == pytest.approx(agreed, abs=1e-7)
 
 
@@ -118,32 +69,38 @@ def test_clipping_by_hand():
     assert gradient(output.loss, policy)[batch.loss_mask].tolist() == pytest.approx([0, -1.25 / 4, -0.5 / 4, 0])
 
 
-def test_metrics_by_hand():
-    # log-ratios log 2 and 0: k3 = 2 - 1 - log 2 = .306853 and 0; ratios 2 and 1
-    batch = pack([(1.0, [-1.0, -1.0])])
-    metrics = ClippedLoss()(moved(batch, math.log(2), 0.0), batch).metrics
-    assert set(metrics) == METRICS
-    assert metrics["mismatch/kl"] == pytest.approx(0.306853 / 2, abs=1e-6)
-    assert metrics["mismatch/ratio_mean"] == pytest.approx(1.5)
-    assert metrics["loss/value"] == pytest.approx(-(1.2 + 1) / 2)
+@pytest.mark.parametrize("ratio_level", list(RatioLevel))
+@pytest.mark.parametrize("clips", [(0.2, 0.2), (0.0, 0.0)])
+def test_on_policy_the_ratio_is_one_whatever_the_sampler_says(ratio_level: RatioLevel, clips: tuple[float, float]):
+    # A log-prob of -12.3 is no round number in float32; the ratio is exactly 1 all the same.
+    batch = replace(BATCH, proximal_logprobs=None)
+    policy = torch.full_like(batch.behaviour_logprobs, -12.3).requires_grad_()
+    output = ClippedLoss(ratio_level=ratio_level, clip_low=clips[0], clip_high=clips[1])(policy, batch)
+    advantages = torch.tensor([2.0, 2.0, -1.0, 0.5, -0.5, -0.5, -0.5])
+    assert output.loss.item() == -(advantages * torch.tensor(1 / 7)).sum().item()
+    assert gradient(output.loss, policy)[batch.loss_mask].tolist() == (-advantages * torch.tensor(1 / 7)).tolist()
+    assert output.metrics["loss/clip_fraction"] == 0
 
 
-@pytest.mark.parametrize(("ratio_level", "reduction"), EVERY_KIND)
-@pytest.mark.parametrize("parts", [[[0], [1], [2]], [[2, 0], [1]], [[1, 2, 0]]])
-def test_parts_add_up_to_the_whole(ratio_level: RatioLevel, reduction: Reduction, parts: list[list[int]]):
-    component = ClippedLoss(ratio_level=ratio_level, reduction=reduction)
-    policy = moved(BATCH, 0.3, -0.1, -0.4, 0.05, 0.2, -0.3, 0.1)
-    whole = component(policy, BATCH)
-    edges = BATCH.cu_seqlens.tolist()
-    outputs = []
-    for part in parts:
-        places = torch.cat([torch.arange(edges[s], edges[s + 1]) for s in part])
-        outputs.append(component(policy[places], BATCH.select(part)))
-    total = torch.stack([output.loss for output in outputs]).sum()
-    assert total.item() == pytest.approx(whole.loss.item(), rel=1e-6)
-    assert gradient(total, policy).tolist() == pytest.approx(gradient(whole.loss, policy).tolist(), rel=1e-6)
-    for name, value in whole.metrics.items():
-        assert sum(output.metrics[name] for output in outputs) == pytest.approx(value, rel=1e-6, abs=1e-12)
+def test_the_ratio_is_to_the_proximal_policy():
+    # proximal 0.3 above the behaviour, policy 0.5 above it: the ratio is e^0.2
+    batch = pack([(1.0, [-1.0])])
+    assert batch.proximal_logprobs is not None
+    batch = replace(batch, proximal_logprobs=shifted(batch.proximal_logprobs, batch, 0.3))
+    output = ClippedLoss(clip_high=math.inf)(moved(batch, 0.5), batch)
+    assert output.loss.item() == pytest.approx(-math.exp(0.2), rel=1e-6)
+
+
+def test_the_dual_clip_by_hand():
+    # ratios 2, 4 on advantage -1 and 4 on advantage 1, dual clip 3, clip .2: -2, -3, 1.2; loss 3.8 / 3
+    batch = pack([(-1.0, [-1.0, -1.0]), (1.0, [-1.0])])
+    policy = moved(batch, *[math.log(w) for w in (2, 4, 4)])
+    output = ClippedLoss(dual_clip=3.0)(policy, batch)
+    assert output.loss.item() == pytest.approx(3.8 / 3)
+    assert gradient(output.loss, policy)[batch.loss_mask].tolist() == pytest.approx([2 / 3, 0, 0])
+    assert set(output.metrics) == {*METRICS, "loss/dual_clip_fraction"}
+    assert output.metrics["loss/dual_clip_fraction"] == pytest.approx(1 / 3)
+    assert output.metrics["loss/clip_fraction"] == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize("clips", [(0.2, 0.2), (3e-4, 4e-4)])
@@ -164,36 +121,12 @@ def test_sequence_level_is_gspo_where_a_sequence_has_one_advantage(clips: tuple[
     assert gradient(output.loss, policy).tolist() == pytest.approx(gradient(literal, policy).tolist(), rel=1e-6)
 
 
-@pytest.mark.parametrize(("ratio_level", "reduction"), EVERY_KIND)
-def test_a_fully_masked_step_is_zero_and_never_nan(ratio_level: RatioLevel, reduction: Reduction):
-    masked = replace(
-        BATCH,
-        loss_mask=torch.zeros_like(BATCH.loss_mask),
-        num_loss_tokens=0,
-        num_loss_turns=0,
-        num_loss_sequences=0,
-    )
-    policy = moved(BATCH, *[0.1] * 7)
-    output = ClippedLoss(ratio_level=ratio_level, reduction=reduction)(policy, masked)
-    assert output.loss.item() == 0
-    assert gradient(output.loss, policy).tolist() == [0] * len(policy)
-    assert output.metrics == dict.fromkeys(METRICS, 0)
-
-
-def test_a_fully_masked_part_of_a_step_adds_nothing():
-    batch = pack([(1.0, [-1.0])], [])
-    component = ClippedLoss()
-    policy = moved(batch, 0.1)
-    part = component(policy[3:], batch.select([1]))
-    assert part.loss.item() == 0
-    assert component(policy, batch).loss.item() == pytest.approx(component(policy[:3], batch.select([0])).loss.item())
-
-
 def test_masked_tokens_are_never_read():
     policy = moved(BATCH, 0.3, -0.1, -0.4, 0.05, 0.2, -0.3, 0.1)
     expected = ClippedLoss()(policy, BATCH)
     junk = policy.detach().masked_fill(~BATCH.loss_mask, math.nan).requires_grad_()
-    batch = replace(BATCH, behaviour_logprobs=BATCH.behaviour_logprobs.masked_fill(~BATCH.loss_mask, -math.inf))
+    nowhere = BATCH.behaviour_logprobs.masked_fill(~BATCH.loss_mask, -math.inf)
+    batch = replace(BATCH, behaviour_logprobs=nowhere, proximal_logprobs=nowhere)
     output = ClippedLoss()(junk, batch)
     assert output.metrics == expected.metrics
     assert torch.equal(gradient(output.loss, junk), gradient(expected.loss, policy))
@@ -233,6 +166,22 @@ def test_the_step_has_at_least_the_tokens_of_its_part():
         ClippedLoss()(moved(BATCH, *[0.0] * 7), replace(BATCH, num_loss_tokens=6))
 
 
+@pytest.mark.parametrize("size", [3, 15])
+def test_entropies_must_fit_the_batch(size: int):
+    with pytest.raises(ValueError, match=rf"entropy_N of shape \({size},\): expected \(14,\)"):
+        ClippedLoss()(moved(BATCH, *[0.0] * 7), BATCH, torch.zeros(size))
+
+
+def test_what_a_term_needs_must_be_there():
+    policy = moved(BATCH, *[0.0] * 7)
+    with pytest.raises(ValueError, match=r"loss\.kl_weight=0\.1: the batch has no log-probs of a reference policy"):
+        ClippedLoss(kl_weight=0.1)(policy, BATCH)
+    with pytest.raises(ValueError, match=r"loss\.entropy_weight=0\.1: no entropies were given"):
+        ClippedLoss(entropy_weight=0.1)(policy, BATCH)
+    with pytest.raises(ValueError, match=r"loss\.entropy_weight=0\.1: the entropies carry no gradient"):
+        ClippedLoss(entropy_weight=0.1)(policy, BATCH, torch.zeros(14))
+
+
 @pytest.mark.parametrize(
     ("field", "value", "expected"),
     [
@@ -241,7 +190,17 @@ def test_the_step_has_at_least_the_tokens_of_its_part():
         ("clip_low", math.nan, "0 to 1"),
         ("clip_high", -0.1, "0 or more"),
         ("clip_high", math.nan, "0 or more"),
+        ("dual_clip", 1.0, "more than 1"),
+        ("dual_clip", math.nan, "more than 1"),
         ("constant_length", 0, "1 or more"),
+        ("kl_weight", -0.1, "a finite number, 0 or more"),
+        ("kl_weight", math.nan, "a finite number, 0 or more"),
+        ("entropy_weight", -0.1, "a finite number, 0 or more"),
+        ("entropy_weight", math.inf, "a finite number, 0 or more"),
+        ("correction_low", -0.1, "0 to 1"),
+        ("correction_low", 1.1, "0 to 1"),
+        ("correction_high", 0.9, "1 or more"),
+        ("correction_high", math.nan, "1 or more"),
     ],
 )
 def test_fields_out_of_range(field: str, value: Any, expected: str):
@@ -253,7 +212,15 @@ def test_defaults_are_the_documented_ones():
     assert ClippedLoss() == ClippedLoss(
         clip_low=0.2,
         clip_high=0.2,
+        dual_clip=math.inf,
         ratio_level=RatioLevel.token,
         reduction=Reduction.token,
         constant_length=1024,
+        kl_weight=0.0,
+        kl_estimator=KlEstimator.k3,
+        entropy_weight=0.0,
+        correction=Correction.none,
+        correction_level=RatioLevel.token,
+        correction_low=0.5,
+        correction_high=2.0,
     )
