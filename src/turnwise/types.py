@@ -165,7 +165,7 @@ class Turn:
             raise ValueError(
                 f"Turn.span={self.span} does not fit its {len(self.behaviour_logprobs)} behaviour_logprobs"
             )
-        if not all(math.isfinite(x) and x <= 1e-5 for x in self.behaviour_logprobs):
+        if not (math.isfinite(sum(self.behaviour_logprobs)) and max(self.behaviour_logprobs) <= 1e-5):
             raise ValueError(f"Turn.span={self.span}: behaviour_logprobs must be finite and <= 0")
 
     @property

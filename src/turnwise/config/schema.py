@@ -46,6 +46,7 @@ COMPONENTS = {
     "mode/train": "turnwise.config.modes.Train",
     "mode/evaluate": "turnwise.config.modes.Evaluate",
     "mode/warmstart": "turnwise.config.modes.WarmStart",
+    "mode/rescore": "turnwise.config.rescore.Rescore",
     "rollout": "turnwise.rollout.sampler.RolloutSettings",
     "evaluation": "turnwise.evaluation.evaluate.EvaluationSettings",
 }

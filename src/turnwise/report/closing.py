@@ -40,7 +40,7 @@ def closing_table(run_dir: Path, summary: Summary) -> RenderableType:
 def _accuracy_table(summary: Summary) -> RenderableType:
     changes = accuracy_changes(summary)
     if not changes:
-        return Text("No evaluation was made.", style="dim")
+        return Text("" if summary.outcome is Outcome.finished else "No evaluation was made.", style="dim")
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
     table.add_column("held-out accuracy")
     for heading in ("start", "end", "points"):
