@@ -26,7 +26,11 @@ ROUNDS = [
     for index in range(max(map(len, PARTS.values())))
 ]
 """Every option of every part at least once, in as few compositions as can be."""
-NEEDED = {("model", "instruct"): ["model.path=owner/name"], ("task", "jsonl"): ["task.path=problems.jsonl"]}
+NEEDED = {
+    ("model", "instruct"): ["model.path=owner/name"],
+    ("task", "jsonl"): ["task.path=problems.jsonl"],
+    ("mode", "rescore"): ["mode.path=runs/earlier"],
+}
 """Values that an option leaves to the user."""
 README = ROOT / "README.md"
 HELP = CONF_DIR / "config.yaml"
