@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from builders import group, trajectory
-from turnwise.rollout.packing import pack
+from turnwise.rollout.packing import has_equal_outcomes, has_void_turn, pack
 from turnwise.types import ScoredGroup, StopReason, TokenBatch
 
 
@@ -72,3 +72,40 @@ def test_select_keeps_the_counts_of_the_step():
 def test_advantages_of_another_shape_are_refused():
     with pytest.raises(ValueError, match="1 numbers for 2 turns"):
         pack([scored(trajectory(["a", None]))], [[[1.0]]], temperature=1.0)
+
+
+@pytest.mark.parametrize(
+    ("codes", "errors", "stop_reason", "is_void"),
+    [
+        (["a", None], None, StopReason.answered, False),  # a call, then the answer
+        ([None], None, StopReason.answered, False),  # an answer at once
+        (["a", "b"], None, StopReason.max_turns, False),  # cut while it calls
+        (["a", None], None, StopReason.void_turn, True),  # neither call nor answer at the end
+        (["a", None], None, StopReason.max_tokens, True),  # cut before either was whole
+        (["a", "b", None], [None, "unclosed", None], StopReason.answered, True),  # its only call is malformed
+    ],
+)
+def test_void_turns(codes, errors, stop_reason: StopReason, is_void: bool):
+    assert has_void_turn(trajectory(codes, errors=errors, stop_reason=stop_reason)) is is_void
+
+
+def test_trajectories_with_a_void_turn_are_left_out_of_loss_and_counts():
+    good = trajectory(["a", None], sample_index=0)
+    void = trajectory(["a", "b", None], sample_index=1, stop_reason=StopReason.void_turn)
+    advantages = [[[1.0, 2.0], [3.0, 3.0, 3.0]]]
+    assert pack([scored(good, void)], advantages, temperature=1.0).num_loss_turns == 5
+    masked = pack([scored(good, void)], advantages, temperature=1.0, mask_void_turns=True)
+    assert masked.advantages[masked.loss_mask].tolist() == [1, 1, 2, 2]
+    assert (masked.num_loss_tokens, masked.num_loss_turns, masked.num_loss_sequences) == (4, 2, 1)
+
+
+def test_groups_without_a_right_and_a_wrong_answer_are_left_out_of_loss_and_counts():
+    one, two = trajectory(["a"], sample_index=0), trajectory([None], sample_index=1)
+    failed = trajectory(["x"], sample_index=2, stop_reason=StopReason.tool_infrastructure)
+    mixed = dataclasses.replace(scored(one, two, failed), correct_G=(True, False, False))
+    alike = dataclasses.replace(scored(one, two, failed), correct_G=(True, True, False))
+    assert [has_equal_outcomes(mixed), has_equal_outcomes(alike)] == [False, True], "what was excluded has no say"
+    advantages = [[[1.0], [2.0], [0.0]], [[3.0], [4.0], [0.0]]]
+    batch = pack([mixed, alike], advantages, temperature=1.0, mask_equal_outcomes=True)
+    assert batch.advantages[batch.loss_mask].tolist() == [1, 1, 2, 2]
+    assert (batch.num_loss_tokens, batch.num_loss_turns, batch.num_loss_sequences) == (4, 2, 2)

@@ -1,0 +1,42 @@
+"""The reference policy of a KL term: the starting weights, loaded only when they are needed, in a resumed run too."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from integration_runs import Run
+from turnwise.model.causal_lm import CausalLM
+
+
+def lines(run_dir: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if not k.startswith(("time/", "throughput/"))} for row in rows]
+
+
+@pytest.mark.parametrize(("kl_weight", "num_models"), [(0, 2), (0.1, 3)])
+def test_a_reference_is_loaded_only_for_a_kl_term(
+    run: Run, monkeypatch: pytest.MonkeyPatch, kl_weight: float, num_models: int
+):
+    loaded = []
+    load = CausalLM.load_model
+    monkeypatch.setattr(CausalLM, "load_model", lambda *args: loaded.append(args) or load(*args))
+    run_dir = run(f"loss.kl_weight={kl_weight}", "trainer.num_steps=1")
+    assert len(loaded) == num_models, "the policy, the engine, and the reference"
+    assert ("loss/kl" in lines(run_dir)[1]) == (kl_weight > 0)
+
+
+def test_the_divergence_begins_at_zero_and_a_resumed_run_equals_an_uninterrupted_one(run: Run):
+    overrides = ("loss.kl_weight=0.5", "trainer.learning_rate=1e-3")
+    whole = run(*overrides, folder="whole")
+    divergences = [line["loss/kl"] for line in lines(whole) if "loss/kl" in line]
+    assert divergences[0] == 0
+    assert min(divergences[1:]) > 1e-6, "the policy has left the weights that it started from"
+    run(*overrides, "trainer.num_steps=1", folder="parts")
+    resumed = run(*overrides, folder="parts")
+    assert lines(resumed) == lines(whole)
+    left, right = (load_file(one / "checkpoints/last/model.safetensors") for one in (whole, resumed))
+    assert all(torch.equal(left[name], right[name]) for name in left)
