@@ -1,6 +1,9 @@
+import io
 import math
 import sys
 import time
+import tokenize
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -8,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnwise.reward.similarity import embedding
+from turnwise.reward.similarity import embedding, lexical
 from turnwise.reward.similarity.embedding import EmbeddingSimilarity
 from turnwise.reward.similarity.lexical import LexicalSimilarity
 
+SOURCES = Path(__file__).parents[3] / "src" / "turnwise"
 LOOP = """
 total = 0
 for number in range(10):  # ten of them
@@ -216,3 +220,29 @@ def test_real_embeddings_of_a_random_model(tmp_path):
     similarity = EmbeddingSimilarity(path=str(tmp_path / "bert"))
     assert 0 < similarity("print(1)", "print(2)") < 1
     assert similarity("print(1)", "print(2)") == similarity("print(2)", "print(1)")
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="Python's own tokenizer takes f-strings apart from 3.12 on")
+@pytest.mark.parametrize("path", sorted(SOURCES.rglob("*.py")), ids=lambda path: path.name)
+def test_a_program_has_the_tokens_that_python_finds_in_it(path: Path):
+    code = path.read_text(encoding="utf-8")
+    layout = {tokenize.NL, tokenize.COMMENT, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING, tokenize.ENDMARKER}
+    tokens = tokenize.generate_tokens(io.StringIO(code).readline)
+    expected = [token.string for token in tokens if token.type not in {*layout, tokenize.NEWLINE}]
+    assert [token for token in lexical.tokens_of(code) if token not in ("", "\n")] == expected
+
+
+@pytest.mark.parametrize(
+    ("code", "tokens"),
+    [
+        ("x = 'a' # b\ny = f\"c#\"", ["x", "=", "'a'", "y", "=", 'f"c#"']),
+        ("0x1F 0o17 1_000.5e-3j .5 1.", ["0x1F", "0o17", "1_000.5e-3j", ".5", "1."]),
+        ("a//=b**c->d:=e...", ["a", "//=", "b", "**", "c", "->", "d", ":=", "e", "..."]),
+        ('"""two\nlines""" + r\'\\\'\'', ['"""two\nlines"""', "+", r"r'\''"]),
+        ("print('unclosed", ["print", "(", "'", "unclosed"]),
+        ("1 +\\\n 2 # no end", ["1", "+", "2"]),
+        ("", []),
+    ],
+)
+def test_tokens_of_programs_and_of_text_that_is_none(code: str, tokens: list[str]):
+    assert [token for token in lexical.tokens_of(code) if token not in ("", "\n")] == tokens

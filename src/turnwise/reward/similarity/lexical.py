@@ -1,22 +1,33 @@
 """Likeness of programs by their token n-grams: no model, no download."""
 
 import builtins
-import io
 import keyword
 import math
 import re
-import tokenize
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
 _KEPT_NAMES = frozenset(keyword.kwlist) | frozenset(dir(builtins))
+_IMPORTS = ("import", "from")
+_STATEMENT_ENDS = ("\n", ";", "")
+_DEPTHS = {**dict.fromkeys("([{", 1), **dict.fromkeys(")]}", -1)}
+_QUOTES = ("'", '"')
 _STRING = '""'
-_LINE_END = "\n"
-_STATEMENT_ENDS = (_LINE_END, ";")
-_LAYOUT = {tokenize.NL, tokenize.COMMENT, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING, tokenize.ENDMARKER}
-_ROUGH_TOKEN = re.compile(r"\n|\"[^\"\n]*\"|'[^'\n]*'|\w+|\*\*|//|->|[-+*/%&|^<>=!:]=|[^\w\s\\]")
+_TOKEN = re.compile(
+    r"""(?: [^\S\n]++ | \#[^\n]*+ | \\\r?\n )*+   # layout, comments, continued lines: in one piece
+        ( [^\W\d]\w*+(?![\"\'])                  # a name that is no prefix of a string
+        | [(),\]\[{}\n] | :=?
+        | [rRbBuUfF]{0,2} (?: \"{3} (?:[^\\]|\\.)*? \"{3} | \'{3} (?:[^\\]|\\.)*? \'{3}
+                            | \" (?:[^\"\\\n]|\\.)* \"   | \' (?:[^\'\\\n]|\\.)* \' )
+        | 0[xXoObB][\da-fA-F_]+ | (?: \d[\d_]*\.?[\d_]* | \.\d[\d_]* ) (?:[eE][-+]?\d[\d_]*)? [jJ]?
+        | \w+
+        | \*\*=? | //=? | >>=? | <<=? | -> | \.{3} | [-+*/%&|^@=<>!]=
+        | [^\s\w] | \Z )""",
+    re.VERBOSE | re.DOTALL,
+)
+"""One token behind what lies between tokens. Total: any text is tokens, whether it is a program or not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,51 +54,57 @@ class LexicalSimilarity:
         other_counts, other_square = _ngram_counts(other, self.ngram)
         if not counts or not other_counts:
             return 0.0
-        if len(other_counts) < len(counts):
-            counts, other_counts = other_counts, counts
-        dot = sum(count * other_counts[ngram] for ngram, count in counts.items() if ngram in other_counts)
+        dot = sum(counts[ngram] * other_counts[ngram] for ngram in counts.keys() & other_counts.keys())
         return min(1.0, dot / math.sqrt(square * other_square))
 
 
 @lru_cache(maxsize=512)  # the programs of some groups; one of 2 KB takes about 16 KB here
 def _ngram_counts(code: str, ngram: int) -> tuple[Counter[tuple[str, ...]], int]:
     """Counts of the program's n-grams, and the sum of their squares."""
-    tokens = tuple(_normalised(_tokens(code)))
-    starts = range(max(1, len(tokens) - ngram + 1)) if tokens else ()
-    counts = Counter(tokens[start : start + ngram] for start in starts)
+    counts = Counter(ngrams(code, ngram))
     return counts, sum(count * count for count in counts.values())
 
 
-def _tokens(code: str) -> list[str]:
-    """The program's tokens without layout and comments; statements end in a line end."""
-    tokens = []
-    try:
-        for token in tokenize.generate_tokens(io.StringIO(code).readline):
-            if token.type == tokenize.STRING:
-                tokens.append(_STRING)
-            elif token.type == tokenize.NEWLINE:
-                tokens.append(_LINE_END)
-            elif token.type not in _LAYOUT and token.string.strip():
-                tokens.append(token.string)
-    except (tokenize.TokenError, SyntaxError):  # IndentationError is a SyntaxError
-        uncommented = re.sub(r"#[^\n]*", "", code)
-        return [_STRING if token[0] in "\"'" else token for token in _ROUGH_TOKEN.findall(uncommented)]
-    return tokens
+def ngrams(code: str, length: int) -> Iterator[tuple[str, ...]]:
+    """The normalised token sequences of `length` in a program, in order; of a shorter program, the whole of it."""
+    tokens = _normalised(tokens_of(code))
+    length = max(1, min(length, len(tokens)))
+    return zip(*(tokens[start:] for start in range(length)), strict=False)
 
 
-def _normalised(tokens: Iterable[str]) -> Iterator[str]:
-    """The tokens without statement ends, the program's own names replaced by their number."""
-    numbers: dict[str, str] = {}
-    imported: set[str] = set()
-    previous, in_import = _LINE_END, False
+def tokens_of(code: str) -> list[str]:
+    """The tokens of a program, line ends among them, without comments and layout; the last may be empty."""
+    return _TOKEN.findall(code)
+
+
+def _normalised(tokens: Iterable[str]) -> list[str]:
+    """The tokens without statement ends; strings are one token, the program's own names are numbered."""
+    kept: list[str] = []
+    names: dict[str, str] = {}  # what each of them becomes
+    num_own, depth, previous, in_import = 0, 0, "\n", False
     for token in tokens:
-        if previous in _STATEMENT_ENDS:
-            in_import = token in ("import", "from")
-        if token.isidentifier() and token not in _KEPT_NAMES and previous != ".":
-            if in_import:
-                imported.add(token)
-            elif token not in imported:
-                token = numbers.setdefault(token, f"${len(numbers)}")
-        if token not in _STATEMENT_ENDS:
-            yield token
+        if token in _STATEMENT_ENDS:
+            if token == ";" or depth <= 0:  # a line that ends in brackets goes on
+                previous = "\n"
+            continue
+        if previous == "\n":
+            in_import = token in _IMPORTS
+        if token.isidentifier():
+            if token in _KEPT_NAMES or previous == ".":
+                kept.append(token)
+            elif in_import:
+                names[token] = token
+                kept.append(token)
+            elif (shown := names.get(token)) is not None:
+                kept.append(shown)
+            else:
+                names[token] = f"${num_own}"
+                num_own += 1
+                kept.append(names[token])
+        elif token[-1] in _QUOTES and len(token) > 1:
+            kept.append(_STRING)
+        else:
+            depth += _DEPTHS.get(token, 0)
+            kept.append(token)
         previous = token
+    return kept
