@@ -15,7 +15,7 @@ from turnwise.reward.similarity import embedding, lexical
 from turnwise.reward.similarity.embedding import EmbeddingSimilarity
 from turnwise.reward.similarity.lexical import LexicalSimilarity
 
-SOURCES = Path(__file__).parents[3] / "src" / "turnwise"
+PACKAGE = Path(__file__).parents[3] / "src" / "turnwise"
 LOOP = """
 total = 0
 for number in range(10):  # ten of them
@@ -223,7 +223,7 @@ def test_real_embeddings_of_a_random_model(tmp_path):
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="Python's own tokenizer takes f-strings apart from 3.12 on")
-@pytest.mark.parametrize("path", sorted(SOURCES.rglob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.name)
 def test_a_program_has_the_tokens_that_python_finds_in_it(path: Path):
     code = path.read_text(encoding="utf-8")
     layout = {tokenize.NL, tokenize.COMMENT, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING, tokenize.ENDMARKER}
