@@ -66,10 +66,16 @@ def training_curves(lines: Sequence[Line]) -> list[Curve]:
         _lines(
             lines,
             "Groups without signal",
-            "Share of the groups whose advantages are all zero.",
-            {"advantage/zero_groups": "groups"},
+            "Share of the groups whose advantages are all zero; of those whose trajectories have one reward.",
+            {
+                "advantage/zero_groups": "no advantage",
+                "reward/zero_variance_groups": "one reward",
+                "reward/zero_variance_groups_unshaped": "one reward, without shaping",
+            },
             **share,
         ),
+        _by_turn(lines, "Return by turn, over the steps", "Mean of the trajectories that have the turn.", "return"),
+        _by_turn(lines, "Advantage by turn, over the steps", "Mean of the trajectories that have it.", "advantage"),
         _lines(lines, "Loss", "The objective that the optimiser lowers.", {"loss/value": "loss"}),
         _lines(lines, "Entropy", "Mean entropy of the sampled tokens, in nats.", {"loss/entropy": "entropy"}, low=0.0),
         _lines(lines, "Gradient norm", "Before clipping.", {"loss/grad_norm": "norm"}, low=0.0),
@@ -144,6 +150,15 @@ def _lines(
             _as_share(axes)
 
     return _curve(title, about, _in_turn(found), draw)
+
+
+def _by_turn(lines: Sequence[Line], title: str, about: str, area: str) -> Curve | None:
+    """One line for each turn; of many turns, as many as there are colours."""
+    prefix = f"{area}/turn_"
+    turns = sorted(
+        {int(number) for line in lines for name in line if (number := name.removeprefix(prefix)).isdecimal()}
+    )
+    return _lines(lines, title, about, {f"{prefix}{turn}": f"turn {turn}" for turn in turns[: len(_COLOURS)]})
 
 
 def _stack(

@@ -91,3 +91,13 @@ def test_the_same_figures_give_the_same_drawing():
     first, second = (turn_curve("Advantage by turn", "", series) for _ in range(2))
     assert first == second
     assert list(first.legend) == [("step 0", "--c1"), ("step 9", "--c2")]
+
+
+def test_figures_by_turn_are_drawn_turn_by_turn():
+    lines = [{"step": float(step), "return/turn_1": 0.5, "return/turn_2": 0.1 * step} for step in range(3)]
+    (curve,) = training_curves(lines)
+    assert curve.title == "Return by turn, over the steps"
+    assert [label for label, _ in curve.legend] == ["turn 1", "turn 2"]
+    (flat,), (rising,) = (points(curve.svg, variable) for variable in ("--c1", "--c2"))
+    assert len({y for _, y in flat}) == 1
+    assert len({y for _, y in rising}) == 3
