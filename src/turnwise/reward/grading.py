@@ -1,12 +1,12 @@
 """Decides whether an answer equals the gold answer: text first, then exact numbers, then math-verify."""
 
-import atexit
 import logging
 import multiprocessing
 import signal
 import threading
 from dataclasses import dataclass
 from functools import lru_cache
+from multiprocessing.util import Finalize
 
 from pebble import ProcessExpired, ProcessPool
 
@@ -70,9 +70,6 @@ def close() -> None:
             _pool = None
 
 
-atexit.register(close)
-
-
 @lru_cache(maxsize=16384)
 def _math_verify(answer: str, gold: str, timeout_s: float) -> bool:
     with _lock:
@@ -92,6 +89,8 @@ def _ask_process(answer: str, gold: str, timeout_s: float) -> bool | None:
     if _pool is None:
         context = multiprocessing.get_context("spawn")
         _pool = ProcessPool(max_workers=1, initializer=grading_worker.start, context=context)
+        # Not atexit: a process that multiprocessing started waits for its children before it comes to that.
+        Finalize(None, close, exitpriority=0)
     try:
         return _pool.schedule(grading_worker.is_equal, args=(answer, gold, timeout_s)).result(timeout=_STALL_S)
     except (OSError, RuntimeError) as error:

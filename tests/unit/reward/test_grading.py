@@ -1,6 +1,7 @@
 """Answers that need math-verify; those that text and plain numbers decide are tested in test_answers.py."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -204,6 +205,17 @@ def test_no_process_outlives_the_trainer(tmp_path, ending):
     while any(map(is_running, children)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(map(is_running, children))
+
+
+def test_a_worker_process_that_has_graded_comes_to_its_end():
+    """multiprocessing lets a process wait for its children; the grading process must not keep it waiting."""
+    worker = multiprocessing.get_context("spawn").Process(target=Grader(), args=("2^3", "8"))
+    worker.start()
+    worker.join(30)
+    children = psutil.Process(worker.pid).children() if worker.is_alive() else []
+    for process in (worker, *children):
+        process.kill()
+    assert (worker.exitcode, children) == (0, [])
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"no data folder at {DATA}")
