@@ -63,19 +63,16 @@ def training_curves(lines: Sequence[Line]) -> list[Curve]:
         _lines(lines, "Turns", "Mean number of turns of a trajectory.", {"rollout/num_turns": "turns"}),
         _stack(lines, "Tool outcomes", "Share of the executed tool calls.", "tool", ToolStatus),
         _stack(lines, "Stop reasons", "Share of the trajectories.", "stop", StopReason),
-        _lines(
-            lines,
-            "Groups without signal",
-            "Share of the groups whose advantages are all zero; of those whose trajectories have one reward.",
-            {
-                "advantage/zero_groups": "no advantage",
-                "reward/zero_variance_groups": "one reward",
-                "reward/zero_variance_groups_unshaped": "one reward, without shaping",
-            },
-            **share,
-        ),
+        _signal_curve(lines),
         _by_turn(lines, "Return by turn, over the steps", "Mean of the trajectories that have the turn.", "return"),
         _by_turn(lines, "Advantage by turn, over the steps", "Mean of the trajectories that have it.", "advantage"),
+        _lines(
+            lines,
+            "Changed by rescoring",
+            "Share of the turns by what became of the sign of their stored advantage.",
+            {"rescore/sign_flips": "flipped", "rescore/to_zero": "went to 0", "rescore/from_zero": "came from 0"},
+            **share,
+        ),
         _lines(lines, "Loss", "The objective that the optimiser lowers.", {"loss/value": "loss"}),
         _lines(lines, "Entropy", "Mean entropy of the sampled tokens, in nats.", {"loss/entropy": "entropy"}, low=0.0),
         _lines(lines, "Gradient norm", "Before clipping.", {"loss/grad_norm": "norm"}, low=0.0),
@@ -127,6 +124,16 @@ def _accuracy_curve(lines: Sequence[Line]) -> Curve | None:
 
     about = "Held-out accuracy is given with one standard error."
     return _curve("Accuracy", about, _in_turn(["training", *(f"held-out: {task}" for task in tasks)]), draw)
+
+
+def _signal_curve(lines: Sequence[Line]) -> Curve | None:
+    """The share without shaping gets a line of its own where it differs: an equal one would only hide the other."""
+    shaped, unshaped = "reward/zero_variance_groups", "reward/zero_variance_groups_unshaped"
+    labels = {"advantage/zero_groups": "no advantage", shaped: "one reward"}
+    if any(line[shaped] != line[unshaped] for line in lines if shaped in line and unshaped in line):
+        labels[unshaped] = "one reward, without shaping"
+    about = "Share of the groups whose advantages are all zero; of those whose trajectories have one reward."
+    return _lines(lines, "Groups without signal", about, labels, low=0.0, high=1.0, is_share=True)
 
 
 def _lines(

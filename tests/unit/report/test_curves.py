@@ -101,3 +101,19 @@ def test_figures_by_turn_are_drawn_turn_by_turn():
     (flat,), (rising,) = (points(curve.svg, variable) for variable in ("--c1", "--c2"))
     assert len({y for _, y in flat}) == 1
     assert len({y for _, y in rising}) == 3
+
+
+def test_groups_without_shaping_get_a_line_where_shaping_made_a_difference():
+    shaped, unshaped = "reward/zero_variance_groups", "reward/zero_variance_groups_unshaped"
+    same = [{"step": 0.0, shaped: 0.25, unshaped: 0.25}]
+    informed = [*same, {"step": 1.0, shaped: 0.25, unshaped: 0.5}]
+    for lines, labels in ((same, ["one reward"]), (informed, ["one reward", "one reward, without shaping"])):
+        (curve,) = training_curves(lines)
+        assert curve.title == "Groups without signal"
+        assert [label for label, _ in curve.legend] == labels
+
+
+def test_what_rescoring_changed_is_drawn():
+    (curve,) = training_curves([{"step": 0.0, "rescore/sign_flips": 0.1, "rescore/from_zero": 0.2}])
+    assert curve.title == "Changed by rescoring"
+    assert [label for label, _ in curve.legend] == ["flipped", "came from 0"]
