@@ -49,7 +49,7 @@ class TrainerSettings:
     """The optimiser steps and what happens between them."""
 
     num_steps: int = 30
-    """Optimiser steps, each on freshly sampled trajectories."""
+    """Steps, each of which samples trajectories and trains on them, by one optimiser step or several."""
     eval_every: int = 10
     """Steps between evaluations; there is always one before the first step and one after the last."""
     save_every: int = 10
@@ -69,10 +69,10 @@ class TrainerSettings:
     num_epochs: int = 1
     """Passes over each step's trajectories; with 1 and one minibatch every update is on-policy."""
     num_minibatches: int = 1
-    """Optimiser steps of one pass; each trains on its share of every group's trajectories."""
-    mask_void_turns: bool = False
+    """Optimiser steps of one pass. Trajectories are dealt out in turn; each minibatch averages over its own."""
+    drop_void_turns: bool = False
     """Leave trajectories with a void turn, neither well-formed call nor answer, out of the loss (SimpleTIR)."""
-    mask_equal_outcomes: bool = False
+    drop_equal_outcomes: bool = False
     """Leave groups that are all correct or all wrong out of the loss and its denominators (DAPO)."""
     token_budget: int = 2048
     """Padded tokens per micro-batch; changes memory and speed, never the gradient."""
@@ -166,11 +166,12 @@ class Trainer:
             scored,
             advantages,
             temperature=self.rollout_settings.temperature,
-            mask_void_turns=self.settings.mask_void_turns,
-            mask_equal_outcomes=self.settings.mask_equal_outcomes,
+            drop_void_turns=self.settings.drop_void_turns,
+            drop_equal_outcomes=self.settings.drop_equal_outcomes,
         )
         update = self.update(batch, step)
 
+        trained = {"loss/num_tokens": batch.num_loss_tokens, "loss/num_sequences": batch.num_loss_sequences}
         timing = {
             "time/step_s": time.perf_counter() - started,
             "time/rollout_s": rollout.wall_s,
@@ -178,7 +179,7 @@ class Trainer:
             "throughput/sampled_tokens_per_s": rollout.num_sampled_tokens / rollout.wall_s,
         }
         credit = diagnose(scored, returns, advantages, self.advantage)
-        self.tracker.log({**summarise(scored, advantages), **credit, **update, **timing}, step)
+        self.tracker.log({**summarise(scored, advantages), **credit, **trained, **update, **timing}, step)
 
     def update(self, batch: TokenBatch, step: int) -> Metrics:
         """Trains the policy on the batch of a step.

@@ -268,6 +268,12 @@ class ScoredGroup:
             sum(sum(self.terms[name][g]) for name in self.outcome_terms) for g in range(len(self.turn_rewards_GK))
         )
 
+    @property
+    def has_equal_outcomes(self) -> bool:
+        """Whether the trajectories that count are all correct or all wrong; so too where none counts."""
+        pairs = zip(self.correct_G, self.group.trajectories, strict=True)
+        return len({correct for correct, trajectory in pairs if not trajectory.is_excluded}) < 2
+
     def without(self, term: str) -> "ScoredGroup":
         """The same group with `term` taken out of the rewards; itself if there is no such term."""
         if term not in self.terms:

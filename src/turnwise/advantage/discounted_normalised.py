@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from turnwise.advantage.ragged import flatten, unflatten
-from turnwise.advantage.ranges import check_choice, check_discount, check_scaling
 from turnwise.core.group_statistics import Pool, StdKind, assign_pools, normalise
+from turnwise.core.ranges import check_choice, check_discount, check_scaling
 from turnwise.core.returns import discounted_returns
 from turnwise.core.turns import Turns
 from turnwise.types import ScoredGroup

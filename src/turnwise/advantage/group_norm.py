@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from turnwise.advantage.ragged import flatten, unflatten
-from turnwise.advantage.ranges import check_scaling
 from turnwise.core.group_statistics import StdKind, normalise_in_groups
+from turnwise.core.ranges import check_scaling
 from turnwise.core.turns import Turns
 from turnwise.types import ScoredGroup
 

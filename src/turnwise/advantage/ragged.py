@@ -28,7 +28,7 @@ def flatten(scored_groups: Sequence[ScoredGroup]) -> Turns:
             outcomes.append(outcome_G[g])
             num_tokens += [turn.span[1] - turn.span[0] for turn in scored.group.trajectories[g].turns]
         group_index += [p] * len(included)
-        has_equal_outcomes += [len({scored.correct_G[g] for g in included}) == 1] * len(included)
+        has_equal_outcomes += [scored.has_equal_outcomes] * len(included)
     return Turns(
         rewards_K=torch.tensor([reward for row in rows for reward in row], dtype=torch.float64),
         outcomes_G=torch.tensor(outcomes, dtype=torch.float64),

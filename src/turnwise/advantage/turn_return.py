@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from turnwise.advantage.ragged import flatten, unflatten
-from turnwise.advantage.ranges import check_choice, check_discount, check_scaling
 from turnwise.core.group_statistics import Pool, StdKind, assign_pools, normalise, share_weights
+from turnwise.core.ranges import check_choice, check_discount, check_scaling
 from turnwise.core.returns import discounted_returns
 from turnwise.core.turns import Turns
 from turnwise.types import ScoredGroup
@@ -57,8 +57,8 @@ class TurnReturnAdvantage:
 
     @property
     def compares_siblings(self) -> bool:
-        """Whether the pool ends at the group."""
-        return self.pool != Pool.batch
+        """Whether the pool ends at the group, or groups of equal outcomes are silenced."""
+        return self.pool != Pool.batch or self.mask_equal_outcomes
 
     def __call__(self, scored_groups: Sequence[ScoredGroup]) -> list[list[list[float]]]:
         """Advantages `[P][G][K]`; excluded trajectories leave the statistics and get zeros."""

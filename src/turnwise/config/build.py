@@ -200,7 +200,19 @@ def check_relations(components: Components) -> None:
             f">= 2 (or one that compares those of the batch: advantage.pool=batch, or advantage=reinforce_pp without "
             f"advantage.group_baseline)"
         )
-    if rollout.group_size * rollout.num_problems < 2:
+    if rollout.group_size < 2 and trainer.drop_equal_outcomes:
+        raise ConfigError(
+            f"trainer.drop_equal_outcomes=true would leave nothing to train on: with "
+            f"rollout.group_size={rollout.group_size} the outcomes of a group are always equal, expected >= 2"
+        )
+    num_trajectories = rollout.group_size * rollout.num_problems
+    if trainer.num_minibatches > num_trajectories:
+        raise ConfigError(
+            f"trainer.num_minibatches={trainer.num_minibatches}: a step has {num_trajectories} trajectories "
+            f"(rollout.num_problems={rollout.num_problems} x rollout.group_size={rollout.group_size}): expected at "
+            f"most as many minibatches"
+        )
+    if num_trajectories < 2:
         raise ConfigError(
             f"rollout.group_size={rollout.group_size} rollout.num_problems={rollout.num_problems}: a step of one "
             f"trajectory has nothing to compare it with, expected 2 trajectories or more"

@@ -80,7 +80,7 @@ def load_reference(components: Components, device: torch.device) -> nn.Module | 
     """The starting weights, in a resumed run too, where the loss has a KL term; else None, and no memory is spent."""
     if not components.loss.kl_weight:
         return None
-    return load_model(components, device, compute_dtype(components, device))
+    return load_model(components, device, torch.float32)  # as the policy: in half precision it would differ from it
 
 
 def start_probe(components: Components, policy: Policy, renderer: ChatRenderer, model: nn.Module) -> Probe:

@@ -65,7 +65,7 @@ def correction_weights(
         raise ValueError(f"log_ratio_N, turn_N, sequence_N: expected one shape, got {shapes}")
     log_ratio_N = log_ratio_N.detach().double()
     segment_N = segments_at(level, turn_N, sequence_N)
-    combine = segment_mean if correction is Correction.geometric else segment_sum
+    combine = segment_mean if correction == Correction.geometric else segment_sum
     combined_S = combine(log_ratio_N, segment_N, num_segments_of(segment_N))
     ratio_N = combined_S.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()[segment_N]
     is_inside_N = (ratio_N >= low) & (ratio_N <= high)

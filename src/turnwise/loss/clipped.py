@@ -8,9 +8,18 @@ from torch import Tensor
 
 from turnwise.core.correction import Correction, correction_weights
 from turnwise.core.kl import KlEstimator, kl_estimate
+from turnwise.core.ranges import check_choice, check_weight
 from turnwise.core.ratios import RatioLevel, clipped_surrogate, dual_clipped, importance_ratio
 from turnwise.core.segments import Reduction, pair_index, reduction_weights
 from turnwise.types import LossOutput, TokenBatch
+
+_CHOICES = {
+    "ratio_level": RatioLevel,
+    "reduction": Reduction,
+    "kl_estimator": KlEstimator,
+    "correction": Correction,
+    "correction_level": RatioLevel,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +86,8 @@ class ClippedLoss:
     """Largest ratio that they let pass, and at which `truncate` cuts; IcePop has 5."""
 
     def __post_init__(self) -> None:
+        for name, known in _CHOICES.items():
+            check_choice(name, getattr(self, name), known)
         if not 0 <= self.clip_low <= 1:
             raise ValueError(f"clip_low={self.clip_low}: expected 0 to 1")
         if not self.clip_high >= 0:
@@ -86,8 +97,7 @@ class ClippedLoss:
         if self.constant_length < 1:
             raise ValueError(f"constant_length={self.constant_length}: expected 1 or more")
         for name in ("kl_weight", "entropy_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name}={getattr(self, name)}: expected a finite number, 0 or more")
+            check_weight(name, getattr(self, name))
         if not 0 <= self.correction_low <= 1:
             raise ValueError(f"correction_low={self.correction_low}: expected 0 to 1")
         if not self.correction_high >= 1:
@@ -127,7 +137,7 @@ class ClippedLoss:
         shares = {"loss/clip_fraction": is_clipped}  # what is averaged over the loss tokens of the step
         if self.dual_clip < math.inf:
             surrogate, shares["loss/dual_clip_fraction"] = dual_clipped(surrogate, advantages, self.dual_clip)
-        if self.correction is not Correction.none:
+        if self.correction != Correction.none:
             correction = correction_weights(
                 proximal - batch.behaviour_logprobs[mask],
                 turn,

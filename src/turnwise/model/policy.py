@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -93,32 +93,46 @@ class TorchPolicy:
 
         Returns:
             The loss's own figures; `loss/entropy`, nats, mean over loss tokens; `loss/grad_norm`, before clipping;
-            `update/num_micro_batches`; `update/padding_fraction`: all of them means over the optimiser steps.
-            `mismatch/*`, between the sampler and the policy as the update found it. `time/update_s`.
+            `update/num_micro_batches`; `update/padding_fraction`: all of them means over the optimiser steps that had
+            a loss token. `mismatch/*`, between the sampler and the policy as the update found it.
+            `update/num_steps`, the optimiser steps; `time/update_s`. Without a loss token in the whole batch there is
+            neither an entropy nor a mismatch, and the rest is 0.
 
         Raises:
-            FloatingPointError: If a loss or gradient is not finite; the step to which it belongs is not taken.
+            FloatingPointError: A log-prob, loss or gradient is not finite. The optimiser step that it belongs to is
+                not taken; those before it are.
         """
         started = perf_counter()
         if self._reference is not None:
             batch = replace(batch, reference_logprobs=self._reference.logprobs(batch))
-        num_steps = self._num_epochs * len(batch.split(self._num_minibatches))
+        minibatches = batch.split(self._num_minibatches)
+        num_steps = self._num_epochs * len(minibatches)
         if num_steps > 1 and batch.proximal_logprobs is None:
             batch = replace(batch, proximal_logprobs=self._scorer.logprobs(batch))
-        steps = batch.split(self._num_minibatches) * self._num_epochs
-        taken = [self._optimise(step, loss) for step in steps]
+            minibatches = batch.split(self._num_minibatches)
+        taken = []
+        for number, minibatch in enumerate(minibatches * self._num_epochs):
+            first = number % len(minibatches)
+            sequences = range(first, batch.num_sequences, len(minibatches))
+            try:
+                taken.append(self._optimise(minibatch, sequences, loss))
+            except FloatingPointError as error:
+                raise FloatingPointError(f"optimiser step {number + 1} of {num_steps} was not taken: {error}") from None
+        trained = [figures for figures, _ in taken if figures["update/num_micro_batches"]] or [taken[0][0]]
+        figures = {name: fmean(one[name] for one in trained) for name in trained[0]}
         trainer_logprobs_N = taken[0][1] if batch.proximal_logprobs is None else batch.proximal_logprobs
-        mask = batch.loss_mask
-        mismatch = mismatch_figures(
-            behaviour_logprobs_N=batch.behaviour_logprobs[mask],
-            trainer_logprobs_N=trainer_logprobs_N[mask],
-            turn_index_N=batch.turn_index[mask],
-            sequence_index_N=batch.sequence_index[mask],
-        )
-        means = {name: fmean(figures[name] for figures, _ in taken) for name in taken[0][0]}
-        return {**means, **mismatch, "time/update_s": perf_counter() - started}
+        if (mask := batch.loss_mask).any():
+            figures |= mismatch_figures(
+                behaviour_logprobs_N=batch.behaviour_logprobs[mask],
+                trainer_logprobs_N=trainer_logprobs_N[mask],
+                turn_index_N=batch.turn_index[mask],
+                sequence_index_N=batch.sequence_index[mask],
+            )
+        return {**figures, "update/num_steps": num_steps, "time/update_s": perf_counter() - started}
 
-    def _optimise(self, batch: TokenBatch, loss: PolicyLoss) -> tuple[dict[str, float], Tensor]:
+    def _optimise(
+        self, batch: TokenBatch, sequence_numbers: Sequence[int], loss: PolicyLoss
+    ) -> tuple[dict[str, float], Tensor]:
         """One optimiser step; its figures, and the log-probs `[N]` of its loss tokens before it."""
         self._optimizer.zero_grad(set_to_none=True)
         parts = self._scorer.parts(batch)
@@ -131,7 +145,8 @@ class TorchPolicy:
             scores = self._scorer.score(part, has_entropy_gradient=self._has_entropy_gradient)
             output = loss(scores.logprobs_N, part, scores.entropy_N)
             if not math.isfinite(value := output.loss.item()):
-                raise FloatingPointError(f"the loss of sequences {sequences} is {value}; no step was taken")
+                names = [sequence_numbers[sequence] for sequence in sequences]
+                raise FloatingPointError(f"the loss of sequences {names} is {value}")
             output.loss.backward()
             logprobs_N[batch.places(sequences)] = scores.logprobs_N.detach().to(logprobs_N.device)
             entropy = scores.entropy_N.detach().sum().item() / batch.num_loss_tokens
@@ -139,7 +154,6 @@ class TorchPolicy:
             num_tokens += part.token_ids.numel()
             num_padded += len(sequences) * int(part.cu_seqlens.diff().max())
         figures = {
-            "loss/entropy": 0.0,
             **summed,
             "loss/grad_norm": self._step(),
             "update/num_micro_batches": len(parts),
@@ -184,6 +198,6 @@ class TorchPolicy:
     def _step(self) -> float:
         norm = nn.utils.clip_grad_norm_(self._model.parameters(), self._max_grad_norm).item()
         if not math.isfinite(norm):
-            raise FloatingPointError(f"the gradient's norm is {norm}; no step was taken")
+            raise FloatingPointError(f"the gradient's norm is {norm}")
         self._optimizer.step()
         return norm

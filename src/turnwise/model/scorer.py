@@ -55,11 +55,17 @@ class TokenScorer:
 
     @torch.no_grad()
     def logprobs(self, batch: TokenBatch) -> Tensor:
-        """Log-probabilities `[N]` of the loss tokens at the batch's temperature, without gradient; 0 elsewhere."""
+        """Log-probabilities `[N]` of the loss tokens at the batch's temperature, without gradient; 0 elsewhere.
+
+        Raises:
+            FloatingPointError: One of them is not finite.
+        """
         logprobs_N = torch.zeros(batch.token_ids.numel(), device=batch.token_ids.device)
         for sequences in self.parts(batch):
             scores = self.score(batch.select(sequences).to(self.device))
             logprobs_N[batch.places(sequences)] = scores.logprobs_N.to(logprobs_N.device)
+            if not bool(torch.isfinite(scores.logprobs_N).all()):
+                raise FloatingPointError(f"the log-probs of sequences {sequences} are not finite")
         return logprobs_N
 
     def _autocast(self) -> torch.autocast:

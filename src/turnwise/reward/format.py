@@ -41,6 +41,6 @@ def format_term_K(rule: FormatRule, penalty: float, errors_K: Sequence[bool], ou
     Returns:
         One term a turn.
     """
-    if rule is FormatRule.additive:
+    if rule == FormatRule.additive:
         return tuple(0.0 - penalty if error else 0.0 for error in errors_K)  # not -penalty, which may be -0.0
     return (0.0,) * (len(errors_K) - 1) + (0.0 - outcome if any(errors_K) else 0.0,)

@@ -24,7 +24,7 @@ class GoldAnswer:
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
-            raise ValueError(f"gold.max_tokens={self.max_tokens}: expected >= 1")
+            raise ValueError(f"max_tokens={self.max_tokens}: expected >= 1")
 
 
 @dataclass(frozen=True, kw_only=True)

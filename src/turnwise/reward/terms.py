@@ -60,7 +60,7 @@ def turn_terms(
         Terms by name, each `[G][K]`.
     """
     bonus_G = shaping_bonus_G(group.trajectories, correct_G, similarity, shaping_weight)
-    names = ("accuracy", "shaping", "format", *(("overlong",) if overlong.buffer else ()))
+    names = ("accuracy", "shaping", "format", *(("overlong",) if overlong.is_in_use else ()))
     terms: dict[str, list[tuple[float, ...]]] = {name: [] for name in names}
     for trajectory, correct, bonus in zip(group.trajectories, correct_G, bonus_G, strict=True):
         zeros = (0.0,) * len(trajectory.turns)
@@ -68,13 +68,13 @@ def turn_terms(
             rows = dict.fromkeys(terms, zeros)
         else:
             accuracy, errors_K = 1.0 if correct else 0.0, format_errors_K(trajectory)
-            if format_rule is FormatRule.gate and any(errors_K):
+            if format_rule == FormatRule.gate and any(errors_K):
                 bonus = 0.0
             rows = {
                 "accuracy": (*zeros[1:], accuracy),
                 "shaping": (*zeros[1:], bonus),
                 "format": format_term_K(format_rule, format_penalty, errors_K, accuracy + bonus),
-                "overlong": (*zeros[1:], overlong(len(trajectory.token_ids))),
+                "overlong": (*zeros[1:], overlong(trajectory)),
             }
         for name in names:
             terms[name].append(rows[name])
@@ -92,7 +92,7 @@ def scored_group(
     turn_rewards_GK = tuple(
         tuple(sum(values) for values in zip(*rows_K, strict=True)) for rows_K in zip(*terms.values(), strict=True)
     )
-    of_outcome = {"accuracy", "shaping", "overlong", *(("format",) if format_rule is FormatRule.gate else ())}
+    of_outcome = {"accuracy", "shaping", "overlong", *(("format",) if format_rule == FormatRule.gate else ())}
     return ScoredGroup(
         group=group,
         turn_rewards_GK=turn_rewards_GK,

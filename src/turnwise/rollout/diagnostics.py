@@ -8,7 +8,7 @@ from torch import Tensor
 
 from turnwise.advantage.ragged import flatten, unflatten
 from turnwise.core.correlation import correlation
-from turnwise.core.group_statistics import StdKind, normalise
+from turnwise.core.group_statistics import StdKind, normalise_in_groups
 from turnwise.core.returns import discounted_returns
 from turnwise.core.segments import num_segments_of, segment_mean, segment_sum
 from turnwise.core.turn_index_bias import turn_index_bias
@@ -123,14 +123,8 @@ def _is_shaped(scored: ScoredGroup) -> bool:
 
 def _has_one_reward(turns: Turns) -> Tensor:
     """Which groups have trajectories of one reward only: centred, all of them are 0."""
-    centred_G = normalise(
-        segment_sum(turns.rewards_K, turns.trajectory_index_K, turns.num_trajectories),
-        turns.group_index_G,
-        torch.arange(turns.num_trajectories),
-        torch.ones(turns.num_trajectories),
-        std_kind=StdKind.population,
-        eps=0.0,
-        scale_by_std=False,
+    centred_G = normalise_in_groups(
+        turns.rewards_G, turns.group_index_G, std_kind=StdKind.population, eps=0.0, scale_by_std=False
     )
     return ~_in_some(centred_G != 0, turns.group_index_G)
 

@@ -13,8 +13,8 @@ def pack(
     advantages: PGK,
     *,
     temperature: float,
-    mask_void_turns: bool = False,
-    mask_equal_outcomes: bool = False,
+    drop_void_turns: bool = False,
+    drop_equal_outcomes: bool = False,
 ) -> TokenBatch:
     """Packs the trajectories that take part in the loss end to end.
 
@@ -22,13 +22,13 @@ def pack(
         scored_groups: P groups.
         advantages: One number for each turn.
         temperature: At which the turns were sampled.
-        mask_void_turns: Leave out trajectories with a void turn: one that holds neither a well-formed tool call nor the
+        drop_void_turns: Leave out trajectories with a void turn: one that holds neither a well-formed tool call nor the
             final answer (SimpleTIR, arXiv 2509.02479).
-        mask_equal_outcomes: Leave out groups that are all correct or all wrong (DAPO, arXiv 2503.14476).
+        drop_equal_outcomes: Leave out groups that are all correct or all wrong (DAPO, arXiv 2503.14476).
 
     Returns:
         A batch in the order of the groups. Only sampled tokens are in the loss mask; excluded trajectories and those
-        that a mask leaves out are not in the batch, so that nothing of them can reach the gradient or a denominator.
+        that are dropped are not in the batch, so that nothing of them can reach the gradient or a denominator.
 
     Raises:
         ValueError: If `advantages` does not have the shape of the groups.
@@ -41,14 +41,14 @@ def pack(
     lengths: list[int] = []
     num_loss_turns = 0
     for scored, advantages_GK in zip(scored_groups, advantages, strict=True):
-        is_masked_group = mask_equal_outcomes and has_equal_outcomes(scored)
+        is_dropped = drop_equal_outcomes and scored.has_equal_outcomes
         for trajectory, advantages_K in zip(scored.group.trajectories, advantages_GK, strict=True):
             if len(advantages_K) != len(trajectory.turns):
                 raise ValueError(
                     f"advantages of {trajectory.problem_id!r}/{trajectory.sample_index}: "
                     f"{len(advantages_K)} numbers for {len(trajectory.turns)} turns"
                 )
-            if trajectory.is_excluded or is_masked_group or (mask_void_turns and has_void_turn(trajectory)):
+            if trajectory.is_excluded or is_dropped or (drop_void_turns and has_void_turn(trajectory)):
                 continue
             # What follows the last turn was never conditioned on: nothing of it is needed.
             length = trajectory.turns[-1].span[1]
@@ -90,9 +90,3 @@ def has_void_turn(trajectory: Trajectory) -> bool:
         and not (turn is trajectory.turns[-1] and trajectory.stop_reason is StopReason.answered)
         for turn in trajectory.turns
     )
-
-
-def has_equal_outcomes(scored: ScoredGroup) -> bool:
-    """Whether the trajectories that count are all correct or all wrong."""
-    pairs = zip(scored.correct_G, scored.group.trajectories, strict=True)
-    return len({correct for correct, trajectory in pairs if not trajectory.is_excluded}) < 2

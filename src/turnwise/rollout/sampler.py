@@ -16,7 +16,7 @@ class RolloutSettings:
     """How many trajectories a step samples, and what bounds each of them."""
 
     num_problems: int = 8
-    """Problems per optimiser step (P)."""
+    """Problems per step (P)."""
     group_size: int = 8
     """Trajectories per problem (G); a step trains on P x G trajectories."""
     max_turns: int = 4

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
 
+from turnwise.rollout.packing import has_void_turn
 from turnwise.types import ScoredGroup, StopReason, ToolStatus
 
 
@@ -15,7 +16,9 @@ def summarise(
     Rates under `rollout/` and means under `reward/` are over the trajectories (turns) without an infrastructure
     failure; `stop/<reason>` are shares of all trajectories; `tool/<status>` are shares of all executed calls and
     absent when nothing was executed. `reward/shaped_fraction` is the share of trajectories whose reward holds a
-    shaping term; `advantage/zero_groups` the share of groups that give no gradient at all.
+    shaping term; `advantage/zero_groups` the share of groups whose advantages are all 0; `rollout/void_turns` the share
+    of trajectories with a void turn and `rollout/equal_outcomes` that of groups that are all correct or all wrong, the
+    ones that `trainer.drop_void_turns` and `trainer.drop_equal_outcomes` leave out of the loss.
     """
     trajectories = [t for scored in scored_groups for t in scored.group.trajectories]
     counted = [
@@ -29,6 +32,8 @@ def summarise(
         turns = [turn for *_, trajectory in counted for turn in trajectory.turns]
         rewards = [reward for scored, g, _ in counted for reward in scored.turn_rewards_GK[g]]
         figures["rollout/accuracy"] = fmean(scored.correct_G[g] for scored, g, _ in counted)
+        figures["rollout/void_turns"] = fmean(has_void_turn(trajectory) for *_, trajectory in counted)
+        figures["rollout/equal_outcomes"] = fmean(scored.has_equal_outcomes for scored in scored_groups)
         figures["rollout/num_turns"] = fmean(len(trajectory.turns) for *_, trajectory in counted)
         figures["rollout/num_tokens"] = fmean(len(trajectory.token_ids) for *_, trajectory in counted)
         figures["rollout/tool_use"] = fmean(any(t.tool_calls for t in trajectory.turns) for *_, trajectory in counted)

@@ -136,7 +136,7 @@ def test_a_step_in_which_nothing_counts_has_no_gradient(num_groups: int):
 
 def test_a_step_of_void_turns_alone_has_no_gradient():
     groups = [voided(scored) for scored in ragged_step(seed=2, num_excluded=0)]
-    batch = pack(groups, TurnReturnAdvantage()(groups), temperature=1.0, mask_void_turns=True)
+    batch = pack(groups, TurnReturnAdvantage()(groups), temperature=1.0, drop_void_turns=True)
     assert batch.num_sequences == 0
     assert updated(batch, ClippedLoss()).figures["loss/grad_norm"] == 0
 

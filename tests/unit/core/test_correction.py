@@ -68,3 +68,23 @@ def test_without_gradient_and_without_tokens(correction: Correction):
 def test_shapes_must_agree():
     with pytest.raises(ValueError, match=r"expected one shape, got \[\(2,\), \(4,\), \(4,\)\]"):
         weights(Correction.mask, RatioLevel.token, torch.ones(2))
+
+
+@pytest.mark.parametrize(("correction", "low_weight", "high_weight"), [(Correction.mask, 0.5, 2), ("geometric", 1, 1)])
+def test_the_bounds_belong_to_the_band(correction: Correction, low_weight: float, high_weight: float):
+    # Powers of two, whose logarithms come back exactly.
+    segments = torch.arange(2)
+    found = correction_weights(
+        torch.tensor([0.5, 2.0]).double().log(),
+        segments,
+        segments,
+        correction=correction,
+        level=RatioLevel.token,
+        low=0.5,
+        high=2.0,
+    )
+    assert found.tolist() == pytest.approx([low_weight, high_weight])
+
+
+def test_a_plain_string_means_its_member():
+    assert weights("geometric", RatioLevel.sequence) == weights(Correction.geometric, RatioLevel.sequence)  # pyright: ignore

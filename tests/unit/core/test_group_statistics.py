@@ -195,6 +195,12 @@ def test_small_spread_is_no_rounding():
     assert advantages([0, 1e-6], [0, 0]) == pytest.approx([-1, 1])
 
 
+def test_rounding_is_relative_to_the_mean():
+    # Around 1e6 doubles are 1e-10 apart: such a difference is rounding there, and a spread around 0.
+    assert advantages([1e6, 1e6 + 2e-10], [0, 0]) == [0, 0]
+    assert advantages([0, 2e-10], [0, 0]) == pytest.approx([-1, 1])
+
+
 def test_centred_pools_have_zero_mean_and_unit_variance():
     values = torch.randn(40, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     pool = [i % 4 for i in range(40)]

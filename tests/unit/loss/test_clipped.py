@@ -193,10 +193,10 @@ def test_what_a_term_needs_must_be_there():
         ("dual_clip", 1.0, "more than 1"),
         ("dual_clip", math.nan, "more than 1"),
         ("constant_length", 0, "1 or more"),
-        ("kl_weight", -0.1, "a finite number, 0 or more"),
-        ("kl_weight", math.nan, "a finite number, 0 or more"),
-        ("entropy_weight", -0.1, "a finite number, 0 or more"),
-        ("entropy_weight", math.inf, "a finite number, 0 or more"),
+        ("kl_weight", -0.1, "at least 0 and finite"),
+        ("kl_weight", math.nan, "at least 0 and finite"),
+        ("entropy_weight", -0.1, "at least 0 and finite"),
+        ("entropy_weight", math.inf, "at least 0 and finite"),
         ("correction_low", -0.1, "0 to 1"),
         ("correction_low", 1.1, "0 to 1"),
         ("correction_high", 0.9, "1 or more"),
@@ -224,3 +224,10 @@ def test_defaults_are_the_documented_ones():
         correction_low=0.5,
         correction_high=2.0,
     )
+
+
+@pytest.mark.parametrize("name", ["ratio_level", "reduction", "kl_estimator", "correction", "correction_level"])
+def test_an_unknown_choice_is_named_with_those_that_there_are(name: str):
+    fields: dict[str, Any] = {name: "tokn"}
+    with pytest.raises(ValueError, match=f"{name}=tokn: expected one of "):
+        ClippedLoss(**fields)

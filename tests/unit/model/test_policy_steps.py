@@ -105,6 +105,28 @@ def test_more_minibatches_than_sequences_are_as_many_as_sequences() -> None:
     metrics = policy(num_minibatches=9).update(BATCH, loss)
     assert len(loss.batches) == 4
     assert metrics["update/num_micro_batches"] == 1
+    assert metrics["update/num_steps"] == 4
+
+
+def test_figures_are_those_of_the_minibatches_that_had_something_to_train() -> None:
+    half = token_batch([SEQUENCES[0], ((60, 61), (0, 0))])
+    figures = policy(num_minibatches=2).update(half, PolicyGradientLoss())
+    alone = policy().update(half.select([0]).counted(), PolicyGradientLoss())
+    for name in ("loss/value", "loss/entropy", "loss/grad_norm"):
+        assert figures[name] == pytest.approx(alone[name], rel=1e-6), name
+
+
+@pytest.mark.parametrize("breaks", ["policy", "reference"])
+def test_log_probs_that_are_not_finite_stop_the_update_before_its_first_step(breaks: str) -> None:
+    models = {"policy": small_model(), "reference": small_model(seed=5)}
+    made = policy(models["policy"], reference=models["reference"], num_epochs=2)
+    with torch.no_grad():
+        models[breaks].get_output_embeddings().weight[7] = math.nan
+    before = {name: weight.clone() for name, weight in made.weights().items()}
+    with pytest.raises(FloatingPointError, match=r"the log-probs of sequences \[.*\] are not finite"):
+        made.update(BATCH, PolicyGradientLoss())
+    for name, weight in made.weights().items():
+        torch.testing.assert_close(weight, before[name], rtol=0, atol=0, equal_nan=True)
 
 
 def test_each_minibatch_moves_the_weights_once() -> None:
@@ -194,7 +216,9 @@ def test_what_is_not_finite_in_a_later_step_keeps_the_earlier_ones() -> None:
             return replace(output, loss=output.loss * (math.nan if len(self.batches) == 2 else 1))
 
     made, alone = policy(num_epochs=2), policy()
-    with pytest.raises(FloatingPointError, match="is nan; no step was taken"):
+    with pytest.raises(
+        FloatingPointError, match=r"optimiser step 2 of 2 was not taken: the loss of sequences \[1, 3, 0, 2\] is nan"
+    ):
         made.update(BATCH, SecondFails())
     alone.update(BATCH, PolicyGradientLoss())
     assert all(torch.equal(weight, alone.weights()[name]) for name, weight in made.weights().items())

@@ -62,7 +62,7 @@ def test_a_format_error_takes_the_outcome_and_leaves_the_gains():
 
 def test_shaping_and_length_are_those_of_the_other_rewards():
     members = group(probed((0.5, 0.5), answer="42"), probed((0.5, 0.5), answer="41"))
-    fields = {"shaping": True, "overlong": OverlongPenalty(buffer=4, max_tokens=10)}
+    fields = {"shaping": True, "overlong": OverlongPenalty(buffer_fraction=0.4, max_tokens=10)}
     scored, plain = InformationGainReward(**fields)(members), TurnLevelReward(**fields)(members)
     assert scored.turn_rewards_GK == plain.turn_rewards_GK == ((0.0, 0.5), (0.0, 0.0))  # 8 tokens: -2/4 of 1 and 0.5
     assert scored.terms == {"information": ((0.0, 0.0), (0.0, 0.0)), **plain.terms}
@@ -106,5 +106,5 @@ def test_weight_out_of_range(weight):
 
 
 def test_gold_answer_out_of_range():
-    with pytest.raises(ValueError, match=r"gold.max_tokens=0: expected >= 1"):
+    with pytest.raises(ValueError, match=r"^max_tokens=0: expected >= 1"):
         GoldAnswer(max_tokens=0)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from builders import group, trajectory
-from turnwise.rollout.packing import has_equal_outcomes, has_void_turn, pack
+from turnwise.rollout.packing import has_void_turn, pack
 from turnwise.types import ScoredGroup, StopReason, TokenBatch
 
 
@@ -94,7 +94,7 @@ def test_trajectories_with_a_void_turn_are_left_out_of_loss_and_counts():
     void = trajectory(["a", "b", None], sample_index=1, stop_reason=StopReason.void_turn)
     advantages = [[[1.0, 2.0], [3.0, 3.0, 3.0]]]
     assert pack([scored(good, void)], advantages, temperature=1.0).num_loss_turns == 5
-    masked = pack([scored(good, void)], advantages, temperature=1.0, mask_void_turns=True)
+    masked = pack([scored(good, void)], advantages, temperature=1.0, drop_void_turns=True)
     assert masked.advantages[masked.loss_mask].tolist() == [1, 1, 2, 2]
     assert (masked.num_loss_tokens, masked.num_loss_turns, masked.num_loss_sequences) == (4, 2, 1)
 
@@ -104,8 +104,8 @@ def test_groups_without_a_right_and_a_wrong_answer_are_left_out_of_loss_and_coun
     failed = trajectory(["x"], sample_index=2, stop_reason=StopReason.tool_infrastructure)
     mixed = dataclasses.replace(scored(one, two, failed), correct_G=(True, False, False))
     alike = dataclasses.replace(scored(one, two, failed), correct_G=(True, True, False))
-    assert [has_equal_outcomes(mixed), has_equal_outcomes(alike)] == [False, True], "what was excluded has no say"
+    assert [mixed.has_equal_outcomes, alike.has_equal_outcomes] == [False, True], "what was excluded has no say"
     advantages = [[[1.0], [2.0], [0.0]], [[3.0], [4.0], [0.0]]]
-    batch = pack([mixed, alike], advantages, temperature=1.0, mask_equal_outcomes=True)
+    batch = pack([mixed, alike], advantages, temperature=1.0, drop_equal_outcomes=True)
     assert batch.advantages[batch.loss_mask].tolist() == [1, 1, 2, 2]
     assert (batch.num_loss_tokens, batch.num_loss_turns, batch.num_loss_sequences) == (4, 2, 2)

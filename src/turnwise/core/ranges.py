@@ -1,4 +1,4 @@
-"""Ranges of the hyper-parameters that estimators share."""
+"""Ranges of hyper-parameters that several parts have."""
 
 import math
 from collections.abc import Iterable
