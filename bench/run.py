@@ -29,8 +29,10 @@ BENCHMARKS = ("advantages", "similarity", "rescore")
 def main() -> None:
     """Measures what the command line names, all by default."""
     parser = argparse.ArgumentParser(description="Measure and record.")
-    parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], help="benchmarks to run; all by default")
+    parser.add_argument("names", nargs="*", help=f"benchmarks to run, of {', '.join(BENCHMARKS)}; all by default")
     names = parser.parse_args().names or BENCHMARKS
+    if unknown := set(names) - set(BENCHMARKS):
+        parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in names:
         print(f"{name} ...", flush=True)
@@ -39,6 +41,11 @@ def main() -> None:
         results[name] = {"what": (module.__doc__ or "").strip(), "machine": machine(), "figures": figures}
         for key, value in figures.items():
             print(f"  {key:44s} {shown(key, value):>12s}", flush=True)
+        write(results)
+
+
+def write(results: dict[str, Any]) -> None:
+    """Keeps what was measured so far, as data and as the tables of the page."""
     RESULTS.write_text(json.dumps(results, indent=2) + "\n")
     head, _, rest = PAGE.read_text().partition(BEGIN)
     PAGE.write_text(head + BEGIN + tables(results) + END + rest.partition(END)[2])

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from builders import problem
-from tiny_models import VOCAB_SIZE, renderer, small_model
+from tiny_models import VOCAB_SIZE, small_model
 from turnwise.model.policy import TorchPolicy
 from turnwise.protocols import Metrics, PolicyLoss
 from turnwise.types import (
@@ -124,10 +125,11 @@ def updated(batch: TokenBatch, loss: PolicyLoss, **settings: Any) -> Update:
     return Update(gradient, {name: value for name, value in figures.items() if not name.startswith("time/")})
 
 
-def tiny_policy(model: Any, **settings: Any) -> TorchPolicy:
-    """`model` as a policy with a learning rate of 0."""
+def tiny_policy(model: Any, pad_token_id: int = 0, **settings: Any) -> TorchPolicy:
+    """`model` as a policy with a learning rate of 0; all that it needs of a renderer is what fills ragged rows."""
+    renderer: Any = SimpleNamespace(pad_token_id=pad_token_id)
     defaults: dict[str, Any] = {"token_budget": 64, "logit_chunk": 4096, "learning_rate": 0.0, "weight_decay": 0.0}
-    return TorchPolicy(model, renderer(), betas=(0.9, 0.95), max_grad_norm=float("inf"), **(defaults | settings))
+    return TorchPolicy(model, renderer, betas=(0.9, 0.95), max_grad_norm=float("inf"), **(defaults | settings))
 
 
 def off_policy(batch: TokenBatch, shift: float = 0.3) -> TokenBatch:

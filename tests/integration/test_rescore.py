@@ -99,3 +99,30 @@ def test_a_bundle_of_another_format_is_named(run: Run, trained: Path):
 def test_a_reward_that_needs_more_than_was_kept_says_so(run: Run, trained: Path):
     with pytest.raises(ConfigError, match="has no gold_logprobs"):
         run("mode=rescore", f"mode.path={trained}", "algo=igpo", folder="rescored")
+
+
+def test_an_empty_bundle_is_no_step(run: Run, trained: Path):
+    bundle_path(trained, 1).write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"step_1\.jsonl\.gz holds no group"):
+        run("mode=rescore", f"mode.path={trained}", folder="rescored")
+
+
+def test_what_the_first_bundle_tells_leaves_nothing_behind(run: Run, trained: Path, tmp_path: Path):
+    with pytest.raises(ConfigError, match="has no gold_logprobs"):
+        run("mode=rescore", f"mode.path={trained}", "algo=igpo", folder="rescored")
+    assert [path.name for path in (tmp_path / "rescored").iterdir()] == ["config.json"]
+
+
+def test_other_settings_of_the_run_are_named(run: Run, trained: Path, capsys: pytest.CaptureFixture[str]):
+    run("mode=rescore", f"mode.path={trained}", "advantage.discount=0.5", folder="rescored")
+    shown = capsys.readouterr().out
+    assert "reward.shaping: True there, False here" in shown
+    assert "advantage.discount: 0.9 there, 0.5 here" in shown
+    assert "there, None here" not in shown
+
+
+def test_a_penalty_on_length_needs_the_limit_of_the_run(run: Run, trained: Path):
+    overrides = ("mode=rescore", f"mode.path={trained}", "algo=dapo")
+    with pytest.raises(ConfigError, match=r"were limited to 224 tokens.*give rollout\.max_tokens=224"):
+        run(*overrides, "rollout.max_tokens=300", folder="rescored")
+    run(*overrides, folder="same")

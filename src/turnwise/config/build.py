@@ -24,6 +24,7 @@ from turnwise.model.causal_lm import CausalLM
 from turnwise.protocols import AdvantageEstimator, PolicyLoss, Reward, Similarity, Task, Tracker
 from turnwise.reward.grading import Grader
 from turnwise.reward.information_gain import GoldAnswer
+from turnwise.reward.overlong import OverlongPenalty
 from turnwise.rollout.sampler import RolloutSettings
 from turnwise.trainer import Device, Precision, TrainerSettings
 
@@ -44,6 +45,11 @@ class ShapedReward(Reward, Protocol):
     @property
     def similarity(self) -> Similarity:
         """What programs are compared with."""
+        ...
+
+    @property
+    def overlong(self) -> OverlongPenalty:
+        """What length costs."""
         ...
 
     @property

@@ -60,10 +60,10 @@ def check_same_run(run_dir: Path, record: Mapping[str, Any]) -> None:
             raise ConfigError(f"hydra.run.dir={run_dir} is not empty and holds no {CONFIG_FILE}: name another folder")
         return
     try:
-        there = dict(_leaves(json.loads(path.read_text(encoding="utf-8"))["config"]))
+        there = dict(leaves(json.loads(path.read_text(encoding="utf-8"))["config"]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} is not the record of a run: {error!r}") from error
-    here = dict(_leaves(json.loads(json.dumps(record["config"]))))
+    here = dict(leaves(json.loads(json.dumps(record["config"]))))
     keys = [key for key in here | there if not any(key == free or key.startswith(f"{free}.") for free in _MAY_DIFFER)]
     differing = [key for key in keys if here.get(key) != there.get(key)]
     if differing:
@@ -87,11 +87,11 @@ def write_config(run_dir: Path, record: Mapping[str, Any]) -> None:
     write_atomically(path, text.encode())
 
 
-def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted key and value of everything in `tree` that is not a mapping."""
     for key, value in tree.items():
         if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 

@@ -1,5 +1,6 @@
 """`mode=rescore`: what another reward or advantage estimator would have said of trajectories that were kept."""
 
+import json
 import multiprocessing
 import os
 import pickle
@@ -13,6 +14,7 @@ import torch
 
 from turnwise.config.build import Components
 from turnwise.config.errors import ConfigError, building
+from turnwise.config.provenance import CONFIG_FILE, leaves
 from turnwise.config.wiring import announce, check_similarity, closing
 from turnwise.report.changes import changes_table
 from turnwise.rollout.rescoring import Changes, RescoredStep, joined, rescore_step
@@ -44,14 +46,12 @@ class Rescore:
             source = Path(self.path).expanduser()
             steps = _steps_of(source, run_dir)
             check_similarity(components)
+            for line in _differences(source, components):
+                console.print(line, style="dim", highlight=False, soft_wrap=True)
+            job = partial(rescore_step, source=source, reward=components.reward, estimator=components.advantage)
+            job(steps[0], out=None)  # what the bundles lack, the first one tells before anything is written
             tracker = components.tracker.start(run_dir, first_step=0, label=components.label, config=components.config)
-        job = partial(
-            rescore_step,
-            source=source,
-            reward=components.reward,
-            estimator=components.advantage,
-            out=run_dir if self.write_groups else None,
-        )
+        job = partial(job, out=run_dir if self.write_groups else None)
         changes: dict[int, Changes] = {}
         with building(), closing(run_dir, tracker, console):
             for step, rescored in zip(steps, self._run(job, source, steps), strict=True):
@@ -72,6 +72,34 @@ class Rescore:
                 yield from map(pickle.loads, pool.map(partial(_pickled, job), steps))
             finally:
                 pool.shutdown(cancel_futures=True)
+
+
+def _differences(source: Path, components: Components) -> list[str]:
+    """How reward and advantage were configured in the run that is read, where it differs; nothing without a record.
+
+    Raises:
+        ConfigError: Length costs something, and the lengths were limited by another number.
+    """
+    path = source / CONFIG_FILE
+    if not path.exists():
+        return []
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))["config"]
+        limit = there["rollout"]["max_tokens"]
+        pairs = [
+            (f"{part}.{key}", there_leaves.get(key), here_leaves.get(key))
+            for part in ("reward", "advantage")
+            for there_leaves, here_leaves in [(dict(leaves(there[part])), dict(leaves(components.config[part])))]
+            for key in here_leaves | there_leaves
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} is not the record of a run: {error!r}") from error
+    if components.reward.overlong.is_in_use and limit != components.rollout.max_tokens:
+        raise ConfigError(
+            f"rollout.max_tokens={components.rollout.max_tokens}: the trajectories in {source} were limited to {limit} "
+            f"tokens, from which reward.overlong counts; give rollout.max_tokens={limit}"
+        )
+    return [f"{key.replace('_target_', 'class')}: {was} there, {now} here" for key, was, now in pairs if was != now]
 
 
 def _pickled(job: Callable[[int], RescoredStep], step: int) -> bytes:

@@ -32,7 +32,8 @@ def closing_table(run_dir: Path, summary: Summary) -> RenderableType:
         verdict.append(f": {summary.why}")
     paths = Table.grid(padding=(0, 2))
     for name, meaning in _ARTEFACTS.items():
-        if (run_dir / name).exists():
+        path = run_dir / name
+        if path.is_file() or (path.is_dir() and any(path.iterdir())):
             paths.add_row(Text(f"  {name}", no_wrap=True), Text(meaning, style="dim"))
     return Group("", verdict, _accuracy_table(summary), Text(f"In {run_dir}:", overflow="fold"), paths, "")
 

@@ -74,6 +74,18 @@ def training_curves(lines: Sequence[Line]) -> list[Curve]:
             **share,
         ),
         _lines(lines, "Loss", "The objective that the optimiser lowers.", {"loss/value": "loss"}),
+        _lines(lines, "KL from the reference", "Mean estimate of a token, in nats.", {"loss/kl": "KL"}),
+        _lines(
+            lines,
+            "Clipped and corrected",
+            "Share of the loss tokens.",
+            {
+                "loss/clip_fraction": "clipped",
+                "loss/dual_clip_fraction": "clipped twice",
+                "loss/correction_zeroed": "zeroed by the correction",
+            },
+            **share,
+        ),
         _lines(lines, "Entropy", "Mean entropy of the sampled tokens, in nats.", {"loss/entropy": "entropy"}, low=0.0),
         _lines(lines, "Gradient norm", "Before clipping.", {"loss/grad_norm": "norm"}, low=0.0),
         _lines(lines, "Mismatch", "KL divergence of trainer from engine.", {"mismatch/kl": "KL"}),

@@ -116,9 +116,11 @@ def rescore_step(
         out: Folder that gets a bundle with the new numbers; None for none.
 
     Raises:
-        ValueError: The bundle is torn, or lacks something that the reward needs.
+        ValueError: The bundle is torn or empty, or lacks something that the reward needs.
     """
     pairs = read_groups(bundle_path(source, step))
+    if not pairs:
+        raise ValueError(f"{bundle_path(source, step)} holds no group")
     stored, stored_advantages = [scored for scored, _ in pairs], [rows for _, rows in pairs]
     rescored = rescore(stored, reward, estimator)
     changes = compare(stored, stored_advantages, rescored)

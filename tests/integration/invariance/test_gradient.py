@@ -84,9 +84,7 @@ def test_any_order_of_groups_and_siblings(groups: list[ScoredGroup], random):
 def test_what_fills_the_rows_is_never_seen(groups: list[ScoredGroup], pad: int):
     batch = off_policy(packed(groups))
     model = small_model(seed=1)
-    policy = tiny_policy(model, has_entropy_gradient=True, token_budget=10_000)
-    policy._scorer._pad_token_id = pad
-    policy.update(batch, LOSSES[0])
+    tiny_policy(model, has_entropy_gradient=True, token_budget=10_000, pad_token_id=pad).update(batch, LOSSES[0])
     expected = off_policy_update(batch, token_budget=10_000).gradient
     for name, weight in model.named_parameters():
         assert weight.grad is not None
