@@ -82,32 +82,6 @@ def with_fields(estimator: Any, **values: Any) -> Any:
 # ---- Symmetries
 
 
-@given(step=STEPS, data=st.data())
-@few
-def test_permuting_siblings_or_groups_permutes_advantages(advantages, estimator, step, data):
-    plain = advantages(estimator, step)
-    orders = [data.draw(st.permutations(range(len(group)))) for group in step]
-    shuffled = [[group[g] for g in order] for group, order in zip(step, orders, strict=True)]
-    expected = [[rows[g] for g in order] for rows, order in zip(plain, orders, strict=True)]
-    assert_close(advantages(estimator, shuffled), expected)
-    order = data.draw(st.permutations(range(len(step))))
-    assert_close(advantages(estimator, [step[p] for p in order]), [plain[p] for p in order])
-
-
-@given(step=STEPS)
-@few
-def test_excluded_trajectories_change_nothing_for_the_others(advantages, estimator, step):
-    result = advantages(estimator, step)
-    for group, rows in zip(step, result, strict=True):
-        assert all(not any(row) for t, row in zip(group, rows, strict=True) if t.is_excluded)
-    included = [[t for t in group if not t.is_excluded] for group in step]
-    kept = [
-        [row for t, row in zip(group, rows, strict=True) if not t.is_excluded]
-        for group, rows in zip(step, result, strict=True)
-    ]
-    assert advantages(estimator, [group for group in included if group]) == [rows for rows in kept if rows]
-
-
 @given(step=STEPS, other=STEPS)
 @few
 def test_who_compares_siblings_sees_nothing_of_other_groups(advantages, estimator, step, other):
