@@ -43,6 +43,9 @@ class StopReason(StrEnum):
     engine_abort = "engine_abort"
 
 
+_INFRASTRUCTURE_FAILURES = (StopReason.tool_infrastructure, StopReason.engine_abort)
+
+
 class ToolStatus(StrEnum):
     """How one execution of a tool ended. Only `infrastructure` is not the policy's doing."""
 
@@ -207,12 +210,12 @@ class Trajectory:
     @property
     def has_infrastructure_failure(self) -> bool:
         """Whether it ended through no fault of the policy; it then counts neither as right nor as wrong."""
-        return self.stop_reason in (StopReason.tool_infrastructure, StopReason.engine_abort)
+        return self.stop_reason in _INFRASTRUCTURE_FAILURES
 
     @property
     def is_excluded(self) -> bool:
         """Whether it leaves statistics and loss: infrastructure failed, or nothing was sampled."""
-        return not self.turns or self.has_infrastructure_failure
+        return not self.turns or self.stop_reason in _INFRASTRUCTURE_FAILURES
 
     @property
     def code(self) -> str:
@@ -264,9 +267,9 @@ class ScoredGroup:
     @property
     def outcome_G(self) -> tuple[float, ...]:
         """The part of each trajectory's reward that judges it as a whole: its outcome terms, summed over turns."""
-        return tuple(
-            sum(sum(self.terms[name][g]) for name in self.outcome_terms) for g in range(len(self.turn_rewards_GK))
-        )
+        rows = zip(*(self.terms[name] for name in self.outcome_terms), strict=True)
+        sums = tuple(sum(map(sum, rows_K)) for rows_K in rows)
+        return sums if self.outcome_terms else (0.0,) * len(self.correct_G)
 
     @property
     def has_equal_outcomes(self) -> bool:

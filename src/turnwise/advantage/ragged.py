@@ -3,14 +3,15 @@
 Here K runs over the turns of all included trajectories of the step, end to end, and G over those trajectories.
 """
 
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
 
+from turnwise.core.segments import position_in_segment
 from turnwise.core.turns import Turns
-from turnwise.types import ScoredGroup
+from turnwise.types import ScoredGroup, Trajectory
 
 
 def flatten(scored_groups: Sequence[ScoredGroup]) -> Turns:
@@ -18,35 +19,40 @@ def flatten(scored_groups: Sequence[ScoredGroup]) -> Turns:
     rows: list[tuple[float, ...]] = []
     outcomes: list[float] = []
     num_tokens: list[int] = []
-    group_index: list[int] = []
-    has_equal_outcomes: list[bool] = []
-    for p, scored in enumerate(scored_groups):
-        outcome_G = scored.outcome_G
-        included = [g for g, trajectory in enumerate(scored.group.trajectories) if not trajectory.is_excluded]
-        for g in included:
-            rows.append(scored.turn_rewards_GK[g])
-            outcomes.append(outcome_G[g])
-            num_tokens += [turn.span[1] - turn.span[0] for turn in scored.group.trajectories[g].turns]
-        group_index += [p] * len(included)
-        has_equal_outcomes += [scored.has_equal_outcomes] * len(included)
+    group_sizes: list[int] = []
+    for scored in scored_groups:
+        outcome_G, num_before = scored.outcome_G, len(rows)
+        for g, trajectory in enumerate(scored.group.trajectories):
+            if not trajectory.is_excluded:
+                rows.append(scored.turn_rewards_GK[g])
+                outcomes.append(outcome_G[g])
+                num_tokens += [len(turn.behaviour_logprobs) for turn in trajectory.turns]
+        group_sizes.append(len(rows) - num_before)
+    lengths_G = torch.tensor([len(row) for row in rows], dtype=torch.int64)
+    trajectory_index_K = torch.arange(len(rows)).repeat_interleave(lengths_G)
+    sizes_P = torch.tensor(group_sizes, dtype=torch.int64)
+    has_equal_outcomes_P = torch.tensor([scored.has_equal_outcomes for scored in scored_groups], dtype=torch.bool)
     return Turns(
-        rewards_K=torch.tensor([reward for row in rows for reward in row], dtype=torch.float64),
+        rewards_K=torch.tensor(list(chain.from_iterable(rows)), dtype=torch.float64),
         outcomes_G=torch.tensor(outcomes, dtype=torch.float64),
         num_tokens_K=torch.tensor(num_tokens, dtype=torch.int64),
-        turn_index_K=torch.tensor([k for row in rows for k in range(len(row))], dtype=torch.int64),
-        trajectory_index_K=torch.tensor([g for g, row in enumerate(rows) for _ in row], dtype=torch.int64),
-        group_index_G=torch.tensor(group_index, dtype=torch.int64),
-        has_equal_outcomes_G=torch.tensor(has_equal_outcomes, dtype=torch.bool),
+        turn_index_K=position_in_segment(trajectory_index_K),
+        trajectory_index_K=trajectory_index_K,
+        group_index_G=torch.arange(len(group_sizes)).repeat_interleave(sizes_P),
+        has_equal_outcomes_G=has_equal_outcomes_P.repeat_interleave(sizes_P),
     )
 
 
 def unflatten(values_K: Tensor, scored_groups: Sequence[ScoredGroup]) -> list[list[list[float]]]:
     """Puts one number per included turn back into `[P][G][K]`; the turns of excluded trajectories get 0."""
-    values: Iterator[float] = iter(values_K.tolist())
-    return [
-        [
-            [0.0] * len(trajectory.turns) if trajectory.is_excluded else list(islice(values, len(trajectory.turns)))
-            for trajectory in scored.group.trajectories
-        ]
-        for scored in scored_groups
-    ]
+    values: list[float] = values_K.tolist()
+    end = 0
+
+    def row(trajectory: Trajectory) -> list[float]:
+        nonlocal end
+        if trajectory.is_excluded:
+            return [0.0] * len(trajectory.turns)
+        start, end = end, end + len(trajectory.turns)
+        return values[start:end]
+
+    return [[row(trajectory) for trajectory in scored.group.trajectories] for scored in scored_groups]

@@ -59,17 +59,17 @@ class LexicalSimilarity:
 
 
 @lru_cache(maxsize=512)  # the programs of some groups; one of 2 KB takes about 16 KB here
-def _ngram_counts(code: str, ngram: int) -> tuple[Counter[tuple[str, ...]], int]:
+def _ngram_counts(code: str, ngram: int) -> tuple[Counter[str], int]:
     """Counts of the program's n-grams, and the sum of their squares."""
     counts = Counter(ngrams(code, ngram))
     return counts, sum(count * count for count in counts.values())
 
 
-def ngrams(code: str, length: int) -> Iterator[tuple[str, ...]]:
-    """The normalised token sequences of `length` in a program, in order; of a shorter program, the whole of it."""
+def ngrams(code: str, length: int) -> Iterator[str]:
+    """The normalised token sequences of `length` in a program, a token a line; of a shorter program, all of it."""
     tokens = _normalised(tokens_of(code))
     length = max(1, min(length, len(tokens)))
-    return zip(*(tokens[start:] for start in range(length)), strict=False)
+    return map("\n".join, zip(*(tokens[start:] for start in range(length)), strict=False))  # strings keep their hash
 
 
 def tokens_of(code: str) -> list[str]:
