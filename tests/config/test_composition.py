@@ -11,10 +11,14 @@ from turnwise.advantage.turn_return import TurnReturnAdvantage
 from turnwise.config.build import build_components, build_mode
 from turnwise.config.options import CONF_DIR, option_groups
 from turnwise.config.schema import COMPONENTS
+from turnwise.core.group_statistics import Pool
+from turnwise.core.ratios import RatioLevel
+from turnwise.loss.clipped import ClippedLoss
 from turnwise.reward.format import FormatRule
 from turnwise.reward.outcome import OutcomeReward
 from turnwise.reward.similarity.embedding import EmbeddingSimilarity
 from turnwise.reward.similarity.lexical import LexicalSimilarity
+from turnwise.reward.similarity.structure import StructureSimilarity
 from turnwise.reward.turn_level import TurnLevelReward
 
 ROOT = CONF_DIR.parent
@@ -32,6 +36,8 @@ NEEDED = {
     ("mode", "rescore"): ["mode.path=runs/earlier"],
 }
 """Values that an option leaves to the user."""
+FULL = TurnLevelReward(shaping=True)
+GAMMAS = (0.5, 0.7, 0.8, 0.95)
 README = ROOT / "README.md"
 HELP = CONF_DIR / "config.yaml"
 
@@ -46,7 +52,7 @@ def documented_commands(text: str) -> list[list[str]]:
 def test_no_group_is_empty() -> None:
     groups = option_groups()
     assert set(PRESETS) < set(groups)
-    assert groups["ablation"] == ["grpo", "gtpo", "no_discount", "no_shaping", "no_turn_rewards"]
+    assert {"gtpo", "grpo", "no_discount", "no_shaping", "no_turn_rewards"} < set(groups["ablation"])
     assert {"grpo", "gtpo"} < set(groups["algo"])
     assert all(groups.values())
 
@@ -100,12 +106,37 @@ def test_grpo_replaces_reward_and_advantage(composed) -> None:
         ("no_turn_rewards", OutcomeReward(format_rule=FormatRule.additive, shaping=True), TurnReturnAdvantage()),
         ("no_discount", TurnLevelReward(shaping=True), TurnReturnAdvantage(discount=1.0)),
         ("no_shaping", TurnLevelReward(), TurnReturnAdvantage()),
+        ("shaping_only", OutcomeReward(shaping=True), GroupNormAdvantage()),
+        ("format_gate", TurnLevelReward(shaping=True, format_rule=FormatRule.gate), TurnReturnAdvantage()),
+        ("mask_equal_outcomes", FULL, TurnReturnAdvantage(mask_equal_outcomes=True)),
+        (
+            "similarity_embedding",
+            TurnLevelReward(shaping=True, similarity=EmbeddingSimilarity()),
+            TurnReturnAdvantage(),
+        ),
+        (
+            "similarity_structure",
+            TurnLevelReward(shaping=True, similarity=StructureSimilarity()),
+            TurnReturnAdvantage(),
+        ),
+        ("alpha_0_25", TurnLevelReward(shaping=True, shaping_weight=0.25), TurnReturnAdvantage()),
+        ("alpha_1_0", TurnLevelReward(shaping=True, shaping_weight=1.0), TurnReturnAdvantage()),
+        ("turn_ratio", FULL, TurnReturnAdvantage()),
+        *((f"gamma_{gamma}".replace(".", "_"), FULL, TurnReturnAdvantage(discount=gamma)) for gamma in GAMMAS),
+        *((f"pool_{pool}", FULL, TurnReturnAdvantage(pool=pool)) for pool in Pool if pool is not Pool.group),
     ],
 )
 def test_ablations_change_one_thing_each(composed, ablation: str, reward, advantage) -> None:
     components = build_components(composed(f"ablation={ablation}"), "label")
     assert components.reward == reward
     assert components.advantage == advantage
+    level = RatioLevel.turn if ablation == "turn_ratio" else RatioLevel.token
+    assert components.loss == ClippedLoss(ratio_level=level)
+
+
+def test_every_ablation_is_held_to_its_one_thing() -> None:
+    marks = test_ablations_change_one_thing_each.pytestmark  # pyright: ignore[reportFunctionMemberAccess]
+    assert {arm for arm, *_ in marks[0].args[1]} == set(option_groups()["ablation"])
 
 
 def test_command_line_wins_over_presets(composed, choices) -> None:

@@ -140,8 +140,8 @@ def test_command_is_one_multirun_that_hydra_can_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--arms", ""], "no arm named; known: grpo, gtpo"),
-        (["--arms", "gtpo,gtpq"], "unknown ['gtpq']; known: grpo, gtpo"),
+        (["--arms", ""], "no arm named; known: alpha_0_25, "),
+        (["--arms", "gtpo,gtpq"], "unknown ['gtpq']; known: alpha_0_25, "),
         (["--arms", "gtpo,gtpo"], "names one twice"),
         (["--seeds", "0,x"], "--seeds=0,x: expected non-negative integers"),
         (["--seeds", ""], "--seeds=: expected non-negative integers"),

@@ -27,6 +27,7 @@ COMPONENTS = {
     "reward/outcome": "turnwise.reward.outcome.OutcomeReward",
     "reward/information_gain": "turnwise.reward.information_gain.InformationGainReward",
     "reward/similarity/lexical": "turnwise.reward.similarity.lexical.LexicalSimilarity",
+    "reward/similarity/structure": "turnwise.reward.similarity.structure.StructureSimilarity",
     "reward/similarity/embedding": "turnwise.reward.similarity.embedding.EmbeddingSimilarity",
     "advantage/turn_return": "turnwise.advantage.turn_return.TurnReturnAdvantage",
     "advantage/group_norm": "turnwise.advantage.group_norm.GroupNormAdvantage",

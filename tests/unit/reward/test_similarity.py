@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from turnwise.reward.similarity import embedding, lexical
 from turnwise.reward.similarity.embedding import EmbeddingSimilarity
 from turnwise.reward.similarity.lexical import LexicalSimilarity
+from turnwise.reward.similarity.structure import StructureSimilarity
 
 PACKAGE = Path(__file__).parents[3] / "src" / "turnwise"
 LOOP = """
@@ -246,3 +247,33 @@ def test_a_program_has_the_tokens_that_python_finds_in_it(path: Path):
 )
 def test_tokens_of_programs_and_of_text_that_is_none(code: str, tokens: list[str]):
     assert [token for token in lexical.tokens_of(code) if token not in ("", "\n")] == tokens
+
+
+STRUCTURE = StructureSimilarity()
+
+
+def test_names_numbers_and_layout_have_no_structure():
+    assert STRUCTURE("total = a * 3\nprint(total)", "x  =  b * 71\n\nprint( x )  # shown") == pytest.approx(1)
+
+
+def test_structure_by_hand():
+    # x = a + b: Module(Assign), Assign(Name BinOp), BinOp(Name Add Name); x = a * b differs in the last of the three.
+    assert STRUCTURE("x = a + b", "x = a * b") == pytest.approx(2 / 3)
+    # print(a): Module(Expr), Expr(Call), Call(Name Name): nothing in common with an assignment
+    assert STRUCTURE("x = a + b", "print(a)") == 0
+
+
+def test_structure_counts_how_often():
+    # Module(Assign Assign) and Assign(Name Name) twice, against Module(Assign) and the latter once: 2 / sqrt(5 * 2)
+    assert STRUCTURE("x = a\ny = b", "x = a") == pytest.approx(2 / math.sqrt(10))
+
+
+@pytest.mark.parametrize("code", ["print(", "1 +", "def f(:", "(" * 5000, "x = " + "-" * 100000 + "1", "\0"])
+def test_what_is_no_program_resembles_itself_only(code: str):
+    assert STRUCTURE(code, code) == 1
+    assert STRUCTURE(code, "print(1)") == STRUCTURE("print(1)", code) == 0
+
+
+@pytest.mark.parametrize("empty", ["", " \n", "# only a comment"])
+def test_programs_without_statements_have_no_structure(empty: str):
+    assert STRUCTURE(empty, "x = 1") == 0
