@@ -44,7 +44,7 @@ def _subtree_counts(code: str) -> tuple[Counter[str], int]:
 
 def _subtrees(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
-        children = [type(child).__name__ for child in ast.iter_child_nodes(node)]
-        # Load and Store repeat what the parent says; a leaf without children is part of its parent's subtree.
-        if children := [name for name in children if name not in ("Load", "Store", "Del")]:
-            yield f"{type(node).__name__}({' '.join(children)})"
+        # Whether a name is read or written is said by its parent; a leaf is part of its parent's subtree.
+        children = [child for child in ast.iter_child_nodes(node) if not isinstance(child, ast.expr_context)]
+        if children:
+            yield f"{type(node).__name__}({' '.join(type(child).__name__ for child in children)})"
