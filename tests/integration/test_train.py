@@ -190,7 +190,7 @@ def test_nan_in_the_loss_stops_the_run_saves_the_batch_and_leaves_the_checkpoint
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(MAIN.parent)}
     ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
     assert ended.returncode == 1, ended.stderr
-    assert "FloatingPointError: step 1: the loss of sequences" in ended.stderr
+    assert "FloatingPointError: step 1: optimiser step 1 of 1 was not taken: the loss of sequences" in ended.stderr
     summary = read_summary(run_dir)
     assert (summary.outcome, summary.total_steps) == ("failed", 1)
     assert "failed_batch_step_1.pt" in summary.why
