@@ -172,8 +172,9 @@ def test_help_shows_examples_groups_and_options(start, tmp_path: Path) -> None:
     ended = start("--help")
     assert (ended.code, ended.stderr) == (0, "")
     assert "python src/main.py algo=gtpo reward.shaping=true" in ended.stdout
-    assert "  ablation           grpo, gtpo, no_discount, no_shaping, no_turn_rewards\n" in ended.stdout
-    assert "  reward/similarity  embedding, lexical\n" in ended.stdout
+    assert "  advantage          discounted_normalised, gigpo, group_norm, hybrid_turn, mt_grpo, " in ended.stdout
+    assert "  reward/similarity  embedding, lexical, structure\n" in ended.stdout
+    assert max(map(len, ended.stdout.splitlines())) <= 120
     assert "schema" not in ended.stdout
     assert not list(tmp_path.iterdir())
 

@@ -1,6 +1,7 @@
 """The config groups as a user sees them: the YAML files below `conf/`."""
 
 from pathlib import Path
+from textwrap import fill
 
 from omegaconf import OmegaConf
 
@@ -18,7 +19,10 @@ def option_groups() -> dict[str, list[str]]:
 
 
 def _groups_page() -> str:
-    return "\n".join(f"  {group:18} {', '.join(options)}" for group, options in option_groups().items())
+    return "\n".join(
+        fill(", ".join(options), width=100, initial_indent=f"  {group:18} ", subsequent_indent=" " * 21)
+        for group, options in option_groups().items()
+    )
 
 
 def register_help() -> None:

@@ -1,9 +1,8 @@
-import io
 import math
 import sys
 import time
-import tokenize
 from pathlib import Path
+from random import Random
 from types import ModuleType
 
 import numpy as np
@@ -11,12 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from similarity import plain_similarity, program
 from turnwise.reward.similarity import embedding, lexical
 from turnwise.reward.similarity.embedding import EmbeddingSimilarity
 from turnwise.reward.similarity.lexical import LexicalSimilarity
 from turnwise.reward.similarity.structure import StructureSimilarity
 
 PACKAGE = Path(__file__).parents[3] / "src" / "turnwise"
+SOURCES_OF_THE_PACKAGE = sorted(PACKAGE.rglob("*.py"))
 LOOP = """
 total = 0
 for number in range(10):  # ten of them
@@ -224,13 +225,49 @@ def test_real_embeddings_of_a_random_model(tmp_path):
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="Python's own tokenizer takes f-strings apart from 3.12 on")
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.name)
-def test_a_program_has_the_tokens_that_python_finds_in_it(path: Path):
-    code = path.read_text(encoding="utf-8")
-    layout = {tokenize.NL, tokenize.COMMENT, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING, tokenize.ENDMARKER}
-    tokens = tokenize.generate_tokens(io.StringIO(code).readline)
-    expected = [token.string for token in tokens if token.type not in {*layout, tokenize.NEWLINE}]
-    assert [token for token in lexical.tokens_of(code) if token not in ("", "\n")] == expected
+@pytest.mark.parametrize("path", SOURCES_OF_THE_PACKAGE, ids=lambda path: path.name)
+def test_real_programs_are_compared_as_by_definition(path: Path):
+    code, other = (one.read_text(encoding="utf-8") for one in (path, PACKAGE / "trainer.py"))
+    for ngram in (1, 3):
+        assert LexicalSimilarity(ngram=ngram)(code, other) == plain_similarity(code, other, ngram)
+
+
+@given(st.randoms(use_true_random=False), st.integers(1, 400), st.integers(1, 5))
+def test_random_programs_are_compared_as_by_definition(random: Random, num_characters: int, ngram: int):
+    code, other = (program(random, num_characters) for _ in range(2))
+    assert LexicalSimilarity(ngram=ngram)(code, other) == plain_similarity(code, other, ngram)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import a.b\nb = a",
+        "from .a import b as c\na + b + c",
+        "from ... import a\nfrom ...b import c\na + b + c",
+        "from m import (  # all of them\n    a,\n    b as c,\n)\nprint(a, b, c, m)",
+        "import a, \\\n    b\na + b",
+        "a = 1; import a; print(a, b)",
+        "def f():\n    import a\n    return a\nprint(f)",
+        "def f(x):\n    yield from x\n    raise x from f",
+        "important = imported = from_ = 1\nx.important\nx.import_()",
+        "a . b\n(a\n .c . d)",
+        "x = [1, 2][0].real + 1..imag + 'import a'.b + f'{a}'.c",
+    ],
+)
+def test_imports_and_attributes_are_compared_as_by_definition(code: str):
+    for ngram in (1, 2, 3):
+        for other in ("import a\nb = a.c", "print(a, b, c)", code):
+            assert LexicalSimilarity(ngram=ngram)(code, other) == plain_similarity(code, other, ngram)
+
+
+def test_hostile_text_takes_no_time():
+    texts = [
+        piece * 4000 for piece in ("from ", "import(", "\"\"\"'''", "\\", ". ", "1e", "#", '"\\', " \n", "from a ")
+    ]
+    started = time.perf_counter()
+    for text in texts:
+        LexicalSimilarity()(text, LOOP)
+    assert time.perf_counter() - started < 5
 
 
 @pytest.mark.parametrize(
@@ -242,11 +279,13 @@ def test_a_program_has_the_tokens_that_python_finds_in_it(path: Path):
         ('"""two\nlines""" + r\'\\\'\'', ['"""two\nlines"""', "+", r"r'\''"]),
         ("print('unclosed", ["print", "(", "'", "unclosed"]),
         ("1 +\\\n 2 # no end", ["1", "+", "2"]),
+        ("a.b . c.\n d", ["a", ".b", ". c", ".\n d"]),
+        ("import a, b; from c import (d,\n e)\nf", ["import a, b", ";", "from c import (d,\n e)", "f"]),
         ("", []),
     ],
 )
 def test_tokens_of_programs_and_of_text_that_is_none(code: str, tokens: list[str]):
-    assert [token for token in lexical.tokens_of(code) if token not in ("", "\n")] == tokens
+    assert [token for token in lexical.tokens_of(code) if token] == tokens
 
 
 STRUCTURE = StructureSimilarity()

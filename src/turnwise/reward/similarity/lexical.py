@@ -4,30 +4,34 @@ import builtins
 import keyword
 import math
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _KEPT_NAMES = frozenset(keyword.kwlist) | frozenset(dir(builtins))
-_IMPORTS = ("import", "from")
-_STATEMENT_ENDS = ("\n", ";", "")
-_DEPTHS = {**dict.fromkeys("([{", 1), **dict.fromkeys(")]}", -1)}
-_QUOTES = ("'", '"')
-_STRING = '""'
 _TOKEN = re.compile(
-    r"""(?: [^\S\n]++ | \#[^\n]*+ | \\\r?\n )*+   # layout, comments, continued lines: in one piece
-        ( [^\W\d]\w*+(?![\"\'])                  # a name that is no prefix of a string
-        | [(),\]\[{}\n] | :=?
+    r"""\s*+ (?: \#[^\n]*+ \s*+ | \\\r?\n \s*+ )*+            # layout, comments, continued lines: in one piece
+        ( (?![if](?:mport|rom)\b) [a-zA-Z_]\w*+ (?![\"\'])    # a name that is no prefix of a string
+        | [(),\]\[{};] | \d++(?![\w.]) | \.\s*+[^\W\d]\w*+    # an attribute is one token with its dot
+        | [-+%:=]=?+(?!>)
+        | (?: from\b [^\n;\#\"\']{1,200}? (?=\bimport\b) )?+  # an import statement is one token
+          import\b (?: \([^)]*+\) | \\\r?\n | [^\n;\#(\\\"\'] )*+
+        | 0[xXoObB][\da-fA-F_]++ | (?: \d[\d_]*+\.?[\d_]*+ | \.\d[\d_]*+ ) (?:[eE][-+]?\d[\d_]*+)?+ [jJ]?
         | [rRbBuUfF]{0,2} (?: \"{3} (?:[^\\]|\\.)*? \"{3} | \'{3} (?:[^\\]|\\.)*? \'{3}
-                            | \" (?:[^\"\\\n]|\\.)* \"   | \' (?:[^\'\\\n]|\\.)* \' )
-        | 0[xXoObB][\da-fA-F_]+ | (?: \d[\d_]*\.?[\d_]* | \.\d[\d_]* ) (?:[eE][-+]?\d[\d_]*)? [jJ]?
-        | \w+
-        | \*\*=? | //=? | >>=? | <<=? | -> | \.{3} | [-+*/%&|^@=<>!]=
-        | [^\s\w] | \Z )""",
+                            | \" (?:[^\"\\\n]|\\.)*+ \"   | \' (?:[^\'\\\n]|\\.)*+ \' )
+        | \*\*=? | //=? | >>=? | <<=? | -> | \.{3} | [-+*/%&|^@=<>!]=?+
+        | \w+ | [^\s\w] | \Z )""",
     re.VERBOSE | re.DOTALL,
 )
-"""One token behind what lies between tokens. Total: any text is tokens, whether it is a program or not."""
+"""One token behind what lies between tokens; common ones first. Total: any text is tokens, program or not."""
+_TOKEN_OF_IMPORT = re.compile(r"\#[^\n]*+|(\.{3}|\.\s*\w+|\w+|[^\w\s\\])")
+_STRING = '""'
+_MULTIPLIER = 0x9E3779B97F4A7C15  # odd, so that every bit of a hash counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +41,8 @@ class LexicalSimilarity:
     Layout and comments are dropped. Names that the program makes up are renamed in order of appearance, so that the
     choice of names does not count; keywords, builtins, attributes and imported names are kept. Numbers are kept: they
     are the operands of the problem. Strings are one and the same token: most of them label the output.
+
+    N-grams are counted by 64-bit hashes; two different ones are taken for the same once in 10^19 comparisons.
 
     The default similarity of shaping; the paper compares text embeddings (see `EmbeddingSimilarity`).
     """
@@ -50,61 +56,81 @@ class LexicalSimilarity:
 
     def __call__(self, code: str, other: str) -> float:
         """1 for programs equal up to names, strings, comments and layout; 0 if one of them holds no token."""
-        counts, square = _ngram_counts(code, self.ngram)
-        other_counts, other_square = _ngram_counts(other, self.ngram)
-        if not counts or not other_counts:
+        one, two = _ngram_counts(code, self.ngram), _ngram_counts(other, self.ngram)
+        if not one.square or not two.square:
             return 0.0
-        dot = sum(counts[ngram] * other_counts[ngram] for ngram in counts.keys() & other_counts.keys())
-        return min(1.0, dot / math.sqrt(square * other_square))
+        places = two.keys.searchsorted(one.keys)
+        is_shared = two.keys.take(places, mode="clip") == one.keys
+        dot = int(one.counts[is_shared] @ two.counts[places[is_shared]])
+        return min(1.0, dot / math.sqrt(one.square * two.square))
 
 
-@lru_cache(maxsize=512)  # the programs of some groups; one of 2 KB takes about 16 KB here
-def _ngram_counts(code: str, ngram: int) -> tuple[Counter[str], int]:
-    """Counts of the program's n-grams, and the sum of their squares."""
-    counts = Counter(ngrams(code, ngram))
-    return counts, sum(count * count for count in counts.values())
+class _NgramCounts(NamedTuple):
+    """How often a program holds each n-gram: their hashes in order, their counts, and the sum of squares of these."""
+
+    keys: "NDArray[np.uint64]"
+    counts: "NDArray[np.int64]"
+    square: int
 
 
-def ngrams(code: str, length: int) -> Iterator[str]:
-    """The normalised token sequences of `length` in a program, a token a line; of a shorter program, all of it."""
-    tokens = _normalised(tokens_of(code))
-    length = max(1, min(length, len(tokens)))
-    return map("\n".join, zip(*(tokens[start:] for start in range(length)), strict=False))  # strings keep their hash
+@lru_cache(maxsize=512)  # the programs of some groups; one of 2 KB takes about 8 KB here
+def _ngram_counts(code: str, ngram: int) -> _NgramCounts:
+    """Counts of the program's n-grams; of a shorter program, all of it is one."""
+    hashes = np.frombuffer(b"".join(map(_Hashes().__getitem__, tokens_of(code))), np.uint64)
+    length = min(ngram, len(hashes))
+    num_ngrams = len(hashes) - length + 1
+    keys = hashes[:num_ngrams]
+    for place in range(1, length):
+        keys = keys * _MULTIPLIER + hashes[place : place + num_ngrams]  # modulo 2^64
+    keys, counts = np.unique(keys, return_counts=True)
+    return _NgramCounts(keys, counts, int(counts @ counts))
 
 
 def tokens_of(code: str) -> list[str]:
-    """The tokens of a program, line ends among them, without comments and layout; the last may be empty."""
+    """The tokens of a program without comments and layout; the last is empty.
+
+    An attribute is one token with its dot, an import statement is one token as a whole.
+    """
     return _TOKEN.findall(code)
 
 
-def _normalised(tokens: Iterable[str]) -> list[str]:
-    """The tokens without statement ends; strings are one token, the program's own names are numbered."""
-    kept: list[str] = []
-    names: dict[str, str] = {}  # what each of them becomes
-    num_own, depth, previous, in_import = 0, 0, "\n", False
-    for token in tokens:
-        if token in _STATEMENT_ENDS:
-            if token == ";" or depth <= 0:  # a line that ends in brackets goes on
-                previous = "\n"
-            continue
-        if previous == "\n":
-            in_import = token in _IMPORTS
+class _Hashes(dict[str, bytes]):
+    """What each token of one program adds to the sequence of hashes that is compared, 8 bytes a normalised token."""
+
+    def __init__(self) -> None:
+        super().__init__({"": b"", ";": b""})
+        self._num_own_names = 0
+
+    def __missing__(self, token: str) -> bytes:
+        self[token] = hashes = self._hashes(token)
+        return hashes
+
+    def _hashes(self, token: str) -> bytes:
+        """Of a token that the program has not had before."""
         if token.isidentifier():
-            if token in _KEPT_NAMES or previous == ".":
-                kept.append(token)
-            elif in_import:
-                names[token] = token
-                kept.append(token)
-            elif (shown := names.get(token)) is not None:
-                kept.append(shown)
-            else:
-                names[token] = f"${num_own}"
-                num_own += 1
-                kept.append(names[token])
-        elif token[-1] in _QUOTES and len(token) > 1:
-            kept.append(_STRING)
-        else:
-            depth += _DEPTHS.get(token, 0)
-            kept.append(token)
-        previous = token
-    return kept
+            if token in _KEPT_NAMES:
+                return _hash(token)
+            self._num_own_names += 1
+            return _hash(f"${self._num_own_names}")
+        if token[-1] in "\"'" and len(token) > 1:
+            return _hash(_STRING)
+        if token[0] != "." and "import" in token:
+            return self._imported(token)
+        return _hash_apart(token)
+
+    def _imported(self, statement: str) -> bytes:
+        """Of an import statement, whose names are kept from here on."""
+        tokens = [token for token in _TOKEN_OF_IMPORT.findall(statement) if token]
+        self.update({token: _hash(token) for token in tokens if token.isidentifier()})
+        return b"".join(map(_hash_apart, tokens))
+
+
+def _hash_apart(token: str) -> bytes:
+    """The dot and the name of an attribute have a hash each."""
+    name = token[1:].lstrip()
+    return _hash(".") + _hash(name) if token[0] == "." and name.isidentifier() else _hash(token)
+
+
+@lru_cache(maxsize=4096)
+def _hash(token: str) -> bytes:
+    return hash(token).to_bytes(8, "little", signed=True)
