@@ -18,6 +18,7 @@ GROUP_SIZE = 16
 NUM_CORRECT = 8
 CODE_CHARACTERS = 2000
 REPEATS = 15
+BUILTINS = frozenset(dir(builtins))
 
 
 def measure() -> dict[str, float]:
@@ -76,7 +77,7 @@ def plain_counts(code: str, ngram: int) -> Counter[tuple[str, ...]]:
         previous, before = text, previous
         if token.type == tokenize.STRING:
             kept.append('""')
-        elif text.isidentifier() and before != "." and not (keyword.iskeyword(text) or text in dir(builtins)):
+        elif text.isidentifier() and before != "." and not (keyword.iskeyword(text) or text in BUILTINS):
             if in_import:
                 imported.add(text)
             kept.append(text if text in imported else numbers.setdefault(text, f"${len(numbers)}"))
