@@ -105,11 +105,11 @@ class TorchPolicy:
         started = perf_counter()
         if self._reference is not None:
             batch = replace(batch, reference_logprobs=self._reference.logprobs(batch))
+        is_on_policy = self._num_epochs == 1 and min(self._num_minibatches, batch.num_sequences) <= 1
+        if not is_on_policy and batch.proximal_logprobs is None:
+            batch = replace(batch, proximal_logprobs=self._scorer.logprobs(batch))
         minibatches = batch.split(self._num_minibatches)
         num_steps = self._num_epochs * len(minibatches)
-        if num_steps > 1 and batch.proximal_logprobs is None:
-            batch = replace(batch, proximal_logprobs=self._scorer.logprobs(batch))
-            minibatches = batch.split(self._num_minibatches)
         taken = []
         for number, minibatch in enumerate(minibatches * self._num_epochs):
             first = number % len(minibatches)
