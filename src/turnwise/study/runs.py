@@ -130,8 +130,8 @@ def read_plan(root: Path) -> Plan:
     path = root / "study.json"
     content = path.read_text(encoding="utf-8")
     try:
-        fields = json.loads(content)
-        return Plan(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+        fields: dict[str, Any] = json.loads(content)
+        return Plan(**{name: _as_tuple(value) for name, value in fields.items()})
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not the plan of a study: {error!r}") from error
 
@@ -182,7 +182,7 @@ def _read_run(plan: Plan, root: Path, arm: str, setting: str, seed: int) -> Run:
 
 
 _OF_ARM = ("advantage", "loss", "reward", "seed")
-"""Sections of a configuration in which arms may differ; the others decide what is being solved, and how it is judged."""
+"""Sections of a configuration in which arms may differ; the others decide what is solved, and how it is judged."""
 
 
 def _check_comparable(run: Run, others: Sequence[Run], plan: Plan) -> None:
@@ -210,6 +210,10 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             found[f"{prefix}{name}"] = value
     return found
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _accuracy(record: EvaluationRecord | None) -> float:
