@@ -1,4 +1,4 @@
-"""The report of a run: one page that needs nothing but itself."""
+"""Pages that need nothing but themselves: what they share, and the report of a run."""
 
 import base64
 import hashlib
@@ -7,20 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from turnwise.report.closing import percent
-from turnwise.report.credit import read_credit
+from turnwise.report.credit import credit_curves
 from turnwise.report.curves import training_curves
 from turnwise.report.summary import Outcome, Summary, accuracy_changes, read_summary, summarise_run
+from turnwise.report.trajectories import read_trajectories
 from turnwise.tracker.atomic import write_atomically
 from turnwise.tracker.files import read_metrics
 from turnwise.tracker.progress import duration
+
+HERE = Path(__file__).parent
+SCRIPTS = ("viewer.js",)
+"""Of the viewer, in the order in which they are read; together they are one script."""
 
 
 def write_report(run_dir: Path) -> Path:
     """Writes `run_dir`/report.html from config.json, metrics.jsonl, summary.json and groups/.
 
-    Works on a run that ended early or still goes on: what was not logged is left out. Text that a model wrote is data
-    to the page, never markup or script: it is escaped, the viewer sets it as text, and the page's own policy lets no
-    other script run and nothing be loaded.
+    Works on a run that ended early or still goes on: what was not logged is left out, and what is broken is named.
 
     Returns:
         The page's path.
@@ -28,35 +31,49 @@ def write_report(run_dir: Path) -> Path:
     Raises:
         FileNotFoundError: There is no config.json, so `run_dir` is no run's folder.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     record = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))
     lines = list(read_metrics(run_dir))
-    credit = read_credit(run_dir)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"duration": duration, "percent": percent}
-    script = environment.get_template("viewer.html.j2").render()
     summary = _summary(run_dir, lines)
-    page = environment.get_template("report.html.j2").render(
+    page = render_page(
+        "report.html.j2",
         record=record,
         record_text=json.dumps(record, indent=2, ensure_ascii=False),
         summary=summary,
         changes=accuracy_changes(summary),
         training_curves=training_curves(lines),
-        credit=credit,
-        steps_json=json_for_script(credit.steps),
-        script=script,
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        credit_curves=credit_curves(run_dir),
+        trajectories=read_trajectories({record["label"]: run_dir}),
     )
     path = run_dir / "report.html"
-    write_atomically(path, page.encode("utf-8", "replace"))
+    write_atomically(path, page)
     return path
+
+
+def render_page(template: str, *, folder: Path = HERE, **content: Any) -> bytes:
+    """Fills a template that extends page.html.j2.
+
+    Text that a model wrote is data to the page, never markup or script: it is escaped, the viewer sets it as text, and
+    the page's own policy lets no other script run and nothing be loaded.
+
+    Args:
+        template: Name of a file in `folder`.
+        folder: Where templates are looked for first; those of this package come next.
+        content: What the template asks for; all of them ask for `trajectories` (`read_trajectories`).
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader([folder, HERE]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"duration": duration, "percent": percent, "json_for_script": json_for_script}
+    script = '"use strict";\n' + "".join((HERE / "viewer" / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    text = environment.get_template(template).render(script=script, script_hash=script_hash, **content)
+    return text.encode("utf-8", "replace")
 
 
 def json_for_script(data: Any) -> str:

@@ -1,11 +1,13 @@
 import ast
 import base64
+import gzip
 import hashlib
 import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,6 +42,16 @@ class Page(HTMLParser):
 
     def all(self, tag: str) -> list[tuple[dict[str, str | None], str]]:
         return [(attributes, text) for found, attributes, text in self.found if found == tag]
+
+
+def embedded_steps(text: str) -> list[dict[str, Any]]:
+    """The steps of a page's only run, as its viewer gets them."""
+    (run,) = json.loads(Page(text).all("script")[0][1])
+    return run["steps"]
+
+
+def embedded_groups(step: dict[str, Any]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in gzip.decompress(base64.b64decode(step["gzip"])).splitlines()]
 
 
 def make_hostile(run_dir) -> None:
@@ -82,9 +94,8 @@ def test_the_page_says_what_the_run_did(text):
     for part in ("gtpo-shaping", "Finished", "35.0%", "44.0%", "+9.0", "1:36", "algo=gtpo", "base_conversion"):
         assert part in text
     assert text.count("<svg") == 12 + 3
-    steps = json.loads(Page(text).all("script")[0][1])
-    assert [step["step"] for step in steps] == [0, 3, 5]
-    assert "In this page: step 0 (2 of 2 problems, 8 trajectories)" in text
+    assert [step["step"] for step in embedded_steps(text)] == [0, 1, 2, 3, 4, 5]
+    assert "48 trajectories of 6 of 6 kept steps are in this page." in text
 
 
 def test_it_needs_nothing_but_itself(text):
@@ -110,15 +121,15 @@ def test_only_the_pages_own_script_may_run(text):
 def test_hostile_text_stays_text(run_dir, text):
     harmless = Page(text)
     make_hostile(run_dir)
-    shown = Page(write_report(run_dir).read_text())
+    text = write_report(run_dir).read_text()
+    shown = Page(text)
 
     assert len(shown.all("script")) == 2
     assert shown.all("img") == []
     assert [tag for tag, *_ in shown.found] == [tag for tag, *_ in harmless.found]  # the same elements, no more
-    steps = json.loads(shown.all("script")[0][1])
-    turn = steps[0]["groups"][0]["trajectories"][0]["turns"][0]
-    assert turn["text"] == f"{HOSTILE}\n```python\n{HOSTILE}\n```"  # and the viewer shows every character of it
-    assert turn["errors"] == [HOSTILE]
+    turn = embedded_groups(embedded_steps(text)[0])[0]["trajectories"][0]["turns"][0]
+    assert turn["text"] == f"{HOSTILE}\n```python\n{HOSTILE}\n```"  # and the viewer gets every character of it
+    assert turn["calls"] == [[HOSTILE, HOSTILE]]
 
 
 @pytest.mark.parametrize("text", [HOSTILE, "<", ">", "&", "\u2029", "\x00", "é", "\\u003c", '"'])

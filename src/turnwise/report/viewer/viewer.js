@@ -1,6 +1,7 @@
-"use strict";
 // Every text from a model reaches the page through textContent; nothing here builds markup from text.
-const steps = JSON.parse(document.getElementById("data").textContent);
+const data = JSON.parse(document.getElementById("data").textContent);
+const steps = data.length ? data[0].steps : [];
+const texts = data.length ? data[0].tokens : {};
 const byId = (id) => document.getElementById(id);
 const chosen = { step: Math.max(steps.length - 1, 0), problem: 0, sample: 0 };
 
@@ -64,18 +65,19 @@ function turnText(text) {
 
 function tokenRow(turn) {
   const row = element("div", { class: "tokens" });
-  for (const [id, text, logprob] of turn.tokens) {
+  turn.ids.forEach((id, place) => {
+    const logprob = turn.logprobs[place];
     const surprise = Math.min(-logprob / 4, 1);
     const title = `id ${id}, log-prob ${logprob.toFixed(3)}, ${(100 * Math.exp(logprob)).toFixed(1)}%`;
     const style = `background:rgba(var(--minus), ${(0.6 * surprise).toFixed(2)})`;
-    row.append(element("span", { title, style }, text || `${id} `));
-  }
+    row.append(element("span", { title, style }, texts[id] || `${id} `));
+  });
   return row;
 }
 
 function tokenDetails(turn) {
   const [start, end] = turn.span;
-  const more = turn.tokens.length < end - start ? `, the first ${turn.tokens.length} shown` : "";
+  const more = turn.ids.length < end - start ? `, the first ${turn.ids.length} shown` : "";
   const details = element("details", null, element("summary", null, `${end - start} tokens, ${start} to ${end - 1}${more}`));
   details.addEventListener("toggle", () => {
     if (details.children.length > 1) return;
@@ -104,22 +106,22 @@ function turnCard(turn, number, largest) {
     element("span", { class: "chip" }, `reward ${signed(turn.reward)}${terms ? ` (${terms})` : ""}`),
     turn.finish === "stop" ? null : element("span", { class: "chip" }, `cut: ${words(turn.finish)}`),
   );
-  const errors = turn.errors.map((error) => element("p", { class: "tool bad" }, `malformed tool call: ${error}`));
+  const errors = turn.calls.map(([, error]) => error).filter(Boolean).map((error) => element("p", { class: "tool bad" }, `malformed tool call: ${error}`));
   const card = element("article", { class: "turn" }, header, ...turnText(turn.text), ...errors, toolResult(turn), tokenDetails(turn));
   if (color) card.style.setProperty("--edge", color);
   return card;
 }
 
 function verdict(one) {
-  if (one.excluded) return element("span", { class: "meta" }, "excluded");
-  return element("span", { class: one.correct ? "yes" : "no" }, one.correct ? "✓ correct" : "✗ wrong");
+  if (one.kinds.outcome[0] === "excluded") return element("span", { class: "meta" }, "excluded");
+  return element("span", { class: (one.kinds.outcome[0] === "correct") ? "yes" : "no" }, (one.kinds.outcome[0] === "correct") ? "✓ correct" : "✗ wrong");
 }
 
 function showTranscript() {
   const group = steps[chosen.step].groups[chosen.problem];
   const one = group.trajectories[chosen.sample];
   const answer = one.answer === null ? "no answer" : `answered ${one.answer}`;
-  const facts = `${answer}, expected ${group.gold}; stopped: ${words(one.stop)}; ${one.num_tokens} tokens`;
+  const facts = `${answer}, expected ${group.gold}; stopped: ${words(one.kinds.stop[0])}; ${one.num_tokens} tokens`;
   const title = element("p", null, element("strong", null, `Sample ${one.sample} `), verdict(one), ` ${facts}`);
   const largest = largestAdvantage(group);
   byId("transcript").replaceChildren(title, ...one.turns.map((turn, place) => turnCard(turn, place + 1, largest)));
@@ -140,7 +142,7 @@ function showMatrix() {
     });
     return element("tr", null, element("th", { scope: "row" }, button), ...cells);
   });
-  const caption = `Advantage of each turn${group.size > rows.length ? `; ${rows.length} of ${group.size} samples are in this page` : ""}`;
+  const caption = `Advantage of each turn${group.trajectories.length > rows.length ? `; ${rows.length} of ${group.trajectories.length} samples are in this page` : ""}`;
   byId("matrix").replaceChildren(element("table", { class: "matrix" }, element("caption", { class: "quiet" }, caption), element("thead", null, heading), element("tbody", null, ...rows)));
 }
 
@@ -157,10 +159,17 @@ function showProblem() {
   showTranscript();
 }
 
-function showStep() {
+async function unpacked(gzip) {
+  const bytes = Uint8Array.from(atob(gzip), (character) => character.charCodeAt(0));
+  const text = await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+  return text.trim().split("\n").map((line) => JSON.parse(line));
+}
+
+async function showStep() {
   chosen.problem = 0;
+  steps[chosen.step].groups ??= await unpacked(steps[chosen.step].gzip);
   const options = steps[chosen.step].groups.map((group, place) => {
-    const solved = group.trajectories.filter((one) => one.correct).length;
+    const solved = group.trajectories.filter((one) => (one.kinds.outcome[0] === "correct")).length;
     const question = group.prompt[group.prompt.length - 1][1].replace(/\s+/g, " ").slice(0, 80);
     return element("option", { value: place }, `${solved}/${group.trajectories.length} correct · ${group.source} · ${question}`);
   });
