@@ -120,7 +120,7 @@ def updated(batch: TokenBatch, loss: PolicyLoss, **settings: Any) -> Update:
     """One update on `batch` of a policy of random weights: the same ones every time, and none that the update moves."""
     model = small_model(seed=1)
     policy = tiny_policy(model, **settings)
-    figures = policy.update(batch, loss)
+    figures = policy.update(batch, loss).metrics
     gradient = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     return Update(gradient, {name: value for name, value in figures.items() if not name.startswith("time/")})
 

@@ -5,9 +5,9 @@ life (engine, environment, task, tracker, policy) has a frozen dataclass of hype
 makes the live part described here; whoever called `start` calls `close`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -27,6 +27,8 @@ Metrics = Mapping[str, float]
 """What is logged: `area/name` to a number."""
 PGK = Sequence[Sequence[Sequence[float]]]
 """One number for each turn of a step, `[P][G][K]`."""
+Demonstrator = Callable[[str | None], str | None]
+"""Says the next turn after a tool's output (None before the first turn); None when it has nothing more to say."""
 
 
 class Renderer(Protocol):
@@ -133,10 +135,17 @@ class PolicyLoss(Protocol):
     def __call__(self, policy_logprobs_N: Tensor, batch: TokenBatch, entropy_N: Tensor | None = None) -> LossOutput: ...
 
 
+class Update(NamedTuple):
+    """An update's figures, and the log-probs `[N]` of the loss tokens as it found the policy, 0 elsewhere."""
+
+    metrics: Metrics
+    logprobs_N: Tensor
+
+
 class Policy(Protocol):
     """The trained model with its optimiser. It never sees the engine."""
 
-    def update(self, batch: TokenBatch, loss: PolicyLoss) -> Metrics:
+    def update(self, batch: TokenBatch, loss: PolicyLoss) -> Update:
         """Trains on the batch: one or more optimiser steps, each cut into micro-batches as memory asks."""
         ...
 
@@ -184,6 +193,15 @@ class Task(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Puts the cursor back."""
+        ...
+
+
+@runtime_checkable
+class Demonstrated(Protocol):
+    """A task, not yet started, whose problems can be shown to a policy that knows nothing."""
+
+    def demonstrations(self, seed: int) -> Iterator[tuple[Problem, Demonstrator]]:
+        """An endless stream of problems from the train side of the split, each with someone who solves it."""
         ...
 
 

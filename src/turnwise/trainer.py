@@ -11,7 +11,6 @@ from turnwise import checkpoint
 from turnwise.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate
 from turnwise.protocols import (
     AdvantageEstimator,
-    Metrics,
     Policy,
     PolicyLoss,
     Probe,
@@ -19,9 +18,10 @@ from turnwise.protocols import (
     RolloutEngine,
     Task,
     Tracker,
+    Update,
 )
 from turnwise.rollout.diagnostics import diagnose, turn_returns
-from turnwise.rollout.packing import pack
+from turnwise.rollout.packing import pack, taking_part, with_trainer_logprobs
 from turnwise.rollout.sampler import RolloutSampler, RolloutSettings
 from turnwise.rollout.summary import summarise
 from turnwise.seeding import derive_seed
@@ -161,15 +161,17 @@ class Trainer:
         scored = [self.reward(group) for group in groups]  # r[i, j], shaping inside
         returns = turn_returns(scored, self.advantage.discount)  # R[i, j]
         advantages = self.advantage(scored)  # A[i, j]
-        self.tracker.log_groups(scored, returns, advantages, step)
-        batch = pack(  # A[i, j] -> every sampled token of turn j
+        takes_part = taking_part(
             scored,
-            advantages,
-            temperature=self.rollout_settings.temperature,
             drop_void_turns=self.settings.drop_void_turns,
             drop_equal_outcomes=self.settings.drop_equal_outcomes,
         )
+        batch = pack(  # A[i, j] -> every sampled token of turn j
+            scored, advantages, temperature=self.rollout_settings.temperature, takes_part=takes_part
+        )
         update = self.update(batch, step)
+        scored = with_trainer_logprobs(scored, takes_part, update.logprobs_N)
+        self.tracker.log_groups(scored, returns, advantages, step)
 
         trained = {"loss/num_tokens": batch.num_loss_tokens, "loss/num_sequences": batch.num_loss_sequences}
         timing = {
@@ -179,9 +181,9 @@ class Trainer:
             "throughput/sampled_tokens_per_s": rollout.num_sampled_tokens / rollout.wall_s,
         }
         credit = diagnose(scored, returns, advantages, self.advantage)
-        self.tracker.log({**summarise(scored, advantages), **credit, **trained, **update, **timing}, step)
+        self.tracker.log({**summarise(scored, advantages), **credit, **trained, **update.metrics, **timing}, step)
 
-    def update(self, batch: TokenBatch, step: int) -> Metrics:
+    def update(self, batch: TokenBatch, step: int) -> Update:
         """Trains the policy on the batch of a step.
 
         Raises:

@@ -142,6 +142,7 @@ class Completion:
     logprobs: tuple[float, ...]
     finish_reason: FinishReason
     policy_version: int
+    trainer_logprobs: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if len(self.token_ids) != len(self.logprobs):
@@ -150,7 +151,10 @@ class Completion:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Turn:
-    """One action of the policy: the tokens `span[0]:span[1]` of its trajectory, all of them sampled."""
+    """One action of the policy: the tokens `span[0]:span[1]` of its trajectory, all of them sampled.
+
+    `trainer_logprobs`, None where it took no part in the loss, are the trainer's own, at the weights that sampled it.
+    """
 
     span: tuple[int, int]
     behaviour_logprobs: tuple[float, ...]
@@ -159,15 +163,15 @@ class Turn:
     tool_result: ToolResult | None
     finish_reason: FinishReason
     policy_version: int
+    trainer_logprobs: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         start, end = self.span
         if not 0 <= start < end:
             raise ValueError(f"Turn.span={self.span}: expected 0 <= start < end")
-        if len(self.behaviour_logprobs) != end - start:
-            raise ValueError(
-                f"Turn.span={self.span} does not fit its {len(self.behaviour_logprobs)} behaviour_logprobs"
-            )
+        for logprobs in (self.behaviour_logprobs, self.trainer_logprobs):
+            if logprobs is not None and len(logprobs) != end - start:
+                raise ValueError(f"Turn.span={self.span} does not fit its {len(logprobs)} log-probs")
         if not (math.isfinite(sum(self.behaviour_logprobs)) and max(self.behaviour_logprobs) <= 1e-5):
             raise ValueError(f"Turn.span={self.span}: behaviour_logprobs must be finite and <= 0")
 
@@ -197,9 +201,8 @@ class Trajectory:
         bounds = [edge for turn in self.turns for edge in turn.span]
         if bounds != sorted(bounds) or (bounds and bounds[-1] > len(self.token_ids)):
             spans = f"spans {[turn.span for turn in self.turns]} in {len(self.token_ids)} tokens"
-            raise ValueError(
-                f"Trajectory {self.problem_id!r}/{self.sample_index}: {spans} must be ordered and disjoint"
-            )
+            name = f"{self.problem_id!r}/{self.sample_index}"
+            raise ValueError(f"Trajectory {name}: {spans} must be ordered and disjoint")
         gold = self.gold_logprobs
         if gold is not None and (len(gold) != len(self.turns) or not all(map(math.isfinite, gold))):
             raise ValueError(
@@ -238,12 +241,17 @@ class Group:
             raise ValueError(f"Group of problem {self.problem.id!r}: trajectories differ in their prompt tokens")
 
 
+Peers = tuple[tuple[int, float], ...]
+"""Siblings of a trajectory by their place in the group, each with the similarity of its code, in [0, 1]."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoredGroup:
     """A group with its rewards: `turn_rewards_GK` is the sum of the named `terms`, each `[G][K]`.
 
     `outcome_terms` names those of the terms that judge a trajectory as a whole, such as the accuracy of its answer;
-    the others judge single turns. Some estimators treat the two apart.
+    the others judge single turns. Some estimators treat the two apart. `shaping_peers_G`: what shaping compared each
+    trajectory with; empty without shaping.
     """
 
     group: Group
@@ -251,6 +259,7 @@ class ScoredGroup:
     terms: Mapping[str, tuple[tuple[float, ...], ...]]
     correct_G: tuple[bool, ...]
     outcome_terms: tuple[str, ...] = ()
+    shaping_peers_G: tuple[Peers, ...] = ()
 
     def __post_init__(self) -> None:
         if missing := set(self.outcome_terms) - set(self.terms):

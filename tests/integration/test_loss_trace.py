@@ -43,7 +43,7 @@ def traced(ratio_level: RatioLevel, reduction: Reduction) -> list[tuple[float, .
     before = policy.logprobs(batch)
     batch = replace(batch, turn_index=turn_index, num_loss_turns=5, behaviour_logprobs=before, proximal_logprobs=before)
     loss = ClippedLoss(ratio_level=ratio_level, reduction=reduction, clip_low=0.1, clip_high=0.15)
-    rows = [policy.update(batch, loss) for _ in range(4)]
+    rows = [policy.update(batch, loss).metrics for _ in range(4)]
     return [tuple(row[name] for name in NAMES) for row in rows]
 
 

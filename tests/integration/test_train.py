@@ -100,6 +100,18 @@ def test_groups_hold_what_the_metrics_say(run: Run):
         assert versions == {step}, "every turn was sampled from the weights of its own step"
 
 
+def test_groups_hold_how_trainer_and_sampler_agree_on_every_token(run: Run):
+    turns = [
+        turn
+        for scored, _ in read_groups(bundle_path(run("algo=gtpo"), 0))
+        for trajectory in scored.group.trajectories
+        for turn in trajectory.turns
+    ]
+    assert turns
+    for turn in turns:
+        assert turn.trainer_logprobs == pytest.approx(turn.behaviour_logprobs, abs=1e-4)
+
+
 def test_the_same_command_twice_gives_the_same_run(run: Run):
     assert_same_run(run("seed=3", folder="one"), run("seed=3", folder="two"))
 

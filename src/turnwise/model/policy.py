@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from turnwise.core.mismatch import mismatch_figures
 from turnwise.model.chat import ChatRenderer
 from turnwise.model.scorer import TokenScorer
-from turnwise.protocols import Metrics, PolicyLoss
+from turnwise.protocols import PolicyLoss, Update
 from turnwise.types import TokenBatch
 
 
@@ -81,7 +81,7 @@ class TorchPolicy:
             model.parameters(), lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=True
         )
 
-    def update(self, batch: TokenBatch, loss: PolicyLoss) -> Metrics:
+    def update(self, batch: TokenBatch, loss: PolicyLoss) -> Update:
         """Trains on a batch for the epochs and minibatches of this policy; how it is cut further changes no gradient.
 
         With more than one optimiser step the log-probs of the policy as it stands are computed first, once: they are
@@ -92,9 +92,9 @@ class TorchPolicy:
             loss: Additive over the parts of a step.
 
         Returns:
-            The loss's own figures; `loss/entropy`, nats, mean over loss tokens; `loss/grad_norm`, before clipping;
-            `update/num_micro_batches`; `update/padding_fraction`: all of them means over the optimiser steps that had
-            a loss token. `mismatch/*`, between the sampler and the policy as the update found it.
+            The log-probs of the loss tokens as the update found the policy, and as metrics the loss's own figures;
+            `loss/entropy`, nats, mean over loss tokens; `loss/grad_norm`, before clipping; `update/num_micro_batches`;
+            `update/padding_fraction`: all of them means over the optimiser steps that had a loss token. `mismatch/*`, between the sampler and the policy as the update found it.
             `update/num_steps`, the optimiser steps; `time/update_s`. Without a loss token in the whole batch there is
             neither an entropy nor a mismatch, and the rest is 0.
 
@@ -128,7 +128,8 @@ class TorchPolicy:
                 turn_index_N=batch.turn_index[mask],
                 sequence_index_N=batch.sequence_index[mask],
             )
-        return {**figures, "update/num_steps": num_steps, "time/update_s": perf_counter() - started}
+        figures |= {"update/num_steps": num_steps, "time/update_s": perf_counter() - started}
+        return Update(metrics=figures, logprobs_N=trainer_logprobs_N)
 
     def _optimise(
         self, batch: TokenBatch, sequence_numbers: Sequence[int], loss: PolicyLoss

@@ -72,7 +72,7 @@ class InformationGainReward:
     def __call__(self, group: Group) -> ScoredGroup:
         """Scores every turn of every trajectory of `group`."""
         correct_G = grade_G(group, self.grader)
-        terms = turn_terms(
+        terms, peers_G = turn_terms(
             group,
             correct_G,
             format_rule=self.format_rule,
@@ -82,7 +82,8 @@ class InformationGainReward:
             shaping_weight=self.shaping_weight if self.shaping else 0.0,
         )
         information: Rows = tuple(self._information_K(trajectory) for trajectory in group.trajectories)
-        return scored_group(group, {"information": information, **terms}, correct_G, self.format_rule)
+        terms = {"information": information, **terms}
+        return scored_group(group, terms, correct_G, self.format_rule, peers_G)
 
     def _information_K(self, trajectory: Trajectory) -> tuple[float, ...]:
         """The weighted gain of each turn in the probability of the gold answer; 0 for the last turn."""

@@ -49,7 +49,7 @@ class OutcomeReward:
     def __call__(self, group: Group) -> ScoredGroup:
         """Scores every trajectory of `group`."""
         correct_G = grade_G(group, self.grader)
-        terms = turn_terms(
+        terms, peers_G = turn_terms(
             group,
             correct_G,
             format_rule=self.format_rule,
@@ -59,7 +59,7 @@ class OutcomeReward:
             shaping_weight=self.shaping_weight if self.shaping else 0.0,
         )
         on_last_turn = {name: tuple(_on_last(row_K) for row_K in rows_GK) for name, rows_GK in terms.items()}
-        return scored_group(group, on_last_turn, correct_G, self.format_rule)
+        return scored_group(group, on_last_turn, correct_G, self.format_rule, peers_G)
 
 
 def _on_last(row_K: tuple[float, ...]) -> tuple[float, ...]:

@@ -6,8 +6,8 @@ from turnwise.protocols import Similarity
 from turnwise.reward.format import FormatRule, format_errors_K, format_term_K
 from turnwise.reward.grading import Grader
 from turnwise.reward.overlong import OverlongPenalty
-from turnwise.reward.shaping import shaping_bonus_G
-from turnwise.types import Group, ScoredGroup, StopReason, Trajectory
+from turnwise.reward.shaping import shaping_bonus_G, shaping_peers_G
+from turnwise.types import Group, Peers, ScoredGroup, StopReason, Trajectory
 
 Rows = tuple[tuple[float, ...], ...]
 """One reward term, `[G][K]`."""
@@ -40,7 +40,7 @@ def turn_terms(
     overlong: OverlongPenalty,
     similarity: Similarity,
     shaping_weight: float,
-) -> dict[str, Rows]:
+) -> tuple[dict[str, Rows], tuple[Peers, ...]]:
     """The terms of each turn's reward: `accuracy` and `shaping` on the last turn, `format` where its rule puts it.
 
     Accuracy and shaping exclude one another. Under the gate a trajectory with a format error gets no shaping: the gate
@@ -57,9 +57,12 @@ def turn_terms(
         shaping_weight: Reward of a wrong trajectory with the code of the correct ones; 0 turns shaping off.
 
     Returns:
-        Terms by name, each `[G][K]`.
+        Terms by name, each `[G][K]`, and the siblings that the shaping compared each trajectory with.
     """
-    bonus_G = shaping_bonus_G(group.trajectories, correct_G, similarity, shaping_weight)
+    peers_G: tuple[Peers, ...] = ((),) * len(correct_G)
+    if shaping_weight > 0:
+        peers_G = shaping_peers_G(group.trajectories, correct_G, similarity)
+    bonus_G = shaping_bonus_G(peers_G, shaping_weight)
     names = ("accuracy", "shaping", "format", *(("overlong",) if overlong.is_in_use else ()))
     terms: dict[str, list[tuple[float, ...]]] = {name: [] for name in names}
     for trajectory, correct, bonus in zip(group.trajectories, correct_G, bonus_G, strict=True):
@@ -78,11 +81,15 @@ def turn_terms(
             }
         for name in names:
             terms[name].append(rows[name])
-    return {name: tuple(rows) for name, rows in terms.items()}
+    return {name: tuple(rows) for name, rows in terms.items()}, peers_G
 
 
 def scored_group(
-    group: Group, terms: Mapping[str, Rows], correct_G: tuple[bool, ...], format_rule: FormatRule
+    group: Group,
+    terms: Mapping[str, Rows],
+    correct_G: tuple[bool, ...],
+    format_rule: FormatRule,
+    shaping_peers_G: tuple[Peers, ...],
 ) -> ScoredGroup:
     """The group with the sum of the terms as the reward of each turn.
 
@@ -99,4 +106,5 @@ def scored_group(
         terms=terms,
         correct_G=correct_G,
         outcome_terms=tuple(name for name in terms if name in of_outcome),
+        shaping_peers_G=shaping_peers_G,
     )

@@ -48,7 +48,7 @@ class TurnLevelReward:
     def __call__(self, group: Group) -> ScoredGroup:
         """Scores every turn of every trajectory of `group`."""
         correct_G = grade_G(group, self.grader)
-        terms = turn_terms(
+        terms, peers_G = turn_terms(
             group,
             correct_G,
             format_rule=self.format_rule,
@@ -57,4 +57,4 @@ class TurnLevelReward:
             similarity=self.similarity,
             shaping_weight=self.shaping_weight if self.shaping else 0.0,
         )
-        return scored_group(group, terms, correct_G, self.format_rule)
+        return scored_group(group, terms, correct_G, self.format_rule, peers_G)

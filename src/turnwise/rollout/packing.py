@@ -1,8 +1,10 @@
 """A[i, j] -> every sampled token of turn j: scored groups become one packed batch."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from turnwise.protocols import PGK
 from turnwise.types import ScoredGroup, StopReason, TokenBatch, Trajectory
@@ -13,8 +15,7 @@ def pack(
     advantages: PGK,
     *,
     temperature: float,
-    drop_void_turns: bool = False,
-    drop_equal_outcomes: bool = False,
+    takes_part: Sequence[Sequence[bool]] | None = None,
 ) -> TokenBatch:
     """Packs the trajectories that take part in the loss end to end.
 
@@ -22,13 +23,11 @@ def pack(
         scored_groups: P groups.
         advantages: One number for each turn.
         temperature: At which the turns were sampled.
-        drop_void_turns: Leave out trajectories with a void turn: one that holds neither a well-formed tool call nor the
-            final answer (SimpleTIR, arXiv 2509.02479).
-        drop_equal_outcomes: Leave out groups that are all correct or all wrong (DAPO, arXiv 2503.14476).
+        takes_part: What `taking_part` says of every trajectory; by default all but the excluded ones take part.
 
     Returns:
-        A batch in the order of the groups. Only sampled tokens are in the loss mask; excluded trajectories and those
-        that are dropped are not in the batch, so that nothing of them can reach the gradient or a denominator.
+        A batch in the order of the groups. Only sampled tokens are in the loss mask; trajectories that take no part are
+        not in the batch, so that nothing of them can reach the gradient or a denominator.
 
     Raises:
         ValueError: If `advantages` does not have the shape of the groups.
@@ -40,15 +39,16 @@ def pack(
     logprobs_N: list[float] = []
     lengths: list[int] = []
     num_loss_turns = 0
-    for scored, advantages_GK in zip(scored_groups, advantages, strict=True):
-        is_dropped = drop_equal_outcomes and scored.has_equal_outcomes
-        for trajectory, advantages_K in zip(scored.group.trajectories, advantages_GK, strict=True):
+    takes_part = taking_part(scored_groups) if takes_part is None else takes_part
+    for scored, advantages_GK, takes_part_G in zip(scored_groups, advantages, takes_part, strict=True):
+        rows = zip(scored.group.trajectories, advantages_GK, takes_part_G, strict=True)
+        for trajectory, advantages_K, is_in_loss in rows:
             if len(advantages_K) != len(trajectory.turns):
                 raise ValueError(
                     f"advantages of {trajectory.problem_id!r}/{trajectory.sample_index}: "
                     f"{len(advantages_K)} numbers for {len(trajectory.turns)} turns"
                 )
-            if trajectory.is_excluded or is_dropped or (drop_void_turns and has_void_turn(trajectory)):
+            if not is_in_loss:
                 continue
             # What follows the last turn was never conditioned on: nothing of it is needed.
             length = trajectory.turns[-1].span[1]
@@ -81,6 +81,61 @@ def pack(
         num_loss_sequences=len(lengths),
         temperature=temperature,
     )
+
+
+def taking_part(
+    scored_groups: Sequence[ScoredGroup], *, drop_void_turns: bool = False, drop_equal_outcomes: bool = False
+) -> list[list[bool]]:
+    """Which trajectories take part in the loss.
+
+    Args:
+        scored_groups: P groups.
+        drop_void_turns: Leave out trajectories with a void turn: one that holds neither a well-formed tool call nor the
+            final answer (SimpleTIR, arXiv 2509.02479).
+        drop_equal_outcomes: Leave out groups that are all correct or all wrong (DAPO, arXiv 2503.14476).
+
+    Returns:
+        `[P][G]`; excluded trajectories never take part.
+    """
+    return [
+        [
+            not trajectory.is_excluded
+            and not (drop_equal_outcomes and scored.has_equal_outcomes)
+            and not (drop_void_turns and has_void_turn(trajectory))
+            for trajectory in scored.group.trajectories
+        ]
+        for scored in scored_groups
+    ]
+
+
+def with_trainer_logprobs(
+    scored_groups: Sequence[ScoredGroup], takes_part: Sequence[Sequence[bool]], logprobs_N: Tensor
+) -> list[ScoredGroup]:
+    """The groups with the trainer's log-probs in the turns that were packed: the way back from `pack`.
+
+    Args:
+        scored_groups: P groups.
+        takes_part: `[P][G]`, as `pack` was given it.
+        logprobs_N: Of the packed batch.
+    """
+    left = logprobs_N.tolist()
+    start = 0
+
+    def recorded(trajectory: Trajectory, is_in_loss: bool) -> Trajectory:
+        nonlocal start
+        if not is_in_loss:
+            return trajectory
+        end = start + trajectory.turns[-1].span[1]
+        own, start = left[start:end], end
+        turns = (replace(turn, trainer_logprobs=tuple(own[slice(*turn.span)])) for turn in trajectory.turns)
+        return replace(trajectory, turns=tuple(turns))
+
+    found = []
+    for scored, takes_part_G in zip(scored_groups, takes_part, strict=True):
+        pairs = zip(scored.group.trajectories, takes_part_G, strict=True)
+        group = replace(scored.group, trajectories=tuple(recorded(*pair) for pair in pairs))
+        found.append(replace(scored, group=group))
+    return found
 
 
 def has_void_turn(trajectory: Trajectory) -> bool:

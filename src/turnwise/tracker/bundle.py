@@ -103,6 +103,7 @@ def _group_to_json(
         "turn_rewards": scored.turn_rewards_GK,
         "terms": dict(scored.terms),
         "outcome_terms": scored.outcome_terms,
+        "shaping_peers": scored.shaping_peers_G,
         "correct": scored.correct_G,
         "returns": returns,
         "advantages": advantages,
@@ -115,6 +116,7 @@ def _turn_to_json(turn: Turn) -> dict[str, Any]:
     return {
         "span": turn.span,
         "logprobs": turn.behaviour_logprobs,
+        "trainer_logprobs": turn.trainer_logprobs,
         "text": turn.text,
         "tool_calls": [{"code": call.code, "error": call.error} for call in turn.tool_calls],
         "tool_result": None if result is None else {"status": result.status, "output": result.output},
@@ -148,6 +150,7 @@ def _group_from_json(line: Mapping[str, Any]) -> tuple[ScoredGroup, Advantages]:
         terms={name: _rows(rows) for name, rows in line["terms"].items()},
         correct_G=tuple(line["correct"]),
         outcome_terms=tuple(line["outcome_terms"]),
+        shaping_peers_G=tuple(tuple((place, alike) for place, alike in row) for row in line.get("shaping_peers", ())),
     )
     return scored, line["advantages"]
 
@@ -162,6 +165,7 @@ def _turn_from_json(turn: Mapping[str, Any], wall_s: float | None) -> Turn:
     return Turn(
         span=(start, end),
         behaviour_logprobs=tuple(turn["logprobs"]),
+        trainer_logprobs=None if turn.get("trainer_logprobs") is None else tuple(turn["trainer_logprobs"]),
         text=turn["text"],
         tool_calls=tuple(ToolCall(**call) for call in turn["tool_calls"]),
         tool_result=result,

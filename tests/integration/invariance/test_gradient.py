@@ -19,7 +19,7 @@ from turnwise.core.correction import Correction
 from turnwise.core.ratios import RatioLevel
 from turnwise.core.segments import Reduction
 from turnwise.loss.clipped import ClippedLoss
-from turnwise.rollout.packing import pack
+from turnwise.rollout.packing import pack, taking_part
 from turnwise.types import ScoredGroup, StopReason, TokenBatch
 
 EVERY_TERM: dict[str, Any] = {"dual_clip": 3.0, "kl_weight": 0.1, "entropy_weight": 0.01}
@@ -134,7 +134,9 @@ def test_a_step_in_which_nothing_counts_has_no_gradient(num_groups: int):
 
 def test_a_step_of_void_turns_alone_has_no_gradient():
     groups = [voided(scored) for scored in ragged_step(seed=2, num_excluded=0)]
-    batch = pack(groups, TurnReturnAdvantage()(groups), temperature=1.0, drop_void_turns=True)
+    batch = pack(
+        groups, TurnReturnAdvantage()(groups), temperature=1.0, takes_part=taking_part(groups, drop_void_turns=True)
+    )
     assert batch.num_sequences == 0
     assert updated(batch, ClippedLoss()).figures["loss/grad_norm"] == 0
 

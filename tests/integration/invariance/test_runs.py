@@ -28,7 +28,7 @@ def assert_same_weights(one: Path, other: Path) -> None:
 def test_shaping_that_is_off_is_a_run_that_knows_no_shaping(run: Run, monkeypatch: pytest.MonkeyPatch, algo: str):
     off = run(f"algo={algo}", "reward.shaping=false", folder="off")
     # The other run's rewards are made without ever asking what shaping would give.
-    monkeypatch.setattr(terms, "shaping_bonus_G", lambda trajectories, *_: (0.0,) * len(trajectories))
+    monkeypatch.setattr(terms, "shaping_bonus_G", lambda peers_G, _: (0.0,) * len(peers_G))
     unshaped = run(f"algo={algo}", "reward.shaping=true", folder="unshaped")
     assert figures(off) == figures(unshaped)
     assert_same_weights(off, unshaped)

@@ -36,7 +36,7 @@ def policy(model: Any = None, **settings: Any) -> TorchPolicy:
 
 def gradients(batch: TokenBatch, **settings: Any) -> tuple[list[Tensor], dict[str, float]]:
     model = small_model()
-    metrics = policy(model, **settings).update(batch, PolicyGradientLoss())
+    metrics = policy(model, **settings).update(batch, PolicyGradientLoss()).metrics
     return [parameter.grad for parameter in model.parameters()], dict(metrics)
 
 
@@ -59,7 +59,7 @@ def test_uniform_logits_have_logprob_and_entropy_of_the_vocabulary() -> None:
     made = policy(model)
     batch = token_batch(SEQUENCES)
     assert made.logprobs(batch)[batch.loss_mask].tolist() == pytest.approx([-math.log(VOCAB_SIZE)] * 10)
-    assert made.update(batch, PolicyGradientLoss())["loss/entropy"] == pytest.approx(math.log(VOCAB_SIZE))
+    assert made.update(batch, PolicyGradientLoss()).metrics["loss/entropy"] == pytest.approx(math.log(VOCAB_SIZE))
 
 
 def test_micro_batches_are_longest_first_and_within_the_budget() -> None:
@@ -137,7 +137,7 @@ def test_large_gradients_are_scaled_down_and_reported_as_they_were() -> None:
 def test_without_loss_tokens_nothing_happens(sequences: Sequence[Any]) -> None:
     made = policy(weight_decay=0.5)
     before = copy_of(made.weights())
-    metrics = dict(made.update(token_batch(sequences), PolicyGradientLoss()))
+    metrics = dict(made.update(token_batch(sequences), PolicyGradientLoss()).metrics)
     del metrics["time/update_s"]
     assert metrics.pop("update/num_steps") == 1
     names = ("loss/value", "loss/grad_norm", "update/num_micro_batches", "update/padding_fraction")
@@ -252,7 +252,7 @@ def test_bfloat16_computes_by_autocast_over_float32_weights() -> None:
     exact = policy(small_model().to(torch.bfloat16)).logprobs(batch)
     found = made.logprobs(batch)
     assert 0 < (found - exact).abs().max() < 0.1
-    assert made.update(batch, PolicyGradientLoss())["loss/grad_norm"] > 0
+    assert made.update(batch, PolicyGradientLoss()).metrics["loss/grad_norm"] > 0
 
 
 def test_a_model_that_changes_its_logits_behind_the_head_is_refused() -> None:

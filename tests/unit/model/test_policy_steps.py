@@ -102,7 +102,7 @@ def test_minibatches_are_steps_with_counts_of_their_own() -> None:
 
 def test_more_minibatches_than_sequences_are_as_many_as_sequences() -> None:
     loss = Recorder()
-    metrics = policy(num_minibatches=9).update(BATCH, loss)
+    metrics = policy(num_minibatches=9).update(BATCH, loss).metrics
     assert len(loss.batches) == 4
     assert metrics["update/num_micro_batches"] == 1
     assert metrics["update/num_steps"] == 4
@@ -110,8 +110,8 @@ def test_more_minibatches_than_sequences_are_as_many_as_sequences() -> None:
 
 def test_figures_are_those_of_the_minibatches_that_had_something_to_train() -> None:
     half = token_batch([SEQUENCES[0], ((60, 61), (0, 0))])
-    figures = policy(num_minibatches=2).update(half, PolicyGradientLoss())
-    alone = policy().update(half.select([0]).counted(), PolicyGradientLoss())
+    figures = policy(num_minibatches=2).update(half, PolicyGradientLoss()).metrics
+    alone = policy().update(half.select([0]).counted(), PolicyGradientLoss()).metrics
     for name in ("loss/value", "loss/entropy", "loss/grad_norm"):
         assert figures[name] == pytest.approx(alone[name], rel=1e-6), name
 
@@ -140,9 +140,9 @@ def test_each_minibatch_moves_the_weights_once() -> None:
 
 def test_figures_are_means_over_the_steps_and_the_mismatch_is_that_before_the_first() -> None:
     whole = policy(num_epochs=2)
-    figures = whole.update(BATCH, PolicyGradientLoss())
+    figures = whole.update(BATCH, PolicyGradientLoss()).metrics
     single = policy()
-    steps = [single.update(BATCH, PolicyGradientLoss()) for _ in range(2)]
+    steps = [single.update(BATCH, PolicyGradientLoss()).metrics for _ in range(2)]
     for name in ("loss/value", "loss/entropy", "loss/grad_norm"):
         assert figures[name] == pytest.approx((steps[0][name] + steps[1][name]) / 2, rel=1e-5)
     for name in figures:
@@ -153,8 +153,8 @@ def test_figures_are_means_over_the_steps_and_the_mismatch_is_that_before_the_fi
 def test_ratios_bite_from_the_second_epoch_on() -> None:
     batch = replace(BATCH, behaviour_logprobs=policy().logprobs(BATCH))
     loss = ClippedLoss(clip_low=1e-3, clip_high=1e-3)
-    assert policy().update(batch, loss)["loss/clip_fraction"] == 0
-    assert policy(num_epochs=2).update(batch, loss)["loss/clip_fraction"] > 0.1
+    assert policy().update(batch, loss).metrics["loss/clip_fraction"] == 0
+    assert policy(num_epochs=2).update(batch, loss).metrics["loss/clip_fraction"] > 0.1
 
 
 @pytest.mark.parametrize("logit_chunk", [1000, 3])

@@ -108,6 +108,7 @@ def test_shaping_by_hand():
     assert scored.turn_rewards_GK == ((0.0, 1.0), (0.0, 1.0), (0.0, pytest.approx(0.2)), (0.0, pytest.approx(0.075)))
     assert scored.terms["shaping"] == ((0.0, 0.0), (0.0, 0.0), *scored.turn_rewards_GK[2:])
     assert scored.correct_G == (True, True, False, False)
+    assert scored.shaping_peers_G == ((), (), ((0, 0.6), (1, 0.2)), ((0, 0.0), (1, 0.3)))
 
 
 def test_shaping_does_not_shrink_with_the_number_of_peers():
@@ -142,6 +143,8 @@ def test_shaping_without_peers_or_without_code_is_zero():
     assert nobody_correct.turn_rewards_GK == ((0.0, 0.0), (0.0, 0.0))
     no_code = shaped(TurnLevelReward(), {})(group(right(), wrong((None, None)), wrong((" ", None))))
     assert no_code.turn_rewards_GK[1:] == ((-0.1, 0.0), (0.0, 0.0))
+    assert nobody_correct.shaping_peers_G == ((), ())
+    assert no_code.shaping_peers_G == ((), (), ())
 
 
 @pytest.mark.parametrize("reason", [StopReason.max_turns, StopReason.max_tokens, StopReason.void_turn])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from builders import group, trajectory
-from turnwise.rollout.packing import has_void_turn, pack
+from turnwise.rollout.packing import has_void_turn, pack, taking_part, with_trainer_logprobs
 from turnwise.types import ScoredGroup, StopReason, TokenBatch
 
 
@@ -94,7 +94,12 @@ def test_trajectories_with_a_void_turn_are_left_out_of_loss_and_counts():
     void = trajectory(["a", "b", None], sample_index=1, stop_reason=StopReason.void_turn)
     advantages = [[[1.0, 2.0], [3.0, 3.0, 3.0]]]
     assert pack([scored(good, void)], advantages, temperature=1.0).num_loss_turns == 5
-    masked = pack([scored(good, void)], advantages, temperature=1.0, drop_void_turns=True)
+    masked = pack(
+        [scored(good, void)],
+        advantages,
+        temperature=1.0,
+        takes_part=taking_part([scored(good, void)], drop_void_turns=True),
+    )
     assert masked.advantages[masked.loss_mask].tolist() == [1, 1, 2, 2]
     assert (masked.num_loss_tokens, masked.num_loss_turns, masked.num_loss_sequences) == (4, 2, 1)
 
@@ -106,6 +111,21 @@ def test_groups_without_a_right_and_a_wrong_answer_are_left_out_of_loss_and_coun
     alike = dataclasses.replace(scored(one, two, failed), correct_G=(True, True, False))
     assert [mixed.has_equal_outcomes, alike.has_equal_outcomes] == [False, True], "what was excluded has no say"
     advantages = [[[1.0], [2.0], [0.0]], [[3.0], [4.0], [0.0]]]
-    batch = pack([mixed, alike], advantages, temperature=1.0, drop_equal_outcomes=True)
+    batch = pack(
+        [mixed, alike], advantages, temperature=1.0, takes_part=taking_part([mixed, alike], drop_equal_outcomes=True)
+    )
     assert batch.advantages[batch.loss_mask].tolist() == [1, 1, 2, 2]
     assert (batch.num_loss_tokens, batch.num_loss_turns, batch.num_loss_sequences) == (4, 2, 2)
+
+
+def test_the_trainers_logprobs_find_their_way_back_to_the_turns_that_were_packed():
+    # Prompt 3 tokens, turns of 2, tool output of 1 between them: spans 3-5 and 6-8.
+    left_out = trajectory(["a", None], sample_index=0, stop_reason=StopReason.tool_infrastructure)
+    one, two = trajectory(["a", None], sample_index=1), trajectory(["b"], sample_index=2)
+    groups = [scored(left_out, one), scored(two)]
+    takes_part = taking_part(groups)
+    batch = pack(groups, [[[0.0, 0.0], [1.0, 2.0]], [[3.0]]], temperature=1.0, takes_part=takes_part)
+    places_N = torch.arange(batch.token_ids.numel()).float()  # 8 tokens of the first packed sequence, 5 of the second
+    first, second = with_trainer_logprobs(groups, takes_part, -places_N)
+    found = [[turn.trainer_logprobs for turn in t.turns] for t in first.group.trajectories + second.group.trajectories]
+    assert found == [[None, None], [(-3.0, -4.0), (-6.0, -7.0)], [(-11.0, -12.0)]]

@@ -38,6 +38,7 @@ def awkward_group(wall_s: float = 0.125) -> ScoredGroup:
         Turn(
             span=(2, 5),
             behaviour_logprobs=(-0.1, -1 / 3, -5e-324),
+            trainer_logprobs=(-0.1, -1 / 3 + 1e-9, 1e-7),
             text='say "hi"\n```python\nprint("é")\n```\x00',
             tool_calls=(ToolCall(code='print("é")'), ToolCall(code="(", error="unclosed fence")),
             tool_result=ToolResult(status=ToolStatus.user_error, output="SyntaxError\x1b[0m\r", wall_s=wall_s),
@@ -70,6 +71,7 @@ def awkward_group(wall_s: float = 0.125) -> ScoredGroup:
         turn_rewards_GK=((0.1 + 0.2, -0.1), ()),
         terms={"accuracy": ((0.0, 1e-17), ()), "format": ((-0.1, 5e-324), ())},
         correct_G=(True, False),
+        shaping_peers_G=((), ((0, 1 / 3),)),
     )
 
 
