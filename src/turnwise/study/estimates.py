@@ -19,8 +19,10 @@ ALPHA = 0.05
 """Chance of calling arms different that are not: of one interval, and, after Holm, of all comparisons of a table."""
 POWER = 0.8
 """Chance that a study with the seeds said to be needed shows a difference as large as the observed one."""
-MIN_SEEDS = 5
-"""Seeds below which no interval is given: the whole range of four covers their mean in 7 cases of 8 at most."""
+MIN_RUNS = 5
+"""Runs below which no interval is given: from the lowest to the highest of four is at best an interval of 87.5%."""
+MIN_RUNS_OF_SETTING = 3
+"""The same for each of several settings, whose runs count together."""
 MAX_SEEDS = 1000
 """Seeds needed are counted up to here; one more stands for all numbers beyond."""
 NUM_RESAMPLES = 9999
@@ -54,16 +56,16 @@ def estimate(strata: Sequence[Floats], statistic: Callable[..., Any]) -> Estimat
     Student's t is wider than that, mends both.
 
     Args:
-        strata: Values of each setting; empty settings are left out by the caller.
+        strata: Values of each setting, none of them empty.
         statistic: `statistic(*strata, axis=-1)`, vectorised as scipy.stats.bootstrap asks.
 
     Returns:
-        Without interval where a setting has fewer than `MIN_SEEDS` values, or none of them varies.
+        Without interval where the runs are too few, or do not vary, as of two arms that are the same.
     """
     from scipy import stats
 
     value = float(statistic(*strata, axis=-1))
-    if not strata or min(map(len, strata)) < MIN_SEEDS or not any(_varies(values) for values in strata):
+    if not _can_bound(strata):
         return Estimate(value=value)
     total = sum(map(len, strata))
     freedom = total - len(strata)
@@ -143,43 +145,60 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def smallest_p(num_pairs: int, num_comparisons: int) -> float:
     """The smallest corrected p-value there can be: two of the 2^n ways to set the signs are the most extreme."""
-    return min(1.0, num_comparisons * 2.0 ** (1 - num_pairs))
+    return min(1.0, num_comparisons * 2 / min(2**num_pairs, NUM_RESAMPLES + 1))
 
 
-def seeds_needed(differences: Floats, num_comparisons: int) -> int | None:
+def seeds_needed(strata: Sequence[Floats], num_comparisons: int) -> int | None:
     """Seeds with which a difference as observed, with the spread as observed, would be shown with chance `POWER`.
 
-    Power of a paired t-test at the level that Holm asks of the smallest p-value, but no fewer seeds than the exact
-    test needs at all. None where the spread is not known; `MAX_SEEDS` + 1 for more than that.
+    Power of a paired t-test at the level that the exact test can reach and that Holm asks of the smallest p-value.
+    None where the spread is not known; `MAX_SEEDS` + 1 for more than that.
     """
-    if len(differences) < MIN_SEEDS or not _varies(differences):
+    if not _can_bound(strata):
         return None
-    effect = abs(differences.mean()) / differences.std(ddof=1)
-    counts = range(least_seeds(num_comparisons), MAX_SEEDS + 1)
-    return counts[0] + bisect_left(counts, POWER, key=lambda count: _power(effect, count, num_comparisons))
+    effect = abs(float(mean_of_settings(*strata))) / _spread(strata)
+    counts = range(_least_seeds(len(strata), num_comparisons), MAX_SEEDS + 1)
+    return counts[0] + bisect_left(
+        counts, POWER, key=lambda count: _power(effect, count * len(strata), num_comparisons)
+    )
 
 
-def detectable(differences: Floats, num_comparisons: int) -> float | None:
-    """The difference that as many seeds with such a spread show with chance `POWER`; None where none can be."""
+def detectable(strata: Sequence[Floats], num_comparisons: int) -> float | None:
+    """The difference that as many runs with such a spread show with chance `POWER`; None where none can be."""
     from statsmodels.stats.power import TTestPower
 
-    count = len(differences)
-    if count < max(MIN_SEEDS, least_seeds(num_comparisons)) or not _varies(differences):
+    count = sum(map(len, strata))
+    if not _can_bound(strata) or not (level := _level(count, num_comparisons)):
         return None
-    effect = TTestPower().solve_power(nobs=count, alpha=ALPHA / num_comparisons, power=POWER)
-    return float(effect * differences.std(ddof=1))
+    return float(TTestPower().solve_power(nobs=count, alpha=level, power=POWER) * _spread(strata))
 
 
-def least_seeds(num_comparisons: int) -> int:
-    """Seeds with which the exact test can show anything at all."""
-    return next(count for count in range(MIN_SEEDS, MAX_SEEDS) if smallest_p(count, num_comparisons) <= ALPHA)
+def _level(num_pairs: int, num_comparisons: int) -> float:
+    """The largest p-value of the exact test that Holm lets pass when it is the smallest; 0 where there is none."""
+    step = smallest_p(num_pairs, 1)
+    return ALPHA / num_comparisons // step * step
 
 
-def _power(effect: float, count: int, num_comparisons: int) -> float:
+def _least_seeds(num_settings: int, num_comparisons: int) -> int:
+    return next(
+        count for count in range(MIN_RUNS_OF_SETTING, MAX_SEEDS) if _level(count * num_settings, num_comparisons)
+    )
+
+
+def _power(effect: float, num_pairs: int, num_comparisons: int) -> float:
     from statsmodels.stats.power import TTestPower
 
-    return float(TTestPower().power(effect, count, ALPHA / num_comparisons))
+    return float(TTestPower().power(effect, num_pairs, _level(num_pairs, num_comparisons)))
 
 
-def _varies(values: Floats) -> bool:
-    return bool(np.ptp(values) > 1e-12)
+def _spread(strata: Sequence[Floats]) -> float:
+    """Standard deviation within the settings."""
+    squares = sum(float(((values - values.mean()) ** 2).sum()) for values in strata)
+    return sqrt(squares / (sum(map(len, strata)) - len(strata)))
+
+
+def _can_bound(strata: Sequence[Floats]) -> bool:
+    """Whether there are enough runs to say how they vary, and they do."""
+    sizes = [len(values) for values in strata]
+    is_enough = sum(sizes) >= MIN_RUNS and (len(sizes) == 1 or min(sizes) >= MIN_RUNS_OF_SETTING)
+    return is_enough and any(np.ptp(values) > 1e-12 for values in strata)

@@ -4,7 +4,7 @@ docs/STATISTICS.md says why each figure is computed as it is.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from turnwise.study.estimates import (
     ALPHA,
     Estimate,
+    Floats,
     detectable,
     estimate,
     holm,
@@ -158,34 +159,43 @@ def compare(study: Study, metric: Metric) -> Findings:
     """
     if not study.runs:
         why = "; ".join(sorted({one.why for one in study.skipped}))
-        raise ValueError(f"{study.root} holds no finished run of {len(study.skipped)}: {why}")
+        raise ValueError(f"{study.root}: none of the {len(study.skipped)} runs can be used: {why}")
     settings = study.plan.settings
-    apart = [_comparison(study, metric, (setting,)) for setting in settings] if len(settings) > 1 else []
-    return Findings(
-        metric=metric,
-        overall=_corrected([_comparison(study, metric, settings)])[0],
-        by_setting=_corrected(apart),
-        trends=_trends(study, metric),
-    )
+    (overall,) = _comparisons(study, metric, [settings])
+    by_setting = _comparisons(study, metric, [(setting,) for setting in settings]) if len(settings) > 1 else ()
+    return Findings(metric=metric, overall=overall, by_setting=by_setting, trends=_trends(study, metric))
 
 
-def _comparison(study: Study, metric: Metric, settings: tuple[str, ...]) -> Comparison:
-    """One comparison, its p-values as they are; `_corrected` completes it."""
+def _comparisons(study: Study, metric: Metric, parts: Sequence[tuple[str, ...]]) -> tuple[Comparison, ...]:
+    """One comparison for each part of the settings; their tests are corrected together."""
     plan = study.plan
-    arms = [_arm_figures(study, metric, settings, arm) for arm in plan.arms]
-    differences = [_difference(study, metric, settings, arm) for arm in plan.arms if arm != plan.baseline]
-    return Comparison(
-        metric=metric,
-        settings=settings,
-        baseline=plan.baseline,
-        arms=tuple(one for one in arms if one is not None),
-        differences=tuple(one for one in differences if one is not None),
+    pairs = {
+        (part, arm): strata
+        for part in parts
+        for arm in plan.arms
+        if arm != plan.baseline and (strata := _paired(study, metric, part, arm))
+    }
+    p_values = [p_value([one.difference for one in strata]) for strata in pairs.values()]
+    differences = {
+        key: _difference(key[1], plan.baseline, strata, p, p_holm, len(pairs))
+        for (key, strata), p, p_holm in zip(pairs.items(), p_values, holm(p_values), strict=True)
+    }
+    return tuple(
+        Comparison(
+            metric=metric,
+            settings=part,
+            baseline=plan.baseline,
+            arms=tuple(found for arm in plan.arms if (found := _arm_figures(study, metric, part, arm)) is not None),
+            differences=tuple(differences[part, arm] for arm in plan.arms if (part, arm) in differences),
+        )
+        for part in parts
     )
 
 
 def _arm_figures(study: Study, metric: Metric, settings: Sequence[str], arm: str) -> ArmFigures | None:
-    found = [runs for setting in settings if (runs := study.of(arm, setting))]
-    if not found:
+    """None unless the arm has a run in every setting: a mean over fewer of them is another figure."""
+    found = [study.of(arm, setting) for setting in settings]
+    if not all(found):
         return None
     strata = [np.array([metric.of(run) for run in runs]) for runs in found]
     return ArmFigures(
@@ -198,45 +208,51 @@ def _arm_figures(study: Study, metric: Metric, settings: Sequence[str], arm: str
     )
 
 
-def _difference(study: Study, metric: Metric, settings: Sequence[str], arm: str) -> Difference | None:
-    baseline = study.plan.baseline
-    found = [pairs for setting in settings if (pairs := study.pairs(arm, baseline, setting))]
-    if not found:
-        return None
-    own, theirs = ([np.array([metric.of(pair[side]) for pair in pairs]) for pairs in found] for side in (0, 1))
-    strata = [mine - other for mine, other in zip(own, theirs, strict=True)]
+@dataclass(frozen=True, kw_only=True)
+class _Stratum:
+    """The pairs of one setting: seeds, figures of the arm and of the baseline."""
+
+    seeds: tuple[int, ...]
+    arm: Floats
+    baseline: Floats
+
+    @property
+    def difference(self) -> Floats:
+        return self.arm - self.baseline
+
+
+def _paired(study: Study, metric: Metric, settings: Sequence[str], arm: str) -> list[_Stratum]:
+    """The arm's pairs with the baseline, setting by setting; empty unless every setting has one."""
+    found = [study.pairs(arm, study.plan.baseline, setting) for setting in settings]
+    if not all(found):
+        return []
+    return [
+        _Stratum(
+            seeds=tuple(run.seed for run, _ in pairs),
+            arm=np.array([metric.of(run) for run, _ in pairs]),
+            baseline=np.array([metric.of(other) for _, other in pairs]),
+        )
+        for pairs in found
+    ]
+
+
+def _difference(
+    arm: str, baseline: str, strata: Sequence[_Stratum], p: float, p_holm: float, num_comparisons: int
+) -> Difference:
+    differences = [one.difference for one in strata]
+    values = np.concatenate(differences)
     return Difference(
         arm=arm,
         baseline=baseline,
-        seeds=tuple(run.seed for pairs in found for run, _ in pairs),
-        values=tuple(np.concatenate(strata).tolist()),
-        mean=estimate(strata, mean_of_settings),
-        improvement=probability_of_improvement(own, theirs),
-        p_value=p_value(strata),
-        p_holm=1.0,
-        smallest_p=1.0,
-        seeds_needed=None,
-        detectable=None,
-    )
-
-
-def _corrected(comparisons: Sequence[Comparison]) -> tuple[Comparison, ...]:
-    """The same with everything that depends on how many comparisons are made."""
-    differences = [difference for comparison in comparisons for difference in comparison.differences]
-    count = len(differences)
-    complete = iter(
-        replace(
-            difference,
-            p_holm=p_holm,
-            smallest_p=smallest_p(difference.num_pairs, count),
-            seeds_needed=seeds_needed(np.array(difference.values), count),
-            detectable=detectable(np.array(difference.values), count),
-        )
-        for difference, p_holm in zip(differences, holm([one.p_value for one in differences]), strict=True)
-    )
-    return tuple(
-        replace(comparison, differences=tuple(next(complete) for _ in comparison.differences))
-        for comparison in comparisons
+        seeds=tuple(seed for one in strata for seed in one.seeds),
+        values=tuple(values.tolist()),
+        mean=estimate(differences, mean_of_settings),
+        improvement=probability_of_improvement([one.arm for one in strata], [one.baseline for one in strata]),
+        p_value=p,
+        p_holm=p_holm,
+        smallest_p=smallest_p(len(values), num_comparisons),
+        seeds_needed=seeds_needed(differences, num_comparisons),
+        detectable=detectable(differences, num_comparisons),
     )
 
 
@@ -248,25 +264,22 @@ def _trends(study: Study, metric: Metric) -> tuple[Trend, ...]:
         return ()
     if len(axis) < 2:
         return ()
-    trends: list[Trend] = []
+    slopes: dict[str, tuple[tuple[int, ...], Floats]] = {}
     for arm in plan.arms:
-        by_setting = [
-            {run.seed: metric.of(run) - metric.of(other) for run, other in study.pairs(arm, plan.baseline, setting)}
-            for setting in plan.settings
-        ]
-        seeds = [seed for seed in plan.seeds if all(seed in pairs for pairs in by_setting)]
-        if arm == plan.baseline or not seeds:
-            continue
-        slopes = np.polyfit(axis, np.array([[pairs[seed] for seed in seeds] for pairs in by_setting]), 1)[0]
-        trends.append(
-            Trend(
-                arm=arm,
-                baseline=plan.baseline,
-                seeds=tuple(seeds),
-                slope=estimate([slopes], mean_of_settings),
-                p_value=p_value([slopes]),
-                p_holm=1.0,
-            )
+        strata = _paired(study, metric, plan.settings, arm)
+        complete = [seed for seed in plan.seeds if sum(seed in one.seeds for one in strata) == len(axis)]
+        if arm != plan.baseline and complete:
+            rows = [[one.difference[one.seeds.index(seed)] for seed in complete] for one in strata]
+            slopes[arm] = (tuple(complete), np.polyfit(axis, np.array(rows), 1)[0])
+    p_values = [p_value([slope]) for _, slope in slopes.values()]
+    return tuple(
+        Trend(
+            arm=arm,
+            baseline=plan.baseline,
+            seeds=seeds,
+            slope=estimate([slope], mean_of_settings),
+            p_value=p,
+            p_holm=p_holm,
         )
-    corrected = holm([trend.p_value for trend in trends])
-    return tuple(replace(trend, p_holm=p) for trend, p in zip(trends, corrected, strict=True))
+        for (arm, (seeds, slope)), p, p_holm in zip(slopes.items(), p_values, holm(p_values), strict=True)
+    )
