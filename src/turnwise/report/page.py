@@ -3,20 +3,21 @@
 import base64
 import hashlib
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from turnwise.report.closing import percent
 from turnwise.report.credit import credit_curves
-from turnwise.report.curves import training_curves
-from turnwise.report.summary import Outcome, Summary, accuracy_changes, read_summary, summarise_run
+from turnwise.report.curves import Line, training_curves
+from turnwise.report.summary import Outcome, Summary, accuracy_changes, read_summary, summarise_lines
 from turnwise.report.trajectories import read_trajectories
 from turnwise.tracker.atomic import write_atomically
 from turnwise.tracker.files import read_metrics
 from turnwise.tracker.progress import duration
 
 HERE = Path(__file__).parent
-SCRIPTS = ("viewer.js",)
+SCRIPTS = ("dom.js", "store.js", "code.js", "tokens.js", "trajectory.js", "group.js", "find.js", "viewer.js")
 """Of the viewer, in the order in which they are read; together they are one script."""
 
 
@@ -30,14 +31,20 @@ def write_report(run_dir: Path) -> Path:
 
     Raises:
         FileNotFoundError: There is no config.json, so `run_dir` is no run's folder.
+        ValueError: config.json is broken.
     """
-    record = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))
-    lines = list(read_metrics(run_dir))
-    summary = _summary(run_dir, lines)
+    try:
+        record = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{run_dir / 'config.json'} is not the record of a run: {error}") from error
+    broken: list[str] = []
+    lines = list(_sound_lines(run_dir, broken))
+    summary = _summary(run_dir, lines, broken)
     page = render_page(
         "report.html.j2",
         record=record,
         record_text=json.dumps(record, indent=2, ensure_ascii=False),
+        broken=broken,
         summary=summary,
         changes=accuracy_changes(summary),
         training_curves=training_curves(lines),
@@ -82,10 +89,21 @@ def json_for_script(data: Any) -> str:
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
-def _summary(run_dir: Path, lines: list[dict[str, float | None]]) -> Summary:
+def _sound_lines(run_dir: Path, broken: list[str]) -> Iterator[Line]:
+    """The lines of metrics.jsonl up to the first that is broken."""
+    try:
+        yield from read_metrics(run_dir)
+    except ValueError as error:
+        broken.append(str(error))
+
+
+def _summary(run_dir: Path, lines: Sequence[Line], broken: list[str]) -> Summary:
     try:
         return read_summary(run_dir)
     except FileNotFoundError:
         why = "no summary.json: it was killed or still goes on"
-        seconds = sum(line.get("time/step_s") or 0.0 for line in lines)
-        return summarise_run(run_dir, outcome=Outcome.stopped, why=why, wall_s=seconds)
+    except ValueError as error:
+        why = "summary.json is broken"
+        broken.append(str(error))
+    wall_s = sum(line.get("time/step_s") or 0.0 for line in lines)
+    return summarise_lines(lines, outcome=Outcome.stopped, why=why, wall_s=wall_s)

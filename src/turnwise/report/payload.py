@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from turnwise.tracker.bundle import Advantages
+from turnwise.tracker.bundle import Advantages, Returns
 from turnwise.types import ScoredGroup, Trajectory, Turn
 
 MAX_TOKENS = 512
@@ -14,7 +14,7 @@ Kinds = Mapping[str, Sequence[str]]
 """Filter to what a trajectory is in it, such as `tool` to `ok` and `timeout`."""
 
 
-def shown_group(scored: ScoredGroup, advantages: Advantages) -> dict[str, Any]:
+def shown_group(scored: ScoredGroup, returns: Returns, advantages: Advantages) -> dict[str, Any]:
     """A group whole, but for the tokens of long stretches."""
     problem, trajectories = scored.group.problem, scored.group.trajectories
     prompt_end = next((one.turns[0].span[0] for one in trajectories if one.turns), 0)
@@ -39,6 +39,7 @@ def shown_group(scored: ScoredGroup, advantages: Advantages) -> dict[str, Any]:
                         "terms": {
                             name: round(rows[place][k], 4) for name, rows in scored.terms.items() if rows[place][k]
                         },
+                        "return": round(returns[place][k], 4),
                         "advantage": round(advantages[place][k], 4),
                         "flip": flips[place][k],
                         **_turn(turn),
@@ -85,7 +86,7 @@ def _turn(turn: Turn) -> dict[str, Any]:
     result = turn.tool_result
     return {
         "text": turn.text,
-        "calls": [[call.code, call.error] for call in turn.tool_calls],
+        "errors": [call.error for call in turn.tool_calls if call.error is not None],
         "result": None if result is None else [result.status, result.output, round(result.wall_s, 3)],
         "finish": turn.finish_reason,
         "version": turn.policy_version,

@@ -1,7 +1,7 @@
 """How a run ended: summary.json."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -48,14 +48,21 @@ class Summary:
 
 def summarise_run(run_dir: Path, *, outcome: Outcome, why: str, wall_s: float) -> Summary:
     """The summary of the run whose figures lie in `run_dir`/metrics.jsonl, over all its starts."""
+    return summarise_lines(read_metrics(run_dir), outcome=outcome, why=why, wall_s=wall_s)
+
+
+def summarise_lines(
+    lines: Iterable[Mapping[str, float | None]], *, outcome: Outcome, why: str, wall_s: float
+) -> Summary:
+    """The summary of the run whose metrics.jsonl has these lines."""
     evaluations: list[EvaluationRecord] = []
     total_steps = 0
-    for line in read_metrics(run_dir):
-        step = int(line.pop("step") or 0)
+    for line in lines:
+        step = int(line["step"] or 0)
         if accuracies := [value for value in overall_accuracies(line).values() if value is not None]:
             figures = {name: value for name, value in line.items() if name.startswith("eval/")}
             evaluations.append(EvaluationRecord(step=step, accuracy=fmean(accuracies), metrics=figures))
-        if not all(name.startswith("eval/") for name in line):
+        if not all(name == "step" or name.startswith("eval/") for name in line):
             total_steps = max(total_steps, step + 1)
     return Summary(
         outcome=outcome,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from turnwise.report.payload import shown_group
-from turnwise.tracker.bundle import bundle_path, bundle_steps, iterate_groups
+from turnwise.tracker.bundle import bundle_path, bundle_steps, iterate_credit
 
 MAX_BYTES = 8_000_000
 """Of the embedded trajectories of one page."""
@@ -114,10 +114,10 @@ def _read_run(folder: Path, max_bytes: int) -> tuple[list[_Step], list[str]]:
             break
         step, path = _Step(number), bundle_path(folder, number)
         try:
-            for scored, advantages in iterate_groups(path):
+            for scored, returns, advantages in iterate_credit(path):
                 step.num_problems += 1
                 if step.size < min(left, max_bytes // 3):
-                    step.add(shown_group(scored, advantages))
+                    step.add(shown_group(scored, returns, advantages))
         except ValueError as error:
             broken.append(str(error).replace(str(path), f"groups/{path.name}"))
         if step.num_shown:

@@ -23,6 +23,8 @@ from turnwise.types import (
     Turn,
 )
 
+Returns = list[list[float]]
+"""Of one group, `[G][K]`."""
 Advantages = list[list[float]]
 """Of one group, `[G][K]`."""
 
@@ -55,6 +57,15 @@ def write_groups(path: Path, groups: Sequence[ScoredGroup], returns: PGK, advant
 
 def iterate_groups(path: Path) -> Iterator[tuple[ScoredGroup, Advantages]]:
     """The groups of a bundle one by one, as they were written; for bundles too large to hold.
+
+    Raises:
+        ValueError: The file is not a whole bundle; the message names the file and the line.
+    """
+    return ((scored, advantages) for scored, _, advantages in iterate_credit(path))
+
+
+def iterate_credit(path: Path) -> Iterator[tuple[ScoredGroup, Returns, Advantages]]:
+    """As `iterate_groups`, with the returns of the turns.
 
     Raises:
         ValueError: The file is not a whole bundle; the message names the file and the line.
@@ -125,7 +136,7 @@ def _turn_to_json(turn: Turn) -> dict[str, Any]:
     }
 
 
-def _group_from_json(line: Mapping[str, Any]) -> tuple[ScoredGroup, Advantages]:
+def _group_from_json(line: Mapping[str, Any]) -> tuple[ScoredGroup, Returns, Advantages]:
     problem = Problem(
         id=line["problem"]["id"],
         prompt=tuple(Message(**message) for message in line["problem"]["prompt"]),
@@ -152,7 +163,7 @@ def _group_from_json(line: Mapping[str, Any]) -> tuple[ScoredGroup, Advantages]:
         outcome_terms=tuple(line["outcome_terms"]),
         shaping_peers_G=tuple(tuple((place, alike) for place, alike in row) for row in line.get("shaping_peers", ())),
     )
-    return scored, line["advantages"]
+    return scored, line["returns"], line["advantages"]
 
 
 def _turn_from_json(turn: Mapping[str, Any], wall_s: float | None) -> Turn:

@@ -129,7 +129,7 @@ def test_hostile_text_stays_text(run_dir, text):
     assert [tag for tag, *_ in shown.found] == [tag for tag, *_ in harmless.found]  # the same elements, no more
     turn = embedded_groups(embedded_steps(text)[0])[0]["trajectories"][0]["turns"][0]
     assert turn["text"] == f"{HOSTILE}\n```python\n{HOSTILE}\n```"  # and the viewer gets every character of it
-    assert turn["calls"] == [[HOSTILE, HOSTILE]]
+    assert turn["errors"] == [HOSTILE]
 
 
 @pytest.mark.parametrize("text", [HOSTILE, "<", ">", "&", "\u2029", "\x00", "é", "\\u003c", '"'])
@@ -145,7 +145,9 @@ def test_equal_runs_give_equal_pages(run_dir, text):
 
 
 def test_a_run_that_failed_at_once(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"label": "gtpo", "overrides": [], "config": {"seed": 0}}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"label": "gtpo", "choices": {}, "overrides": [], "config": {"seed": 0}})
+    )
     text = write_report(tmp_path).read_text()
     assert "No step was logged." in text
     assert "No trajectories were kept." in text

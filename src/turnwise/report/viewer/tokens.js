@@ -1,0 +1,92 @@
+// Tokens on demand: which of them enter the loss, and how far trainer and sampler are apart on them.
+
+const scientific = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toExponential(1);
+
+// A token of a byte-level vocabulary may be a space or a line's end: it is shown by a mark of its own.
+const visible = (text) => text.replaceAll("\n", "↵").replaceAll(" ", "·").replaceAll("\t", "⇥");
+
+function tokenRows(ids, start, texts, facts) {
+  return ids.map((id, place) => ({ id, position: start + place, text: texts[id] ?? "", ...facts(place) }));
+}
+
+// The trajectory was part of the loss if the trainer's log-probs of it were kept; where a step kept none, all but the
+// excluded ones are taken to be.
+function turnRows(turn, texts, isInLoss) {
+  const [start, end] = turn.span;
+  const sampled = tokenRows(turn.ids, start, texts, (place) => ({
+    isInLoss,
+    logprob: turn.logprobs[place],
+    gap: turn.gaps === null ? null : turn.gaps[place],
+  }));
+  const outside = () => ({ isInLoss: false, logprob: null, gap: null });
+  return [...sampled, ...tokenRows(turn.reply_ids, end, texts, outside)];
+}
+
+function tokenStrip(rows) {
+  const hasGaps = rows.some((row) => row.gap !== null);
+  const largest = hasGaps ? Math.max(...rows.map((row) => Math.abs(row.gap ?? 0))) : 4;
+  const spans = rows.map((row) => {
+    const color = tint(hasGaps ? row.gap : row.logprob, largest);
+    return element("span", { class: row.isInLoss ? "in" : "out", style: background(color), title: factsOf(row) }, row.text || `${row.id} `);
+  });
+  return element("div", { class: "tokens" }, spans);
+}
+
+function factsOf(row) {
+  const facts = [`token ${row.position}, id ${row.id}`];
+  if (row.logprob !== null) facts.push(`log-prob ${row.logprob.toFixed(3)} (${(100 * Math.exp(row.logprob)).toFixed(1)}%)`);
+  if (row.gap !== null) facts.push(`gap ${scientific(row.gap)}`);
+  return `${facts.join(", ")}; ${row.isInLoss ? "in the loss" : "not in the loss"}`;
+}
+
+function tokenTable(rows) {
+  const heads = ["Position", "Token", "Id", "Log-prob", "Gap", "Loss"];
+  const body = rows.map((row) =>
+    element(
+      "tr", null,
+      element("td", null, String(row.position)),
+      element("td", null, element("code", null, visible(row.text))),
+      element("td", null, String(row.id)),
+      element("td", null, row.logprob === null ? "" : row.logprob.toFixed(3)),
+      element("td", null, row.gap === null ? "" : scientific(row.gap)),
+      element("td", null, row.isInLoss ? "yes" : "no"),
+    ),
+  );
+  const head = element("tr", null, heads.map((text) => element("th", { scope: "col" }, text)));
+  return element("div", { class: "scroll" }, element("table", { class: "facts" }, element("thead", null, head), element("tbody", null, body)));
+}
+
+// A closed `details` whose content is made when it is first opened.
+function onDemand(summary, make) {
+  const open = () => { if (details.children.length === 1) details.append(...make()); };
+  const details = element("details", { on: { toggle: open } }, element("summary", null, summary));
+  return details;
+}
+
+function tokenDetails(turn, texts, isInLoss) {
+  const [start, end, following] = turn.span;
+  const reply = following > end ? `, ${following - end} of the reply` : "";
+  return onDemand(`Tokens: ${end - start} sampled${reply}`, () => {
+    const rows = turnRows(turn, texts, isInLoss);
+    const left = following - start - rows.length;
+    const colours = turn.gaps === null
+      ? "The trainer's log-probs of this turn were not recorded, so there is no gap; the colour is the sampler's log-prob."
+      : "The colour is the gap: the trainer's log-prob less the sampler's.";
+    const mask = isInLoss ? "Underlined tokens enter the loss, the others do not." : "None of these tokens enters the loss.";
+    const more = left > 0 ? ` ${counted(left, "token")} more are in the bundle.` : "";
+    return [
+      element("p", { class: "quiet" }, `${colours} ${mask}${more}`),
+      tokenStrip(rows),
+      onDemand("As a table", () => [tokenTable(rows)]),
+    ];
+  });
+}
+
+function promptTokens(group, texts) {
+  return onDemand(`${group.prompt_end} prompt tokens`, () => {
+    const rows = tokenRows(group.prompt_ids, 0, texts, () => ({ isInLoss: false, logprob: null, gap: null }));
+    const left = group.prompt_end - rows.length;
+    const more = left > 0 ? ` ${counted(left, "token")} more are in the bundle.` : "";
+    return [element("p", { class: "quiet" }, `None of these tokens enters the loss.${more}`), tokenStrip(rows)];
+  });
+}
