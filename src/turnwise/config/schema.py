@@ -36,6 +36,7 @@ COMPONENTS = {
     "advantage/mt_grpo": "turnwise.advantage.mt_grpo.MTGRPOAdvantage",
     "advantage/hybrid_turn": "turnwise.advantage.hybrid_turn.HybridTurnAdvantage",
     "advantage/discounted_normalised": "turnwise.advantage.discounted_normalised.DiscountedNormalisedAdvantage",
+    "advantage/end_aligned": "turnwise.advantage.end_aligned.EndAlignedAdvantage",
     "advantage/gigpo": "turnwise.advantage.gigpo.GiGPOAdvantage",
     "loss/clipped": "turnwise.loss.clipped.ClippedLoss",
     "task/arithmetic": "turnwise.task.arithmetic.Arithmetic",

@@ -161,6 +161,29 @@ def normalise(
     return torch.where(says_something_S[pool_K], advantages_K, 0)
 
 
+def over_root_mean_square(
+    values_K: Tensor, differences_K: Tensor, pool_K: Tensor, weights_K: Tensor, eps: float
+) -> Tensor:
+    """Differences from a baseline that is not the pool's mean, in units of their own size in the pool.
+
+    `d / (sqrt(sum w d^2 / sum w) + eps)`; 0 in a pool whose differences are all 0 but for rounding.
+
+    Args:
+        values_K: What the differences were taken of; says what rounding amounts to.
+        differences_K: float64.
+        pool_K: Pool of each value, int64.
+        weights_K: Non-negative, float64.
+        eps: Added to the root mean square.
+
+    Returns:
+        float64 `[K]`.
+    """
+    mean_size_S, _ = pool_mean_std(values_K.abs(), pool_K, weights_K, StdKind.population)
+    spread_S = pool_mean_std(differences_K.square(), pool_K, weights_K, StdKind.population)[0].sqrt()
+    has_spread_S = spread_S > _ROUNDING * (1 + mean_size_S)
+    return torch.where(has_spread_S[pool_K], differences_K / (spread_S + eps)[pool_K], 0)
+
+
 def normalise_in_groups(
     values_G: Tensor,
     group_index_G: Tensor,

@@ -229,12 +229,17 @@ def _curve(title: str, about: str, legend: Mapping[str, str], draw: Callable[["A
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     variables = [(label, _VARIABLES[color]) for label, color in legend.items()]
-    return Curve(title=title, about=about, svg=_inline(buffer.getvalue()), legend=variables)
+    return Curve(title=title, about=about, svg=inline_svg(buffer.getvalue(), _VARIABLES), legend=variables)
 
 
-def _inline(document: str) -> str:
-    """The `<svg>` element of a document, with the page's colours, fonts and width in place of fixed ones."""
+def inline_svg(document: str, variables: Mapping[str, str]) -> str:
+    """The `<svg>` element of a document, with the page's colours, fonts and width in place of fixed ones.
+
+    Args:
+        document: What matplotlib wrote as SVG, with text as text.
+        variables: The CSS variable that stands for each colour of it.
+    """
     svg = document[document.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
     svg = re.sub(r' (?:width|height)="[^"]*pt"|(?<=<g) id="[^"]*"| font-family: [^;"]*;', "", svg)
-    return re.sub("#010f[0-9a-f]{2}", lambda match: f"var({_VARIABLES[match[0]]})", svg)
+    return re.sub("#010f[0-9a-f]{2}", lambda match: f"var({variables[match[0]]})", svg)

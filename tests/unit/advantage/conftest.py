@@ -7,6 +7,7 @@ import pytest
 
 from builders import group, trajectory
 from turnwise.advantage.discounted_normalised import DiscountedNormalisedAdvantage
+from turnwise.advantage.end_aligned import EndAlignedAdvantage
 from turnwise.advantage.gigpo import Anchor, GiGPOAdvantage
 from turnwise.advantage.group_norm import GroupNormAdvantage
 from turnwise.advantage.hybrid_turn import HybridTurnAdvantage
@@ -36,6 +37,8 @@ ESTIMATORS: dict[str, AdvantageEstimator] = {
     "hybrid_turn_centred": HybridTurnAdvantage(scale_by_std=False),
     "discounted_normalised_group": DiscountedNormalisedAdvantage(),
     "discounted_normalised_batch": DiscountedNormalisedAdvantage(pool=Pool.batch, scale_by_std=False),
+    "end_aligned": EndAlignedAdvantage(),
+    "end_aligned_centred": EndAlignedAdvantage(scale_by_std=False),
     "gigpo": GiGPOAdvantage(),
     "gigpo_transcript": GiGPOAdvantage(anchor=Anchor.transcript, scale_by_std=False),
 }

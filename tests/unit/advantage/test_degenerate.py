@@ -4,6 +4,7 @@ import pytest
 from hydra.utils import get_class
 
 from turnwise.advantage.discounted_normalised import DiscountedNormalisedAdvantage
+from turnwise.advantage.end_aligned import EndAlignedAdvantage
 from turnwise.advantage.gigpo import GiGPOAdvantage
 from turnwise.advantage.group_norm import GroupNormAdvantage
 from turnwise.advantage.hybrid_turn import HybridTurnAdvantage
@@ -82,6 +83,7 @@ ALIKE = {
     # Rewards 0, 1 in each: mean .5, std .5: -1, 1; -1 + .5 * 1 = -.5
     DiscountedNormalisedAdvantage(discount=0.5, eps=0): [-0.5, 1],
     DiscountedNormalisedAdvantage(discount=0.5, eps=0, pool=Pool.batch): [-0.5, 1],
+    EndAlignedAdvantage(): [0, 0],
     GiGPOAdvantage(): [0, 0],
 }
 
@@ -112,6 +114,7 @@ ONE_TURN = {
     HybridTurnAdvantage(eps=0, outcome_weight=0.5): (2.598076, -0.866025),  # 1.5 times
     DiscountedNormalisedAdvantage(eps=0): (1.732051, -0.577350),
     DiscountedNormalisedAdvantage(eps=0, pool=Pool.batch): (1.732051, -0.577350),
+    EndAlignedAdvantage(eps=0): (1.732051, -0.577350),
     GiGPOAdvantage(eps=0, step_weight=1): (3.464102, -1.154701),  # twice
 }
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from turnwise.advantage.discounted_normalised import DiscountedNormalisedAdvantage
+from turnwise.advantage.end_aligned import EndAlignedAdvantage
 from turnwise.advantage.gigpo import Anchor, GiGPOAdvantage
 from turnwise.advantage.group_norm import GroupNormAdvantage
 from turnwise.advantage.hybrid_turn import HybridTurnAdvantage
@@ -242,6 +244,21 @@ def by_loops(component: Any, step: list[list[Sampled]]) -> Rows:
         case DiscountedNormalisedAdvantage(pool=pool):
             first = of_turns(reward, lambda p, g, k: p if pool == Pool.group else 0)
             result = to_the_end(first, component.discount)
+        case EndAlignedAdvantage():
+            left = {(p, g, k): (p, len(step[p][g].process) - 1 - k) for p, g, k in turns}
+            level = {place: fmean(reward[turn] for turn in turns if left[turn] == place) for place in left.values()}
+            average = {
+                (p, d): math.fsum(component.discount ** (d - e) * level[p, e] for e in range(d + 1)) for p, d in level
+            }
+            returns = to_the_end(reward, component.discount)
+            result = {turn: returns[turn] - average[left[turn]] for turn in turns}
+            if component.scale_by_std:
+                squares = {i: fmean(result[*i, k] ** 2 for k in range(len(step[i[0]][i[1]].process))) for i in included}
+                spread = {p: math.sqrt(fmean(squares[i] for i in included if i[0] == p)) for p, _ in included}
+                result = {
+                    turn: 0.0 if spread[turn[0]] < 1e-11 else number / (spread[turn[0]] + component.eps)
+                    for turn, number in result.items()
+                }
         case GiGPOAdvantage():
 
             def state(p: int, g: int, k: int) -> Any:
