@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hydra.utils import get_class
 
+from turnwise.advantage.end_aligned import EndAlignedAdvantage
 from turnwise.advantage.group_norm import GroupNormAdvantage
 from turnwise.advantage.turn_return import TurnReturnAdvantage
 from turnwise.config.build import build_components, build_mode
@@ -119,6 +120,7 @@ def test_grpo_replaces_reward_and_advantage(composed) -> None:
             TurnLevelReward(shaping=True, similarity=StructureSimilarity()),
             TurnReturnAdvantage(),
         ),
+        ("end_aligned", FULL, EndAlignedAdvantage()),
         ("alpha_0_25", TurnLevelReward(shaping=True, shaping_weight=0.25), TurnReturnAdvantage()),
         ("alpha_1_0", TurnLevelReward(shaping=True, shaping_weight=1.0), TurnReturnAdvantage()),
         ("turn_ratio", FULL, TurnReturnAdvantage()),

@@ -172,7 +172,7 @@ def test_help_shows_examples_groups_and_options(start, tmp_path: Path) -> None:
     ended = start("--help")
     assert (ended.code, ended.stderr) == (0, "")
     assert "python src/main.py algo=gtpo reward.shaping=true" in ended.stdout
-    assert "  advantage          discounted_normalised, gigpo, group_norm, hybrid_turn, mt_grpo, " in ended.stdout
+    assert "  advantage          discounted_normalised, end_aligned, gigpo, group_norm, hybrid_turn, " in ended.stdout
     assert "  reward/similarity  embedding, lexical, structure\n" in ended.stdout
     assert max(map(len, ended.stdout.splitlines())) <= 120
     assert "schema" not in ended.stdout
