@@ -156,7 +156,7 @@ def seeds_needed(strata: Sequence[Floats], num_comparisons: int) -> int | None:
     """
     if not _can_bound(strata):
         return None
-    effect = abs(float(mean_of_settings(*strata))) / _spread(strata)
+    effect = abs(float(mean_of_settings(*strata))) / spread(strata)
     counts = range(_least_seeds(len(strata), num_comparisons), MAX_SEEDS + 1)
     return counts[0] + bisect_left(
         counts, POWER, key=lambda count: _power(effect, count * len(strata), num_comparisons)
@@ -170,7 +170,7 @@ def detectable(strata: Sequence[Floats], num_comparisons: int) -> float | None:
     count = sum(map(len, strata))
     if not _can_bound(strata) or not (level := _level(count, num_comparisons)):
         return None
-    return float(TTestPower().solve_power(nobs=count, alpha=level, power=POWER) * _spread(strata))
+    return float(TTestPower().solve_power(nobs=count, alpha=level, power=POWER) * spread(strata))
 
 
 def _level(num_pairs: int, num_comparisons: int) -> float:
@@ -191,7 +191,7 @@ def _power(effect: float, num_pairs: int, num_comparisons: int) -> float:
     return float(TTestPower().power(effect, num_pairs, _level(num_pairs, num_comparisons)))
 
 
-def _spread(strata: Sequence[Floats]) -> float:
+def spread(strata: Sequence[Floats]) -> float:
     """Standard deviation within the settings."""
     squares = sum(float(((values - values.mean()) ** 2).sum()) for values in strata)
     return sqrt(squares / (sum(map(len, strata)) - len(strata)))

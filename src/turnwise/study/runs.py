@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from turnwise.report.summary import EvaluationRecord, Outcome, Summary, read_summary
+from turnwise.report.summary import EvaluationRecord, Outcome, Summary, overall_accuracies, read_summary
 from turnwise.tracker.atomic import write_atomically
 from turnwise.tracker.files import read_metrics
 
@@ -35,6 +35,16 @@ class Plan:
     """Values of `across`, in order."""
     overrides: tuple[str, ...] = ()
     """`KEY=VALUE` for every run."""
+
+    def __post_init__(self) -> None:
+        for name in ("arms", "seeds", "settings"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise ValueError(f"Plan.{name}={list(values)}: expected at least one, and none twice")
+        if self.num_steps < 1:
+            raise ValueError(f"Plan.num_steps={self.num_steps}: expected >= 1")
+        if bool(self.across) != all(self.settings):
+            raise ValueError(f"Plan.settings={list(self.settings)}: expected values of Plan.across={self.across!r}")
 
     def cells(self) -> Iterator[tuple[int, str, str]]:
         """(seed, setting, arm) of every run, seeds outermost, so that a study cut short is balanced."""
@@ -70,9 +80,23 @@ class Run:
         return _accuracy(self.summary.final)
 
     @property
+    def final_stderr(self) -> float | None:
+        """Standard error of `final` over the held-out problems; None where an evaluation does not say it."""
+        metrics = {} if self.summary.final is None else self.summary.final.metrics
+        errors = [metrics.get(f"eval/{task}/accuracy_stderr") for task in overall_accuracies(metrics)]
+        known = [error for error in errors if error is not None]
+        return math.hypot(*known) / len(known) if known and len(known) == len(errors) else None
+
+    @property
     def area(self) -> float:
         """Area under the training curve, in accuracy: the mean over the steps of `rollout/accuracy`."""
         return fmean(self.series("rollout/accuracy")[1])
+
+    @property
+    def revision(self) -> str:
+        """The state of the source that it was made with."""
+        git = self.record.get("git")
+        return git["revision"] + (" with changes" if git["is_dirty"] else "") if git else "no git checkout"
 
     def series(self, name: str) -> tuple[list[int], list[float]]:
         """Steps and values of one figure, where it was logged and is a number."""
@@ -128,7 +152,7 @@ def read_plan(root: Path) -> Plan:
         ValueError: The file holds something else.
     """
     path = root / "study.json"
-    content = path.read_text(encoding="utf-8")
+    content = path.read_bytes()
     try:
         fields: dict[str, Any] = json.loads(content)
         return Plan(**{name: _as_tuple(value) for name, value in fields.items()})
@@ -151,8 +175,7 @@ def read_study(root: Path) -> Study:
             run = _read_run(plan, root, arm, setting, seed)
             _check_comparable(run, runs, plan)
         except (OSError, ValueError) as error:
-            why = "not run" if isinstance(error, FileNotFoundError) else str(error)
-            skipped.append(Skipped(arm=arm, setting=setting, seed=seed, why=why))
+            skipped.append(Skipped(arm=arm, setting=setting, seed=seed, why=str(error)))
         else:
             runs.append(run)
     return Study(root=root, plan=plan, runs=tuple(runs), skipped=tuple(skipped))
@@ -162,23 +185,48 @@ def _read_run(plan: Plan, root: Path, arm: str, setting: str, seed: int) -> Run:
     """One run.
 
     Raises:
-        FileNotFoundError: It was not started, or has not ended.
-        ValueError: It ended early, holds no figures, or a file of it is broken.
+        ValueError: It was not started, has not ended or ended early, holds no figures, or a file of it is broken.
     """
     folder = plan.folder(root, arm, setting, seed)
-    summary = read_summary(folder)
+    if not folder.is_dir():
+        raise ValueError("not run")
+    try:
+        summary = read_summary(folder)
+    except FileNotFoundError:
+        raise ValueError("has not ended, or was killed") from None
     if summary.outcome is not Outcome.finished:
         raise ValueError(f"{summary.outcome} after {summary.total_steps} steps: {summary.why}")
     if summary.total_steps != plan.num_steps:
         raise ValueError(f"holds {summary.total_steps} steps, the study has {plan.num_steps}")
-    record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    lines = tuple(read_metrics(folder))
-    run = Run(arm=arm, setting=setting, seed=seed, folder=folder, record=record, summary=summary, lines=lines)
-    if summary.initial is None or summary.final is None:
-        raise ValueError("holds no evaluation")
-    if len(run.series("rollout/accuracy")[0]) != plan.num_steps:
-        raise ValueError(f"metrics.jsonl holds {len(run.series('rollout/accuracy')[0])} of {plan.num_steps} steps")
+    run = Run(
+        arm=arm,
+        setting=setting,
+        seed=seed,
+        folder=folder,
+        record=_read_record(folder),
+        summary=summary,
+        lines=tuple(read_metrics(folder)),
+    )
+    steps = [None if record is None else record.step for record in (summary.initial, summary.final)]
+    if steps != [0, plan.num_steps]:
+        raise ValueError(f"was evaluated first and last after {steps} steps, expected {[0, plan.num_steps]}")
+    if not all(isinstance(value, float | int) and math.isfinite(value) for value in (run.start, run.final)):
+        raise ValueError(f"holds accuracies that are no numbers: {run.start!r}, {run.final!r}")
+    logged, _ = run.series("rollout/accuracy")
+    if logged != list(range(plan.num_steps)):
+        raise ValueError(f"metrics.jsonl holds rollout/accuracy of {len(logged)} steps, expected {plan.num_steps}")
     return run
+
+
+def _read_record(folder: Path) -> Mapping[str, Any]:
+    path = folder / "config.json"
+    try:
+        record = json.loads(path.read_bytes())
+        if isinstance(record["config"], Mapping):
+            return record
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not the record of a run: {error!r}") from error
+    raise ValueError(f"{path} is not the record of a run: its config is {record['config']!r}")
 
 
 _OF_ARM = ("advantage", "loss", "reward", "seed")
@@ -186,7 +234,11 @@ _OF_ARM = ("advantage", "loss", "reward", "seed")
 
 
 def _check_comparable(run: Run, others: Sequence[Run], plan: Plan) -> None:
-    """Raises ValueError where `run` differs from the runs before it in more than its arm, setting and seed."""
+    """Raises ValueError where `run` is not what its folder says, or differs from those before it in more than that."""
+    config = flat(run.record["config"])
+    for key, named in (("seed", str(run.seed)), (plan.across, run.setting)):
+        if key in config and not _are_same(str(config[key]), named):
+            raise ValueError(f"has {key}={config[key]}, but lies where {named} belongs: {run.folder}")
     for other in others:
         is_same_arm = other.arm == run.arm
         own, theirs = (
@@ -210,6 +262,14 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             found[f"{prefix}{name}"] = value
     return found
+
+
+def _are_same(text: str, other: str) -> bool:
+    """Whether two values are written alike, or are the same number."""
+    try:
+        return float(text) == float(other)
+    except ValueError:
+        return text == other
 
 
 def _as_tuple(value: Any) -> Any:

@@ -115,6 +115,11 @@ class Comparison:
     differences: tuple[Difference, ...]
     """Arms that share a seed with the baseline, in the plan's order."""
 
+    @property
+    def setting(self) -> str:
+        """Its only setting; empty over several, or where the study has but one."""
+        return "".join(self.settings) if len(self.settings) == 1 else ""
+
     def tier(self, standing: Standing) -> list[str]:
         """Arms of that standing; the baseline is nowhere. Arms of one tier are not ordered among themselves."""
         return [difference.arm for difference in self.differences if difference.standing is standing]
