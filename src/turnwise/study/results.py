@@ -178,10 +178,8 @@ def _counted(texts: Iterable[str]) -> str:
 
 
 def _device(record: Mapping[str, Any]) -> str:
-    return (
-        " ".join(str(value) for name, value in record.get("device", {}).items() if name != "num_threads")
-        or "not recorded"
-    )
+    device = record.get("device")
+    return f"{device['type']} ({device['name']})" if device else "not recorded"
 
 
 def _versions(record: Mapping[str, Any]) -> str:

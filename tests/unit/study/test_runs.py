@@ -1,7 +1,6 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -173,17 +172,18 @@ def test_seeds_of_an_arm_may_differ_in_nothing(root: Path) -> None:
     assert why(root) == "has reward.shaping=other, the run of grpo, seed 0 has grpo"
 
 
-def along_the_horizon(root: Path, settings: tuple[str, str], **config: Any) -> Study:
+def along_the_horizon(root: Path, settings: tuple[str, str], horizon: float | None = None) -> Study:
     plan = replace(PLAN, seeds=(0,), across="task.horizon", settings=settings)
     write_plan(root, plan)
     for seed, setting, arm in plan.cells():
-        leave_run(plan.folder(root, arm, setting, seed), arm, seed, **{"task": {"horizon": float(setting)}} | config)
+        task = {"horizon": float(setting) if horizon is None else horizon}
+        leave_run(plan.folder(root, arm, setting, seed), arm, seed, task=task)
     return read_study(root)
 
 
 def test_settings_differ_along_the_axis_and_are_what_they_are_called(tmp_path: Path) -> None:
     assert along_the_horizon(tmp_path / "a", ("2", "8.0")).skipped == ()
-    study = along_the_horizon(tmp_path / "b", ("2", "8"), task={"horizon": 2})
+    study = along_the_horizon(tmp_path / "b", ("2", "8"), horizon=2)
     assert {one.setting for one in study.skipped} == {"8"}
     assert "has task.horizon=2, but lies where 8 belongs" in study.skipped[0].why
 
