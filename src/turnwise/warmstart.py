@@ -1,14 +1,14 @@
 """The tiny policy's beginning: supervised learning on demonstrations of tool use that are flawed on purpose."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Protocol
 
 from torch import Tensor
 
-from turnwise.protocols import Environment, EnvironmentPool, Renderer
+from turnwise.protocols import Demonstrator, Environment, EnvironmentPool, Renderer
 from turnwise.rollout.episode import Episode, RolloutLimits
 from turnwise.rollout.packing import pack
 from turnwise.types import (
@@ -23,9 +23,6 @@ from turnwise.types import (
     TokenBatch,
     Trajectory,
 )
-
-Demonstrator = Callable[[str | None], str | None]
-"""Says the next turn after a tool's output (None before the first turn); None when it has nothing more to say."""
 
 Script = tuple[Problem, Demonstrator]
 

@@ -17,11 +17,10 @@ from turnwise.config.errors import ConfigError, explain, known_keys
 from turnwise.config.options import option_groups
 from turnwise.config.schema import HAS_GROUP
 from turnwise.engine.hf import HFEngine
-from turnwise.env.python_tool import PythonTool
 from turnwise.evaluation.evaluate import EvaluationSettings
 from turnwise.model.attention import FLASH
 from turnwise.model.causal_lm import CausalLM
-from turnwise.protocols import AdvantageEstimator, PolicyLoss, Reward, Similarity, Task, Tracker
+from turnwise.protocols import AdvantageEstimator, EnvironmentPool, PolicyLoss, Reward, Similarity, Task, Tracker
 from turnwise.reward.grading import Grader
 from turnwise.reward.information_gain import GoldAnswer
 from turnwise.reward.overlong import OverlongPenalty
@@ -72,6 +71,19 @@ class RegularisedLoss(PolicyLoss, Protocol):
         ...
 
 
+class EnvironmentSettings(Protocol):
+    """An environment before it starts."""
+
+    @property
+    def system_prompt(self) -> str:
+        """What stands before every problem; empty: nothing."""
+        ...
+
+    def start(self) -> EnvironmentPool:
+        """What makes the episodes; the caller closes it."""
+        ...
+
+
 class TaskSettings(Protocol):
     """A task before it starts."""
 
@@ -98,7 +110,7 @@ class Components:
     """The resolved configuration as plain values, for the record."""
     model: CausalLM
     engine: HFEngine
-    env: PythonTool
+    env: EnvironmentSettings
     reward: ShapedReward
     advantage: AdvantageEstimator
     loss: RegularisedLoss

@@ -1,10 +1,9 @@
 """What a start can do: train, evaluate, or make the tiny policy's warm start."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from random import Random
 from typing import cast
 
 import torch
@@ -34,10 +33,8 @@ from turnwise.config.wiring import (
 from turnwise.evaluation.evaluate import evaluate
 from turnwise.model.chat import ChatRenderer
 from turnwise.model.tiny import SMALLEST_VOCABULARY, new_tiny_model, train_tokenizer
+from turnwise.protocols import Demonstrated
 from turnwise.seeding import derive_seed
-from turnwise.task.arithmetic import Arithmetic
-from turnwise.task.transcripts import Flaws
-from turnwise.task.transcripts import demonstrate as script
 from turnwise.trainer import Trainer
 
 
@@ -136,8 +133,6 @@ class WarmStart:
     """Peak of the schedule; the optimiser's other settings are the trainer's."""
     vocab_size: int = 768
     """Entries of the tokenizer."""
-    flaws: Flaws = field(default_factory=Flaws)
-    """What goes wrong in the demonstrations, and how often."""
 
     def __post_init__(self) -> None:
         for name in ("num_demonstrations", "num_steps", "batch_size"):
@@ -155,15 +150,13 @@ class WarmStart:
     def __call__(self, components: Components, run_dir: Path) -> None:
         """Leaves a model that `model.path` takes."""
         console = announce(components, run_dir)
-        if not isinstance(components.task, Arithmetic):
-            raise ConfigError("mode=warmstart needs task=arithmetic, the only task with demonstrations")
+        if not isinstance(components.task, Demonstrated):
+            raise ConfigError("mode=warmstart: this task has no demonstrations; expected task=arithmetic or task=chain")
         device = choose_device(components)
         out = Path(self.out) if self.out else run_dir / "model"
         with building():
             out.mkdir(parents=True, exist_ok=True)
-        drafts = islice(components.task.warm_start_problems(components.seed), self.num_demonstrations)
-        rng = Random(derive_seed(components.seed, "flaws"))
-        scripts = [(problem, script(family, draft, self.flaws, rng).next_turn) for problem, family, draft in drafts]
+        scripts = list(islice(components.task.demonstrations(components.seed), self.num_demonstrations))
         demonstrations = run_to_end(self._play(components, scripts))
         tokenizer = train_tokenizer((text for one in demonstrations for text in one.texts), self.vocab_size)
         renderer = ChatRenderer(tokenizer, "tiny")
@@ -176,7 +169,7 @@ class WarmStart:
             for step, indices in enumerate(islice(batches, self.num_steps)):
                 policy.set_learning_rate(self.learning_rate * warmstart.learning_rate_scale(step, self.num_steps))
                 pairs = [(demonstrations[i].problem, trajectories[i]) for i in indices]
-                update = policy.update(warmstart.imitation_batch(pairs), warmstart.imitation_loss)
+                update = policy.update(warmstart.imitation_batch(pairs), warmstart.imitation_loss).metrics
                 # Demonstrations were not sampled by anything that the policy could disagree with.
                 tracker.log({k: v for k, v in update.items() if not k.startswith("mismatch/")}, step)
             policy.save_pretrained(out)

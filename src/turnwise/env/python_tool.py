@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass, field, replace
 
+from turnwise.env.conversation import ToolConversation
 from turnwise.env.sandbox import ErrorDetail, Sandbox, SandboxPool
-from turnwise.env.tool_call import extract_boxed, parse_tool_calls
-from turnwise.types import Message, Problem, StepResult, StopReason, ToolResult, ToolStatus
+from turnwise.env.tool_call import parse_tool_calls
+from turnwise.types import Problem, ToolCall, ToolResult, ToolStatus
 
+LANGUAGE = "python"
 NO_OUTPUT = "(no output)"
 CUT_MARK = "\n...\n"
 LIMIT_MESSAGES = {
@@ -45,72 +47,31 @@ class PythonTool:
 
 
 class PythonToolPool:
-    """Makes episodes that share one sandbox pool; fulfils `EnvironmentPool`."""
+    """Makes episodes that share one sandbox pool; fulfils `EnvironmentPool` and is the `Tool` of each episode."""
 
     def __init__(self, tool: PythonTool, sandbox_pool: SandboxPool) -> None:
         self._tool = tool
         self._sandbox_pool = sandbox_pool
 
-    def episode(self, problem: Problem) -> "PythonToolEnvironment":
+    def episode(self, problem: Problem) -> ToolConversation:
         """A fresh episode of `problem`; episodes may run side by side and queue for the workers."""
-        return PythonToolEnvironment(self._tool, self._sandbox_pool, problem)
+        return ToolConversation(self, self._tool.system_prompt, problem)
+
+    def calls(self, turn_text: str) -> tuple[ToolCall, ...]:
+        """The Python code blocks of a turn."""
+        return parse_tool_calls(turn_text, LANGUAGE)
+
+    async def run(self, calls: tuple[ToolCall, ...]) -> ToolResult:
+        """Runs the calls as one program."""
+        program = "\n".join(call.code for call in calls)
+        result = await self._sandbox_pool.run(program, self._tool.error_detail)
+        if result.status is ToolStatus.infrastructure:
+            return result
+        return replace(result, output=_shown(result, self._tool.max_output_chars))
 
     async def close(self) -> None:
         """Ends every worker process; safe to call twice."""
         await self._sandbox_pool.close()
-
-
-class PythonToolEnvironment:
-    """One episode; fulfils `Environment`. It holds nothing but whether it is over."""
-
-    def __init__(self, tool: PythonTool, sandbox_pool: SandboxPool, problem: Problem) -> None:
-        self._tool = tool
-        self._sandbox_pool = sandbox_pool
-        self._problem = problem
-        self._is_over = False
-
-    def initial_messages(self) -> tuple[Message, ...]:
-        """The system message, if there is one, and the problem's prompt."""
-        system = (Message(role="system", content=self._tool.system_prompt),) if self._tool.system_prompt else ()
-        return system + self._problem.prompt
-
-    async def step(self, turn_text: str) -> StepResult:
-        """Replies to one turn; the first of these that fits:
-
-        1. A boxed answer outside code blocks ends the episode; calls beside it are reported but not run.
-        2. A malformed call is answered by what is wrong with it; no call of that turn is run.
-        3. Calls are run together, as one program, and answered by what it printed.
-        4. Neither an answer nor a call: the turn is void and ends the episode.
-
-        Raises:
-            RuntimeError: The episode is over.
-        """
-        if self._is_over:
-            raise RuntimeError(f"the episode of problem {self._problem.id!r} is over")
-        result = await self._reply(turn_text)
-        self._is_over = result.stop_reason is not None
-        return result
-
-    async def close(self) -> None:
-        """Ends the episode; safe to call twice. A program that it left running ends within its limits."""
-        self._is_over = True
-
-    async def _reply(self, turn_text: str) -> StepResult:
-        calls = parse_tool_calls(turn_text)
-        if (answer := extract_boxed(turn_text)) is not None:
-            return StepResult(stop_reason=StopReason.answered, answer=answer, tool_calls=calls)
-        if not calls:
-            return StepResult(stop_reason=StopReason.void_turn)
-        if errors := [call.error for call in calls if call.error is not None]:
-            reply = Message(role="tool", content=f"Error: {errors[0]}")
-            return StepResult(messages=(reply,), tool_calls=calls)
-        program = "\n".join(call.code for call in calls)
-        result = await self._sandbox_pool.run(program, self._tool.error_detail)
-        if result.status is ToolStatus.infrastructure:
-            return StepResult(stop_reason=StopReason.tool_infrastructure, tool_calls=calls, tool_result=result)
-        result = replace(result, output=_shown(result, self._tool.max_output_chars))
-        reply = Message(role="tool", content=result.output)
-        return StepResult(messages=(reply,), tool_calls=calls, tool_result=result)
 
 
 def _shown(result: ToolResult, max_chars: int) -> str:

@@ -1,25 +1,31 @@
-r"""Reads a turn's text: Python code blocks are tool calls, `\boxed{...}` outside of them is the final answer.
+r"""Reads a turn's text: code blocks are tool calls, `\boxed{...}` outside of them is the final answer.
 
-A code block is the lines between an opening line, three or more backticks followed by `python`, and a closing
+A code block is the lines between an opening line, three or more backticks followed by the language, and a closing
 line of at least as many backticks and nothing else. Anything else that starts a line with three backticks is
 a malformed call. Shorter runs of backticks inside a block, and backticks inside a line, are plain text.
 """
 
 import re
 import textwrap
+from dataclasses import dataclass
 
 from turnwise.types import ToolCall
 
-LANGUAGE = "python"
+NOT_CLOSED = "code block is not closed"
 
 _FENCE = re.compile(r"([ \t]*)(`{3,})(.*)")
 _BRACES = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
 
 
-def parse_tool_calls(text: str) -> tuple[ToolCall, ...]:
-    """The calls of a turn in order; a malformed one says in `error` what is wrong with it, in a few words."""
-    calls, _ = _split(text)
-    return calls
+def parse_tool_calls(text: str, language: str) -> tuple[ToolCall, ...]:
+    """The calls of a turn in order; a malformed one says in `error` what is wrong with it, in a few words.
+
+    Args:
+        text: What the policy said in the turn.
+        language: What the opening line of a well-formed block names.
+    """
+    blocks, _ = _split(text)
+    return tuple(_call(block, language) for block in blocks)
 
 
 def extract_boxed(text: str) -> str | None:
@@ -42,11 +48,21 @@ def extract_boxed(text: str) -> str | None:
     return answer
 
 
-def _split(text: str) -> tuple[tuple[ToolCall, ...], str]:
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """One code block: what its opening line says and holds, and what is wrong with its fences."""
+
+    code: str
+    language: str = ""
+    is_indented: bool = False
+    error: str | None = None
+
+
+def _split(text: str) -> tuple[list[_Block], str]:
     """Code blocks and the text around them."""
-    calls: list[ToolCall] = []
+    blocks: list[_Block] = []
     prose: list[str] = []
-    block: list[str] = []
+    lines: list[str] = []
     opening: re.Match[str] | None = None
     for line in text.split("\n"):
         fence = _FENCE.fullmatch(line.rstrip())
@@ -54,28 +70,28 @@ def _split(text: str) -> tuple[tuple[ToolCall, ...], str]:
             if fence is None:
                 prose.append(line)
             elif "```" in fence[3]:
-                calls.append(ToolCall(code="", error="code must start on its own line"))
+                blocks.append(_Block("", error="code must start on its own line"))
             else:
                 opening = fence
         elif fence is None or len(fence[2]) < len(opening[2]):
-            block.append(line)
+            lines.append(line)
         elif not fence[3]:
-            calls.append(_close(opening, block))
-            opening, block = None, []
+            blocks.append(_Block("\n".join(lines), opening[3].strip(), bool(opening[1])))
+            opening, lines = None, []
         else:
-            calls.append(ToolCall(code="\n".join(block), error="code block is not closed"))
-            opening, block = fence, []
+            blocks.append(_Block("\n".join(lines), error=NOT_CLOSED))
+            opening, lines = fence, []
     if opening is not None:
-        calls.append(ToolCall(code="\n".join(block), error="code block is not closed"))
-    return tuple(calls), "\n".join(prose)
+        blocks.append(_Block("\n".join(lines), error=NOT_CLOSED))
+    return blocks, "\n".join(prose)
 
 
-def _close(opening: re.Match[str], block: list[str]) -> ToolCall:
-    indent, _, language = opening.groups()
-    code = "\n".join(block)
-    if language.strip() != LANGUAGE:
-        name = f"unknown tool '{language.strip()[:20]}'" if language.strip() else "code block names no tool"
-        return ToolCall(code=code, error=f"{name}, expected '{LANGUAGE}'")
-    if not code.strip():
-        return ToolCall(code=code, error="code block is empty")
-    return ToolCall(code=textwrap.dedent(code) if indent else code)
+def _call(block: _Block, language: str) -> ToolCall:
+    if block.error is not None:
+        return ToolCall(code=block.code, error=block.error)
+    if block.language != language:
+        name = f"unknown tool '{block.language[:20]}'" if block.language else "code block names no tool"
+        return ToolCall(code=block.code, error=f"{name}, expected '{language}'")
+    if not block.code.strip():
+        return ToolCall(code=block.code, error="code block is empty")
+    return ToolCall(code=textwrap.dedent(block.code) if block.is_indented else block.code)

@@ -56,20 +56,20 @@ class Flaws:
     def __post_init__(self) -> None:
         for name in ("rate", "repair"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"flaws.{name}={getattr(self, name)}: expected a number in [0, 1]")
+                raise ValueError(f"{name}={getattr(self, name)}: expected a number in [0, 1]")
         for flaw in Flaw:
             if not 0 <= getattr(self, flaw) < math.inf:
-                raise ValueError(f"flaws.{flaw}={getattr(self, flaw)}: expected a finite number >= 0")
+                raise ValueError(f"{flaw}={getattr(self, flaw)}: expected a finite number >= 0")
         if self.guess == 0:
-            raise ValueError("flaws.guess=0: expected > 0, for a guess is the only flaw that fits every problem")
+            raise ValueError("guess=0: expected > 0, for a guess is the only flaw that fits every problem")
 
 
 class Demonstration:
     """One transcript of assistant turns, told turn by turn because later turns quote what the tool really printed."""
 
-    def __init__(self, turns: Sequence[str], give_up: str, flaw: Flaw | None) -> None:
-        self.flaw = flaw
-        """What the transcript gets wrong, None when it is flawless."""
+    def __init__(self, turns: Sequence[str], give_up: str, flaws: Sequence[StrEnum] = ()) -> None:
+        self.flaws = tuple(flaws)
+        """What the transcript gets wrong, in order; none when it is flawless."""
         self._turns = list(turns)
         self._give_up = give_up
         self._result: str | None = None
@@ -100,7 +100,7 @@ def demonstrate(family: Family, draft: Draft, flaws: Flaws, rng: Random) -> Demo
     calls = [tool_call(program, rng) for program in draft.programs]
     answer, give_up = final_turn(RESULT, rng), final_turn(guess_like(draft.answer, rng), rng)
     if rng.random() >= flaws.rate * (1 - family.skill):
-        return Demonstration([*calls, answer], give_up, flaw=None)
+        return Demonstration([*calls, answer], give_up)
 
     options: dict[Flaw, list[str]] = {Flaw.guess: [give_up]}
     if len(calls) > 1:
@@ -115,7 +115,7 @@ def demonstrate(family: Family, draft: Draft, flaws: Flaws, rng: Random) -> Demo
         options[flaw] = [*before, failed, *([calls[spot], *after] if is_repaired else [give_up])]
 
     flaw = rng.choices(list(options), [getattr(flaws, flaw) for flaw in options])[0]
-    return Demonstration(options[flaw], give_up, flaw)
+    return Demonstration(options[flaw], give_up, [flaw])
 
 
 def is_refused(draft: Draft, index: int) -> bool:

@@ -15,7 +15,7 @@ FRAGMENTS = st.lists(
 
 def test_blocks_are_found_in_order_with_their_exact_code():
     text = "First.\n```python\nx = 2\nprint(x)\n```\nThen:\n```python\nprint('\u2028\f')\n```"
-    assert parse_tool_calls(text) == (ToolCall(code="x = 2\nprint(x)"), ToolCall(code="print('\u2028\f')"))
+    assert parse_tool_calls(text, "python") == (ToolCall(code="x = 2\nprint(x)"), ToolCall(code="print('\u2028\f')"))
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_blocks_are_found_in_order_with_their_exact_code():
     ],
 )
 def test_well_formed_blocks(text: str, code: str):
-    assert parse_tool_calls(text) == (ToolCall(code=code),)
+    assert parse_tool_calls(text, "python") == (ToolCall(code=code),)
 
 
 @pytest.mark.parametrize(
@@ -54,12 +54,12 @@ def test_well_formed_blocks(text: str, code: str):
     ],
 )
 def test_malformed_blocks_name_their_error(text: str, calls: list[tuple[str, str | None]]):
-    assert [(call.code, call.error) for call in parse_tool_calls(text)] == calls
+    assert [(call.code, call.error) for call in parse_tool_calls(text, "python")] == calls
 
 
 @pytest.mark.parametrize("text", ["", "print(1)", "use `x` and ``y``", "say ```python\n", "~~~python\nprint(1)\n~~~"])
 def test_text_without_a_fence_at_the_start_of_a_line_holds_no_call(text: str):
-    assert parse_tool_calls(text) == ()
+    assert parse_tool_calls(text, "python") == ()
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_last_box_outside_code_is_the_answer(text: str, answer: str | None):
 @given(FRAGMENTS.map("".join) | st.text())
 def test_arbitrary_text_is_read_without_exception(text: str):
     assert extract_boxed(text) != ""
-    for call in parse_tool_calls(text):
+    for call in parse_tool_calls(text, "python"):
         assert call.error is not None or call.code.strip()
 
 
@@ -103,5 +103,5 @@ def test_hostile_text_takes_linear_time():
     start = time.perf_counter()
     for piece in ("\\boxed{", "```\n", "```python\n", "{", "\\"):
         extract_boxed(piece * 20_000)
-        parse_tool_calls(piece * 20_000)
+        parse_tool_calls(piece * 20_000, "python")
     assert time.perf_counter() - start < 3

@@ -1,15 +1,15 @@
 import json
+import re
 from collections import Counter
 from itertools import islice
-from random import Random
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from turnwise.protocols import Task
-from turnwise.task.arithmetic import Arithmetic, draw, is_eval
+from turnwise.protocols import Demonstrated, Task
+from turnwise.task.arithmetic import Arithmetic
 from turnwise.task.families.catalog import FAMILIES, WARM_START_FAMILIES
+from turnwise.task.generated import is_eval
+from turnwise.task.transcripts import Flaws
 from turnwise.types import Problem
 
 
@@ -25,26 +25,24 @@ def test_train_and_eval_are_disjoint() -> None:
     assert not set(train) & set(held_out)
 
 
-@settings(max_examples=50, deadline=None)
-@given(seed=st.integers(), name=st.sampled_from(sorted(FAMILIES)), held_out=st.booleans())
-def test_a_draw_lands_in_the_split_that_was_asked_for(seed: int, name: str, held_out: bool) -> None:
-    assert is_eval(draw(FAMILIES[name], Random(seed), held_out=held_out).statement) is held_out
-
-
-def test_the_split_of_a_statement_never_changes() -> None:
-    # Pinned: another hash would move problems that a policy was trained on into its evaluation.
-    assert [n for n in range(100, 116) if is_eval(f"Compute {n} * 37 + 915.")] == [100, 101, 104]
-    share = sum(is_eval(f"statement {n}") for n in range(8000)) / 8000
-    assert share == pytest.approx(1 / 8, abs=0.015)
-
-
-def test_warm_start_problems_come_from_the_train_side_and_are_not_the_train_problems() -> None:
-    drafts = list(islice(Arithmetic(families=[]).warm_start_problems(0), 480))
-    assert not any(is_eval(draft.statement) for _, _, draft in drafts)
-    assert Counter(family.name for _, family, _ in drafts) == dict.fromkeys(FAMILIES, 480 // len(FAMILIES))
-    assert all(problem.answer == draft.answer for problem, _, draft in drafts)
+def test_demonstrated_problems_come_from_the_train_side_and_are_not_the_train_problems() -> None:
+    task: Demonstrated = Arithmetic(families=[])
+    problems = [problem for problem, _ in islice(task.demonstrations(0), 480)]
+    assert not any(map(is_eval, statements(problems)))
+    assert Counter(problem.source for problem in problems) == dict.fromkeys(FAMILIES, 480 // len(FAMILIES))
     train = set(statements(Arithmetic(families=[]).start(0).next_batch(480)))
-    assert len(train & {draft.statement for _, _, draft in drafts}) <= 5
+    assert len(train & set(statements(problems))) <= 5
+
+
+def test_demonstrations_repeat_and_begin_with_a_turn_of_their_own_problem() -> None:
+    first, second = (
+        [(problem, next_turn(None)) for problem, next_turn in islice(Arithmetic().demonstrations(4), 50)] for _ in "ab"
+    )
+    assert first == second
+    flawless = Arithmetic(families=["gcd"], flaws=Flaws(rate=0))
+    for problem, next_turn in islice(flawless.demonstrations(4), 20):
+        call = str(next_turn(None))
+        assert all(operand in call for operand in re.findall(r"\d+", problem.prompt[0].content))
 
 
 def test_train_problems_are_a_function_of_seed_and_index() -> None:

@@ -1,0 +1,69 @@
+"""One episode of turns around a tool, whatever the tool is: who answers what, and when it is over."""
+
+from typing import Protocol
+
+from turnwise.env.tool_call import extract_boxed
+from turnwise.types import Message, Problem, StepResult, StopReason, ToolCall, ToolResult, ToolStatus
+
+
+class Tool(Protocol):
+    """What a turn's calls are given to."""
+
+    def calls(self, turn_text: str) -> tuple[ToolCall, ...]:
+        """The calls of a turn, in order; a malformed one says so."""
+        ...
+
+    async def run(self, calls: tuple[ToolCall, ...]) -> ToolResult:
+        """Runs the calls of one turn, all of them well-formed; the output is never empty."""
+        ...
+
+
+class ToolConversation:
+    """One episode; fulfils `Environment`. It holds nothing but whether it is over."""
+
+    def __init__(self, tool: Tool, system_prompt: str, problem: Problem) -> None:
+        self._tool = tool
+        self._system_prompt = system_prompt
+        self._problem = problem
+        self._is_over = False
+
+    def initial_messages(self) -> tuple[Message, ...]:
+        """The system message, if there is one, and the problem's prompt."""
+        system = (Message(role="system", content=self._system_prompt),) if self._system_prompt else ()
+        return system + self._problem.prompt
+
+    async def step(self, turn_text: str) -> StepResult:
+        """Replies to one turn; the first of these that fits:
+
+        1. A boxed answer outside code blocks ends the episode; calls beside it are reported but not run.
+        2. A malformed call is answered by what is wrong with it; no call of that turn is run.
+        3. Calls are run together and answered by the tool's output.
+        4. Neither an answer nor a call: the turn is void and ends the episode.
+
+        Raises:
+            RuntimeError: The episode is over.
+        """
+        if self._is_over:
+            raise RuntimeError(f"the episode of problem {self._problem.id!r} is over")
+        result = await self._reply(turn_text)
+        self._is_over = result.stop_reason is not None
+        return result
+
+    async def close(self) -> None:
+        """Ends the episode; safe to call twice. A program that it left running ends within its limits."""
+        self._is_over = True
+
+    async def _reply(self, turn_text: str) -> StepResult:
+        calls = self._tool.calls(turn_text)
+        if (answer := extract_boxed(turn_text)) is not None:
+            return StepResult(stop_reason=StopReason.answered, answer=answer, tool_calls=calls)
+        if not calls:
+            return StepResult(stop_reason=StopReason.void_turn)
+        if errors := [call.error for call in calls if call.error is not None]:
+            reply = Message(role="tool", content=f"Error: {errors[0]}")
+            return StepResult(messages=(reply,), tool_calls=calls)
+        result = await self._tool.run(calls)
+        if result.status is ToolStatus.infrastructure:
+            return StepResult(stop_reason=StopReason.tool_infrastructure, tool_calls=calls, tool_result=result)
+        reply = Message(role="tool", content=result.output)
+        return StepResult(messages=(reply,), tool_calls=calls, tool_result=result)

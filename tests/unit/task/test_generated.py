@@ -1,0 +1,21 @@
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from turnwise.task.families.catalog import FAMILIES
+from turnwise.task.generated import draw, is_eval
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(), name=st.sampled_from(sorted(FAMILIES)), held_out=st.booleans())
+def test_a_draw_lands_in_the_split_that_was_asked_for(seed: int, name: str, held_out: bool) -> None:
+    assert is_eval(draw(FAMILIES[name], Random(seed), held_out=held_out).statement) is held_out
+
+
+def test_the_split_of_a_statement_never_changes() -> None:
+    # Pinned: another hash would move problems that a policy was trained on into its evaluation.
+    assert [n for n in range(100, 116) if is_eval(f"Compute {n} * 37 + 915.")] == [100, 101, 104]
+    share = sum(is_eval(f"statement {n}") for n in range(8000)) / 8000
+    assert share == pytest.approx(1 / 8, abs=0.015)
