@@ -1,6 +1,6 @@
 // Tokens on demand: which of them enter the loss, and how far trainer and sampler are apart on them.
 
-const scientific = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toExponential(1);
+const scientific = (value) => (value === 0 ? "0" : (value < 0 ? "−" : "+") + Math.abs(value).toExponential(1));
 
 // A token of a byte-level vocabulary may be a space or a line's end: it is shown by a mark of its own.
 const visible = (text) => text.replaceAll("\n", "↵").replaceAll(" ", "·").replaceAll("\t", "⇥");

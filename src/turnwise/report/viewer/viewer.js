@@ -132,7 +132,8 @@ async function start() {
   byId("viewer").addEventListener("keydown", onKey);
   let typing;
   byId("search").addEventListener("input", () => { clearTimeout(typing); typing = setTimeout(find, 150); });
-  byId("filters").addEventListener("change", find);
+  // Not for the search, which changes when it loses the focus: a result that is being clicked would be made anew.
+  byId("filters").addEventListener("change", (event) => { if (event.target.matches("select")) find(); });
   byId("filters").addEventListener("submit", (event) => event.preventDefault());
   byId("filters").addEventListener("reset", () => setTimeout(find)); // the fields are empty after this event
   byId("more").addEventListener("click", () => listMore(byId("list"), searched()));
