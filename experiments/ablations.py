@@ -1,214 +1,216 @@
-"""Trains every ablation arm over matched seeds as one Hydra multirun, then tabulates held-out accuracy.
+"""Trains every arm of a study with the same seeds by Hydra multirun, then compares them.
 
-    make ablations ARGS="--arms gtpo,grpo --seeds 0,1,2 --steps 30 --out runs/ablations/first"
+    make ablations ARGS="--arms gtpo,grpo --seeds 3 --steps 30 --out runs/ablations/first"
 
-An arm is a file of conf/ablation. Started again with the same --out, finished runs stay and the others go on. Words
-without dashes are overrides for every arm: `rollout.num_problems=4`.
+An arm is a file of conf/ablation. Started again with the same --out, finished runs stay and the others go on; more
+arms, seeds or values of --across join the study. Words without dashes are overrides for every run
+(`rollout.num_problems=4`) or settings of the launcher (`hydra.launcher.partition=NAME`).
 """
 
 import argparse
-import csv
-import json
 import shlex
-import subprocess
+import signal
 import sys
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from datetime import datetime
-from itertools import product
 from pathlib import Path
-from statistics import fmean
-from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from turnwise.report.summary import Outcome, read_summary
+from turnwise.config.errors import ConfigError
+from turnwise.config.multirun import train_missing
+from turnwise.config.stopping import INTERRUPTED
+from turnwise.config.sweep import LAUNCHERS, check_plan, launcher_overrides, read_axis, read_override
+from turnwise.study.results import write_results
+from turnwise.study.runs import Plan, Study, read_plan, read_study, write_plan
+from turnwise.study.statistics import Metric, compare
+from turnwise.study.tables import comparison_table
 
 ROOT = Path(__file__).resolve().parents[1]
+PRESETS = ROOT / "conf/ablation"
 ARMS = ("gtpo", "grpo", "no_turn_rewards", "no_discount", "no_shaping")
-TITLE = "Held-out accuracy after the last step"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """One finished run: held-out accuracy before the first step and after the last, and the state of the source."""
-
-    arm: str
-    seed: int
-    start: float
-    final: float
-    source: str
+BASELINE = "gtpo"
+NUM_SEEDS = 5
+NUM_STEPS = 30
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Trains, reads back, prints and writes the table; the exit code is 1 when a run is missing, 2 for a mistake."""
+    """Plans, trains what is missing, compares; exit code 1 when a run is missing, 2 for a mistake, 130 after Ctrl-C."""
+    console = Console()
     options = parse(arguments)
     out: Path = options.out
-    command = multirun_command(options.arms, options.seeds, options.steps, out, options.overrides)
-    console = Console()
-    console.print(f"{len(options.arms)} arms x {len(options.seeds)} seeds into {out}", soft_wrap=True, highlight=False)
-    exit_code = run_to_the_end(command)
-    if exit_code == 2:  # refused as the user's mistake: what lies in the folder is not this command's
-        return exit_code
-
-    runs, missing = read_runs(out, options.arms, options.seeds, options.steps)
-    if runs:
-        rows = table_rows(runs, options.arms, options.seeds)
-        print_table(rows, console)
-        write_results(out, rows, own_command(options), {run.source for run in runs})
-        console.print(f"\n{out / 'results.md'}\n{out / 'results.csv'}", soft_wrap=True, highlight=False)
-    for line in missing:
-        console.print(f"no result: {line}", style="red", markup=False, soft_wrap=True)
-    return 1 if missing or exit_code else 0
+    was_stopped = False
+    try:
+        there = plan_in(out)
+        if options.report_only:
+            if there is None:
+                raise ConfigError(f"--report-only: there is no study in {out}")
+        else:
+            plan, words = plan_of(options, there), [word for word in options.words if is_for_hydra(word)]
+            overrides = launcher_overrides(options.launcher, options.jobs, words)
+            check_plan(plan, out, overrides)
+            write_plan(out, plan)
+            was_stopped = not train_missing(plan, out, options.launcher, overrides, console)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    study = read_study(out)
+    show(study, console)
+    if was_stopped:
+        go_on = f"make ablations ARGS={shlex.quote(f'--out {shlex.quote(str(out))}')}"
+        console.print(f"\nstopped; to go on: {go_on}", soft_wrap=True, highlight=False, markup=False)
+        return INTERRUPTED
+    return 1 if study.skipped else 0
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line; a mistake in it ends with one line on it and exit code 2, before anything is trained."""
     parser = argparse.ArgumentParser(
         prog="ablations",
-        usage="%(prog)s [--arms A,B] [--seeds 0,1] [--steps N] [--out FOLDER] [KEY=VALUE ...]",
+        usage="%(prog)s [--arms A,B] [--seeds N] [--steps N] [--across KEY=V1,V2] [--out FOLDER] [KEY=VALUE ...]",
         description=(__doc__ or "").partition("\n")[0],
+        epilog="What is not given is taken from the study in --out, where there is one.",
     )
-    parser.add_argument("--arms", default=",".join(ARMS), help="presets of conf/ablation, separated by commas")
-    parser.add_argument("--seeds", default="0,1", help="seeds that every arm runs with, separated by commas")
-    parser.add_argument("--steps", type=int, default=10, help="optimiser steps of a run")
-    parser.add_argument("--out", type=Path, help="folder of the runs and the table (default: runs/ablations/<now>)")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides for every arm")
+    known = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+    parser.add_argument("--arms", help=f"presets of conf/ablation, with commas, or all (default: {','.join(ARMS)})")
+    parser.add_argument("--seeds", help=f"how many, or which: 3 means 0,1,2 (default: {NUM_SEEDS}); 7, means seed 7")
+    parser.add_argument("--steps", type=int, help=f"steps of a run (default: {NUM_STEPS})")
+    parser.add_argument("--across", help="also run every arm with each of these values, such as task.horizon=2,4,8")
+    parser.add_argument("--baseline", help=f"arm that the others are compared with (default: {BASELINE} or the first)")
+    parser.add_argument(
+        "--launcher", choices=LAUNCHERS, default="joblib", help="what starts the runs (default: joblib)"
+    )
+    parser.add_argument("--jobs", type=int, help="how many runs at once (default: one a core)")
+    parser.add_argument("--out", type=Path, help="folder of the study (default: runs/ablations/<now>)")
+    parser.add_argument("--report-only", action="store_true", help="train nothing, write the results of --out again")
+    parser.add_argument("words", nargs="*", metavar="KEY=VALUE", help="overrides for every run, settings of Hydra")
     options = parser.parse_args(arguments)
 
-    known = sorted(path.stem for path in (ROOT / "conf/ablation").glob("*.yaml"))
-    options.arms = [arm for arm in options.arms.split(",") if arm]
-    unknown = [arm for arm in options.arms if arm not in known]
-    if unknown or not options.arms:
-        parser.error(f"--arms: {f'unknown {unknown}' if unknown else 'no arm named'}; known: {', '.join(known)}")
-    if not all(seed.isdecimal() for seed in options.seeds.split(",")):
-        parser.error(f"--seeds={options.seeds}: expected non-negative integers separated by commas")
-    options.seeds = [int(seed) for seed in options.seeds.split(",")]
+    if options.arms is not None:
+        options.arms = tuple(known if options.arms == "all" else filter(None, options.arms.split(",")))
+        unknown = [arm for arm in options.arms if arm not in known]
+        if unknown or not options.arms:
+            parser.error(f"--arms: {f'unknown {unknown}' if unknown else 'no arm named'}; known: {', '.join(known)}")
+    if options.seeds is not None:
+        options.seeds = _seeds(options.seeds, parser.error)
     for name in ("arms", "seeds"):
-        if len(set(getattr(options, name))) < len(getattr(options, name)):
-            parser.error(f"--{name} names one twice: {getattr(options, name)}")
-    if options.steps < 1:
-        parser.error(f"--steps={options.steps}: expected >= 1")
-    for override in options.overrides:
-        if "=" not in override:
-            parser.error(f"{override!r} is no override: expected KEY=VALUE")
+        values = getattr(options, name)
+        if values is not None and len(set(values)) < len(values):
+            parser.error(f"--{name} names one twice: {','.join(map(str, values))}")
+    for name in ("steps", "jobs"):
+        if (value := getattr(options, name)) is not None and value < 1:
+            parser.error(f"--{name}={value}: expected >= 1")
+    for word in options.words:
+        if "=" not in word:
+            parser.error(f"{word!r} is no override: expected KEY=VALUE")
+    if options.report_only:
+        given = [name for name in ("arms", "seeds", "steps", "across", "baseline", "words") if getattr(options, name)]
+        if given or options.out is None:
+            parser.error("--report-only reads a study as it lies: give --out, and nothing else")
     options.out = (options.out or ROOT / f"runs/ablations/{datetime.now():%Y-%m-%d_%H-%M-%S}").absolute()
     return options
 
 
-def multirun_command(
-    arms: Sequence[str], seeds: Sequence[int], steps: int, out: Path, overrides: Sequence[str]
-) -> list[str]:
-    """The one Hydra multirun of all arms and seeds; its folders are those of `run_folder`."""
-    return [
-        sys.executable,
-        "src/main.py",
-        "--multirun",
-        f"ablation={','.join(arms)}",
-        f"seed={','.join(map(str, seeds))}",
-        f"trainer.num_steps={steps}",
-        *overrides,
-        f"hydra.sweep.dir='{out}'",
-        "hydra.sweep.subdir=${hydra.runtime.choices.ablation}_seed${seed}",
-    ]
+def _seeds(text: str, error: Callable[[str], object]) -> tuple[int, ...]:
+    """`3` is a count, `0,4` and `4,` are seeds."""
+    words = text.removesuffix(",").split(",")
+    if not all(word.isascii() and word.isdecimal() for word in words):
+        error(f"--seeds={text}: expected a count, or non-negative integers separated by commas")
+    if text.isdecimal() and int(text) == 0:
+        error("--seeds=0: expected >= 1; seed 0 alone is written 0,")
+    return tuple(range(int(text))) if text.isdecimal() else tuple(map(int, words))
 
 
-def run_folder(out: Path, arm: str, seed: int) -> Path:
-    """Where the multirun leaves a run's files."""
-    return out / f"{arm}_seed{seed}"
+def is_for_hydra(word: str) -> bool:
+    """Whether an override says how runs are started, not what they are."""
+    return word.lstrip("+~").startswith("hydra")
 
 
-def run_to_the_end(command: Sequence[str]) -> int:
-    """Runs `command` with live output. Ctrl-C reaches it too: it saves a checkpoint first, so wait for it."""
-    process = subprocess.Popen(command, cwd=ROOT)
-    while True:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            continue
+def plan_in(out: Path) -> Plan | None:
+    """The study that lies in `out`, if one does.
+
+    Raises:
+        ConfigError: Its study.json is broken.
+    """
+    try:
+        return read_plan(out)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
-def read_runs(out: Path, arms: Sequence[str], seeds: Sequence[int], steps: int) -> tuple[list[Run], list[str]]:
-    """The finished runs below `out`, and one line for each that is missing or ended otherwise."""
-    runs: list[Run] = []
-    missing: list[str] = []
-    for arm, seed in product(arms, seeds):
-        folder = run_folder(out, arm, seed)
-        try:
-            summary = read_summary(folder)
-            record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError) as error:
-            missing.append(f"{arm}, seed {seed}: {error}")
-            continue
-        if summary.outcome is not Outcome.finished or summary.initial is None or summary.final is None:
-            missing.append(f"{arm}, seed {seed}: {summary.outcome} {summary.why} ({folder})")
-        elif summary.total_steps != steps:
-            missing.append(f"{arm}, seed {seed}: holds {summary.total_steps} steps, not {steps} ({folder})")
-        else:
-            start, final = summary.initial.accuracy, summary.final.accuracy
-            runs.append(Run(arm=arm, seed=seed, start=start, final=final, source=source_of(record)))
-    return runs, missing
+def plan_of(options: argparse.Namespace, there: Plan | None) -> Plan:
+    """What to run: the study that is there, with the arms, seeds and settings that the options add to it.
+
+    Raises:
+        ConfigError: An option is no good, or asks for another study than the one that is there.
+    """
+    across, settings = read_axis(options.across) if options.across else ("", ("",))
+    own = {read_override(word)[0]: word for word in options.words if not is_for_hydra(word)}
+    if several := [word for word in options.words if len(read_override(word)[1]) > 1]:
+        raise ConfigError(f"{several[0]}: runs with several values of a key are asked for by --across {several[0]}")
+    steps = options.steps or (there.num_steps if there else NUM_STEPS)
+    usual = {
+        "evaluation.num_problems": "evaluation.num_problems=1024",
+        "trainer.eval_every": f"trainer.eval_every={steps}",  # before the first step and after the last
+        "trainer.save_every": "trainer.save_every=10",
+    }
+    plan = Plan(
+        arms=options.arms or (there.arms if there else ARMS),
+        seeds=options.seeds or (there.seeds if there else tuple(range(NUM_SEEDS))),
+        baseline=options.baseline or (there.baseline if there else ""),
+        num_steps=steps,
+        across=across or (there.across if there else ""),
+        settings=settings if across or not there else there.settings,
+        overrides=tuple((usual | own).values()) if own or not there else there.overrides,
+    )
+    if there is not None:
+        plan = grown(there, plan, options.out)
+    if not plan.baseline:
+        plan = replace(plan, baseline=BASELINE if BASELINE in plan.arms else plan.arms[0])
+    if plan.baseline not in plan.arms:
+        raise ConfigError(f"--baseline {plan.baseline}: expected one of the arms: {', '.join(plan.arms)}")
+    return plan
 
 
-def source_of(record: Mapping[str, Any]) -> str:
-    """The state of the source that a run's config.json names."""
-    git = record["git"]
-    return "no git checkout" if git is None else git["revision"] + (" with changes" if git["is_dirty"] else "")
+def grown(there: Plan, wanted: Plan, out: Path) -> Plan:
+    """The study that is there, joined by the arms, seeds and settings that are wanted besides.
+
+    Raises:
+        ConfigError: They differ in more than that.
+    """
+    for field in fields(Plan):
+        old, new = getattr(there, field.name), getattr(wanted, field.name)
+        if field.name in ("num_steps", "across", "overrides") and old != new:
+            shown = [" ".join(value) if isinstance(value, tuple) else value or "none" for value in (old, new)]
+            raise ConfigError(f"{out} is another study: its {field.name} is {shown[0]}, not {shown[1]}")
+    both = {name: getattr(there, name) for name in ("arms", "seeds", "settings")}
+    joined = {name: old + tuple(one for one in getattr(wanted, name) if one not in old) for name, old in both.items()}
+    return replace(there, baseline=wanted.baseline, **joined)
 
 
-def table_rows(runs: Sequence[Run], arms: Sequence[str], seeds: Sequence[int]) -> list[list[str]]:
-    """The table, header first: an arm a row, means over its finished seeds, then each seed's own accuracy."""
-    rows = [["arm", "seeds", "mean accuracy", "mean gain", *(f"seed {seed}" for seed in seeds)]]
-    for arm in arms:
-        finished = {run.seed: run for run in runs if run.arm == arm}
-        if not finished:
-            rows.append([arm, "0", *[""] * (2 + len(seeds))])
-            continue
-        accuracy = fmean(run.final for run in finished.values())
-        gain = fmean(run.final - run.start for run in finished.values())
-        own = [f"{finished[seed].final:.4f}" if seed in finished else "" for seed in seeds]
-        rows.append([arm, str(len(finished)), f"{accuracy:.4f}", f"{gain:+.4f}", *own])
-    return rows
+def show(study: Study, console: Console) -> None:
+    """Writes the results of what there is, prints their main table, and names what is missing."""
+    if study.runs:
+        paths = write_results(study)
+        console.print(comparison_table(compare(study, Metric.final).overall, study.plan.across))
+        console.print("", *paths, sep="\n", soft_wrap=True, highlight=False)
+    for one in study.skipped:
+        setting = f", {study.plan.across}={one.setting}" if one.setting else ""
+        text = f"no result: {one.arm}{setting}, seed {one.seed}: {one.why}"
+        console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
 
 
-def print_table(rows: Sequence[Sequence[str]], console: Console) -> None:
-    """Shows the table on a terminal."""
-    table = Table(title=TITLE, title_justify="left")
-    for index, heading in enumerate(rows[0]):
-        table.add_column(heading, justify="right" if index else "left")
-    for row in rows[1:]:
-        table.add_row(*row)
-    console.print(table)
-
-
-def own_command(options: argparse.Namespace) -> str:
-    """What a reader types to get the same table."""
-    lists = ["--arms", ",".join(options.arms), "--seeds", ",".join(map(str, options.seeds))]
-    return f"make ablations ARGS={shlex.quote(shlex.join([*lists, '--steps', str(options.steps), *options.overrides]))}"
-
-
-def write_results(out: Path, rows: Sequence[Sequence[str]], command: str, sources: Collection[str]) -> None:
-    """Writes the table to `out`: results.csv, and results.md with the command and the source behind it."""
-    with (out / "results.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    lines.insert(1, f"|---|{'---:|' * (len(rows[0]) - 1)}")
-    table = "\n".join(lines)
-    text = f"""\
-# {TITLE}
-
-{table}
-
-`mean gain` is the accuracy after the last step minus that before the first. Means are over the finished seeds; a
-difference that is small beside the spread over seeds says nothing about the arms.
-
-    {command}
-
-Source: {", ".join(sorted(sources))}
-"""
-    (out / "results.md").write_text(text, encoding="utf-8")
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)

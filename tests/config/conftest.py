@@ -48,6 +48,12 @@ def composed() -> Callable[..., DictConfig]:
 
 
 @pytest.fixture
+def composed_whole() -> Callable[..., DictConfig]:
+    """The same with Hydra's own part."""
+    return lambda *overrides: compose_all(*overrides)
+
+
+@pytest.fixture
 def choices() -> Callable[..., dict[str, str | None]]:
     """`choices("algo=grpo")`: the option that each config group ended up with."""
     return lambda *overrides: dict(compose_all(*overrides).hydra.runtime.choices)

@@ -1,17 +1,16 @@
-"""The driver of `make ablations`: its command line, its Hydra command, and the table over fake run folders."""
+"""The driver of `make ablations`: its command line, the plan it makes of it, and what it says of fake run folders."""
 
-import csv
 import importlib.util
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from turnwise.report.summary import EvaluationRecord, Outcome, Summary, write_summary
+from turnwise.study.runs import Plan, read_plan, write_plan
 
 SCRIPT = Path(__file__).parents[2] / "experiments/ablations.py"
 spec = importlib.util.spec_from_file_location("ablations", SCRIPT)
@@ -20,6 +19,8 @@ assert spec.loader is not None
 ablations = importlib.util.module_from_spec(spec)
 sys.modules["ablations"] = ablations
 spec.loader.exec_module(ablations)
+
+SMALL = Plan(arms=("gtpo", "grpo"), seeds=(0, 1), baseline="gtpo", num_steps=2, overrides=("seed_of=test",))
 
 
 def evaluation(step: int, accuracy: float) -> EvaluationRecord:
@@ -30,111 +31,132 @@ def leave_run(
     out: Path, arm: str, seed: int, accuracies: tuple[float, float], *, outcome: Outcome = Outcome.finished
 ) -> None:
     """What a run of two steps leaves, as far as the driver reads it."""
-    folder = ablations.run_folder(out, arm, seed)
+    folder = SMALL.folder(out, arm, "", seed)
     folder.mkdir(parents=True)
     first, last = evaluation(0, accuracies[0]), evaluation(2, accuracies[1])
     why = "" if outcome is Outcome.finished else "RuntimeError: no more"
     write_summary(
         folder, Summary(outcome=outcome, why=why, total_steps=2, wall_s=1.0, initial=first, best=last, final=last)
     )
-    (folder / "config.json").write_text(json.dumps({"git": {"revision": "abc", "is_dirty": seed == 1}}))
+    record = {"config": {"seed": seed}, "git": {"revision": "abc", "is_dirty": False}}
+    (folder / "config.json").write_text(json.dumps(record))
+    lines = [{"step": step, "rollout/accuracy": 0.5} for step in range(2)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-Trained = Callable[[int], list[list[str]]]
+class Trained:
+    """Stands in for the training: remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        self.plans: list[Plan] = []
+        self.launchers: list[tuple[str, list[str]]] = []
+        self.reaches_the_end = True
+
+    def __call__(self, plan: Plan, root: Path, launcher: str, overrides: Sequence[str], console: object) -> bool:
+        assert read_plan(root) == plan, "study.json is written before anything trains"
+        self.plans.append(plan)
+        self.launchers.append((launcher, list(overrides)))
+        return self.reaches_the_end
 
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> Trained:
-    """Stands in for the multirun, which ends with the given code; gives the commands that it was called with."""
-    commands: list[list[str]] = []
-
-    def stand_in(exit_code: int) -> list[list[str]]:
-        monkeypatch.setattr(ablations, "run_to_the_end", lambda command: commands.append(command) or exit_code)
-        return commands
-
+    """Nothing trains, and nothing is composed; launchers count as installed."""
+    stand_in = Trained()
+    monkeypatch.setattr(ablations, "train_missing", stand_in)
+    monkeypatch.setattr(ablations, "check_plan", lambda plan, out, launcher: None)
+    monkeypatch.setattr("turnwise.config.sweep.find_spec", lambda name: object())
     return stand_in
 
 
-def test_table_holds_means_and_every_seed(tmp_path: Path, trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
-    leave_run(tmp_path, "gtpo", 0, (0.25, 0.75))
-    leave_run(tmp_path, "gtpo", 1, (0.25, 0.5))
-    leave_run(tmp_path, "grpo", 0, (0.25, 0.5))
-    leave_run(tmp_path, "grpo", 1, (0.5, 0.25))
-    trained(0)
-
-    assert ablations.main(["--arms", "gtpo,grpo", "--steps", "2", "--out", str(tmp_path)]) == 0
-
-    # gtpo: (0.75 + 0.5) / 2 = 0.625, gain (0.5 + 0.25) / 2; grpo: (0.5 + 0.25) / 2, gain (0.25 - 0.25) / 2
-    expected = [
-        ["arm", "seeds", "mean accuracy", "mean gain", "seed 0", "seed 1"],
-        ["gtpo", "2", "0.6250", "+0.3750", "0.7500", "0.5000"],
-        ["grpo", "2", "0.3750", "+0.0000", "0.5000", "0.2500"],
-    ]
-    with (tmp_path / "results.csv").open(newline="") as file:
-        assert list(csv.reader(file)) == expected
-    page = (tmp_path / "results.md").read_text()
-    assert "| gtpo | 2 | 0.6250 | +0.3750 | 0.7500 | 0.5000 |" in page
-    assert "Source: abc, abc with changes\n" in page
-    assert "    make ablations ARGS='--arms gtpo,grpo --seeds 0,1 --steps 2'\n" in page
-    printed = capsys.readouterr().out
-    assert all(cell in printed for row in expected for cell in row)
+def test_default_study_is_five_arms_with_five_seeds(tmp_path: Path, trained: Trained) -> None:
+    assert ablations.main(["--out", str(tmp_path)]) == 1  # nothing trained, so every run is missing
+    (plan,) = trained.plans
+    assert plan == Plan(
+        arms=("gtpo", "grpo", "no_turn_rewards", "no_discount", "no_shaping"),
+        seeds=(0, 1, 2, 3, 4),
+        baseline="gtpo",
+        num_steps=30,
+        overrides=("evaluation.num_problems=1024", "trainer.eval_every=30", "trainer.save_every=10"),
+    )
+    assert trained.launchers == [("joblib", ["hydra/launcher=joblib"])]
 
 
-def test_missing_and_failed_runs_are_named(
-    tmp_path: Path, trained: Trained, capsys: pytest.CaptureFixture[str]
+def test_options_and_words_make_the_plan(tmp_path: Path, trained: Trained) -> None:
+    words = ["rollout.num_problems=4", "trainer.save_every=5", "hydra.launcher.verbose=1"]
+    arguments = ["--arms", "no_discount,grpo", "--seeds", "3,7", "--steps", "8", "--baseline", "grpo", "--jobs", "2"]
+    ablations.main([*arguments, "--across", "advantage.discount=0.50,1", "--out", str(tmp_path), *words])
+    (plan,) = trained.plans
+    assert (plan.arms, plan.seeds, plan.baseline, plan.num_steps) == (("no_discount", "grpo"), (3, 7), "grpo", 8)
+    # as the configuration writes them: the field is a float
+    assert (plan.across, plan.settings) == ("advantage.discount", ("0.5", "1.0"))
+    assert plan.overrides == (
+        "evaluation.num_problems=1024",
+        "trainer.eval_every=8",
+        "trainer.save_every=5",  # the user's in place of the usual 10
+        "rollout.num_problems=4",
+    )
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.launcher.verbose=1"]
+    assert trained.launchers == [("joblib", launcher)]
+
+
+@pytest.mark.parametrize(("text", "seeds"), [("3", (0, 1, 2)), ("3,7", (3, 7)), ("3,", (3,)), ("0,", (0,))])
+def test_seeds_are_a_count_or_a_list(tmp_path: Path, trained: Trained, text: str, seeds: tuple[int, ...]) -> None:
+    ablations.main(["--seeds", text, "--out", str(tmp_path)])
+    assert trained.plans[0].seeds == seeds
+
+
+def test_all_arms_are_the_presets(tmp_path: Path, trained: Trained) -> None:
+    ablations.main(["--arms", "all", "--out", str(tmp_path)])
+    (plan,) = trained.plans
+    assert set(plan.arms) == {path.stem for path in (ablations.ROOT / "conf/ablation").iterdir()}
+    assert len(plan.arms) >= 20
+    assert plan.baseline == "gtpo"
+
+
+def test_first_arm_is_the_baseline_where_gtpo_takes_no_part(tmp_path: Path, trained: Trained) -> None:
+    ablations.main(["--arms", "no_shaping,grpo", "--out", str(tmp_path)])
+    assert trained.plans[0].baseline == "no_shaping"
+
+
+def test_a_study_goes_on_as_it_was_planned(tmp_path: Path, trained: Trained) -> None:
+    write_plan(tmp_path, SMALL)
+    ablations.main(["--out", str(tmp_path)])
+    assert trained.plans == [SMALL]
+
+
+def test_arms_and_seeds_join_a_study(tmp_path: Path, trained: Trained) -> None:
+    write_plan(tmp_path, SMALL)
+    ablations.main(["--arms", "no_discount,gtpo", "--seeds", "3", "--out", str(tmp_path)])
+    assert trained.plans == [replace(SMALL, arms=("gtpo", "grpo", "no_discount"), seeds=(0, 1, 2))]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--steps", "3"], "is another study: its num_steps is 2, not 3"),
+        (["--across", "rollout.group_size=2,4"], "is another study: its across is none, not rollout.group_size"),
+        (["trainer.save_every=1"], "its overrides is seed_of=test, not evaluation.num_problems=1024"),
+        (["--baseline", "no_discount"], "--baseline no_discount: expected one of the arms: gtpo, grpo"),
+    ],
+)
+def test_another_study_is_refused(
+    tmp_path: Path, trained: Trained, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
-    leave_run(tmp_path, "gtpo", 0, (0.25, 0.75))
-    leave_run(tmp_path, "gtpo", 1, (0.25, 0.9), outcome=Outcome.failed)
-    trained(1)
-
-    assert ablations.main(["--arms", "gtpo,grpo", "--steps", "2", "--out", str(tmp_path)]) == 1
-
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("no result:")]
-    assert len(lines) == 3
-    assert "gtpo, seed 1: failed RuntimeError: no more" in lines[0]
-    assert "grpo, seed 0" in lines[1]
-    assert "summary.json" in lines[1]
-    rows = (tmp_path / "results.csv").read_text().splitlines()
-    assert rows[1:] == ["gtpo,1,0.7500,+0.5000,0.7500,", "grpo,0,,,,"]  # the failed run's 0.9 is nowhere
+    write_plan(tmp_path, SMALL)
+    assert ablations.main([*arguments, "--out", str(tmp_path)]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ")
+    assert printed.count("\n") == 1
+    assert message in printed
+    assert (trained.plans, read_plan(tmp_path)) == ([], SMALL)
 
 
-def test_runs_of_another_length_do_not_count(tmp_path: Path) -> None:
-    leave_run(tmp_path, "gtpo", 0, (0.25, 0.75))
-    runs, missing = ablations.read_runs(tmp_path, ["gtpo"], [0], steps=5)
-    assert runs == []
-    assert "holds 2 steps, not 5" in missing[0]
-
-
-def test_torn_summary_is_named_and_does_not_end_the_table(tmp_path: Path) -> None:
-    leave_run(tmp_path, "gtpo", 0, (0.25, 0.75))
-    (ablations.run_folder(tmp_path, "gtpo", 0) / "summary.json").write_text('{"outcome": "fini')
-    runs, missing = ablations.read_runs(tmp_path, ["gtpo"], [0], steps=2)
-    assert runs == []
-    assert "summary.json is not the summary of a run" in missing[0]
-
-
-def test_a_refused_command_gets_no_table(tmp_path: Path, trained: Trained) -> None:
-    leave_run(tmp_path, "gtpo", 0, (0.25, 0.75))
-    trained(2)
-    assert ablations.main(["--arms", "gtpo", "--seeds", "0", "--steps", "2", "--out", str(tmp_path)]) == 2
-    assert not (tmp_path / "results.md").exists()
-
-
-def test_command_is_one_multirun_that_hydra_can_read(tmp_path: Path) -> None:
-    out = tmp_path / "a folder=1"
-    command = ablations.multirun_command(["gtpo", "grpo"], [0, 1], 3, out, ["rollout.num_problems=4"])
-    assert command[1:3] == ["src/main.py", "--multirun"]
-    overrides = OverridesParser.create().parse_overrides(command[3:])
-    ((*jobs,),) = BasicSweeper.split_arguments(overrides[:-2], None)
-    assert [job[:2] for job in jobs] == [
-        ["ablation=gtpo", "seed=0"],
-        ["ablation=gtpo", "seed=1"],
-        ["ablation=grpo", "seed=0"],
-        ["ablation=grpo", "seed=1"],
-    ]
-    assert jobs[0][2:] == ["trainer.num_steps=3", "rollout.num_problems=4"]
-    assert [override.key_or_group for override in overrides[-2:]] == ["hydra.sweep.dir", "hydra.sweep.subdir"]
-    assert overrides[-2].value() == str(out)
+def test_broken_plan_is_refused(tmp_path: Path, trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "study.json").write_text('{"arms": ["gt')
+    assert ablations.main(["--out", str(tmp_path)]) == 2
+    assert "study.json is not the plan of a study" in capsys.readouterr().err
+    assert trained.plans == []
 
 
 @pytest.mark.parametrize(
@@ -142,25 +164,96 @@ def test_command_is_one_multirun_that_hydra_can_read(tmp_path: Path) -> None:
     [
         (["--arms", ""], "no arm named; known: alpha_0_25, "),
         (["--arms", "gtpo,gtpq"], "unknown ['gtpq']; known: alpha_0_25, "),
-        (["--arms", "gtpo,gtpo"], "names one twice"),
-        (["--seeds", "0,x"], "--seeds=0,x: expected non-negative integers"),
-        (["--seeds", ""], "--seeds=: expected non-negative integers"),
+        (["--arms", "gtpo,gtpo"], "--arms names one twice: gtpo,gtpo"),
+        (["--seeds", "0,x"], "--seeds=0,x: expected a count"),
+        (["--seeds", ""], "--seeds=: expected a count"),
+        (["--seeds", "0"], "--seeds=0: expected >= 1"),
+        (["--seeds", "1,1"], "--seeds names one twice: 1,1"),
         (["--steps", "0"], "--steps=0: expected >= 1"),
+        (["--jobs", "0"], "--jobs=0: expected >= 1"),
+        (["--launcher", "slurm"], "invalid choice: 'slurm'"),
+        (["--report-only"], "--report-only reads a study as it lies"),
+        (["--report-only", "--out", "x", "--seeds", "3"], "--report-only reads a study as it lies"),
         (["gtpo"], "'gtpo' is no override: expected KEY=VALUE"),
+        (["--baseline", "no_turn"], "--baseline no_turn: expected one of the arms: gtpo, grpo, "),
+        (["--across", "trainer.learning_rate=1,1.0"], "names a value twice: 1.0, 1.0"),
+        (["--across", "trainer.learning_rat=1,2"], "trainer.learning_rat: no such key"),
+        (["--across", "model.path=a/b,c"], "a folder is named after each value, so 'a/b' cannot be one"),
+        (["--across", "task=arithmetic,jsonl"], "task is a group"),
+        (["--across", "seed=1,2"], "seed=1,2: the study itself decides seed"),
+        (["trainer.num_steps=3"], "trainer.num_steps=3: the study itself decides trainer.num_steps"),
+        (["rollout.group_size=[1"], "cannot read the override 'rollout.group_size=[1'"),
+        (["rollout.group_size=4,8"], "asked for by --across rollout.group_size=4,8"),
+        (["--launcher", "basic", "--jobs", "2"], "--jobs: the launcher basic takes no number of jobs"),
     ],
 )
 def test_mistakes_end_before_anything_is_trained(
-    arguments: list[str], message: str, trained: Trained, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+    trained: Trained,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    commands = trained(0)
-    with pytest.raises(SystemExit) as end:
-        ablations.main(arguments)
-    assert end.value.code == 2
-    assert message in capsys.readouterr().err
-    assert commands == []
+    monkeypatch.setattr(ablations, "ROOT", tmp_path)  # where the default study would lie
+    monkeypatch.setattr(ablations, "PRESETS", SCRIPT.parents[1] / "conf/ablation")
+    try:
+        code = ablations.main(arguments)
+    except SystemExit as end:
+        code = end.code
+    assert code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert trained.plans == []
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_default_arms_are_presets() -> None:
-    options = ablations.parse([])
-    assert options.arms == list(ablations.ARMS)
-    assert options.seeds == [0, 1]
+def test_launcher_that_is_not_installed(
+    tmp_path: Path, trained: Trained, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("turnwise.config.sweep.find_spec", lambda name: None)
+    assert ablations.main(["--launcher", "ray", "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "error: --launcher ray is not installed: pip install '.[ray]'\n"
+
+
+def test_results_are_written_and_what_is_missing_is_named(
+    tmp_path: Path, trained: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_plan(tmp_path, SMALL)
+    leave_run(tmp_path, "gtpo", 0, (0.25, 0.75))
+    leave_run(tmp_path, "gtpo", 1, (0.25, 0.5))
+    leave_run(tmp_path, "grpo", 0, (0.25, 0.9), outcome=Outcome.failed)
+
+    assert ablations.main(["--out", str(tmp_path)]) == 1
+
+    printed = capsys.readouterr().out.splitlines()
+    lines = [line for line in printed if line.startswith("no result:")]
+    assert len(lines) == 2
+    assert lines[0] == "no result: grpo, seed 0: failed after 2 steps: RuntimeError: no more"
+    assert lines[1] == "no result: grpo, seed 1: not run"
+    row = next(line.split() for line in printed if line.split()[:1] == ["gtpo"])
+    assert row[1:3] == ["2/2", "62.5"]  # (0.75 + 0.5) / 2
+    assert str(tmp_path / "results.md") in printed
+    assert (tmp_path / "results.md").exists()
+
+
+def test_ctrl_c_is_followed_by_the_command_that_goes_on(
+    tmp_path: Path, trained: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained.reaches_the_end = False
+    assert ablations.main(["--out", str(tmp_path)]) == 130
+    assert f"stopped; to go on: make ablations ARGS='--out {tmp_path}'" in capsys.readouterr().out
+
+
+def test_report_only_trains_nothing(tmp_path: Path, trained: Trained) -> None:
+    write_plan(tmp_path, replace(SMALL, arms=("gtpo",), seeds=(0,)))
+    leave_run(tmp_path, "gtpo", 0, (0.25, 0.75))
+    assert ablations.main(["--report-only", "--out", str(tmp_path)]) == 0
+    assert trained.plans == []
+    assert (tmp_path / "results.md").exists()
+
+
+def test_report_of_a_folder_without_a_study(
+    tmp_path: Path, trained: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ablations.main(["--report-only", "--out", str(tmp_path)]) == 2
+    assert "--report-only: there is no study in" in capsys.readouterr().err

@@ -31,6 +31,15 @@ class ConfigError(ValueError):
     """What the user asked for cannot be done; the text says what, where and what would do."""
 
 
+class JobEnded(Exception):
+    """One job of a multirun ended early; the others go on, and the multirun ends with its text and exit code."""
+
+    def __init__(self, text: str, exit_code: int) -> None:
+        super().__init__(text, exit_code)  # both, so that it can be pickled on its way from another process
+        self.text = text
+        self.exit_code = exit_code
+
+
 @contextmanager
 def building() -> Iterator[None]:
     """For the phase before the first step: bad values, files and missing packages are the user's to mend.
@@ -67,6 +76,11 @@ def clean_exit(job: CodeType | None = None) -> Iterator[None]:
             raise
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except JobEnded as end:
+        if job is None:  # Hydra notes it and starts the next job
+            raise
+        print(f"error: {end.text}", file=sys.stderr)
+        sys.exit(end.exit_code)
     except (ConfigError, HydraException, OmegaConfBaseException, YAMLError) as error:
         _exit(error, explain(error))
     except (ValueError, OSError) as error:

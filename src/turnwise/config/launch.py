@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import cast
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from turnwise.config.build import build_components, build_mode
-from turnwise.config.errors import ConfigError
+from turnwise.config.errors import ConfigError, JobEnded
 from turnwise.config.label import given_overrides, label_of
 from turnwise.config.provenance import CONFIG_FILE, check_same_run, describe_run, write_config
+from turnwise.config.stopping import INTERRUPTED, is_told_to_stop
+from turnwise.report.summary import Outcome, summarise_run, write_summary
 from turnwise.tracker.atomic import write_atomically
 
 
@@ -20,18 +23,37 @@ def launch(config: DictConfig) -> None:
     Raises:
         ConfigError: The user's mistake. A folder that this start made for nothing is gone again, and the record of
             an earlier start is as it was; so too when the user interrupts it before it has begun.
+        JobEnded: In a multirun, where the other jobs go on: the mode refused what is asked of it, which the folder's
+            summary.json then says, or the run was told to stop by the file of `stopping.STOP_FILE`.
     """
     hydra = cast(DictConfig, HydraConfig.get())
+    try:
+        _launch(config, hydra)
+    except (KeyboardInterrupt, SystemExit):
+        if hydra.mode is RunMode.MULTIRUN and is_told_to_stop():
+            raise JobEnded("stopped; the same command goes on from here", INTERRUPTED) from None
+        raise
+
+
+def _launch(config: DictConfig, hydra: DictConfig) -> None:
     run_dir, label = Path(hydra.runtime.output_dir), label_of(hydra)
     path = run_dir / CONFIG_FILE
     before = path.read_bytes() if path.exists() else None
     try:
+        if is_told_to_stop():
+            raise KeyboardInterrupt
         components = build_components(config, label)
         mode = build_mode(config)
         record = describe_run(components, choices=hydra.runtime.choices, overrides=given_overrides(hydra))
         check_same_run(run_dir, record)
         write_config(run_dir, record)
-        mode(components, run_dir)
+        try:
+            mode(components, run_dir)
+        except ConfigError as error:
+            if hydra.mode is not RunMode.MULTIRUN:
+                raise
+            write_summary(run_dir, summarise_run(run_dir, outcome=Outcome.failed, why=str(error), wall_s=0.0))
+            raise JobEnded(f"{label}: {error}", 2) from error
     except (ConfigError, KeyboardInterrupt):
         if before is None:
             _remove_if_unused(run_dir, label)

@@ -14,6 +14,7 @@ from torch import nn
 
 from turnwise.config.build import Components
 from turnwise.config.errors import ConfigError
+from turnwise.config.stopping import INTERRUPTED, cancel_when_told
 from turnwise.model.chat import ChatRenderer
 from turnwise.model.policy import TorchPolicy
 from turnwise.protocols import Policy, Probe, Reward, RolloutEngine, Task, Tracker
@@ -31,9 +32,6 @@ from turnwise.trainer import Device, Precision
 from turnwise.types import Problem
 
 T = TypeVar("T")
-
-INTERRUPTED = 130
-"""Exit code of a run that was told to stop: 128 + SIGINT."""
 
 
 def announce(components: Components, run_dir: Path) -> Console:
@@ -208,13 +206,20 @@ async def sampling(
 
 
 def run_to_end(work: Coroutine[Any, Any, T]) -> T:
-    """Runs `work`; SIGINT and SIGTERM cancel it, and it may finish what it must before KeyboardInterrupt is raised."""
+    """Runs `work`; SIGINT, SIGTERM and the file of `stopping.STOP_FILE` cancel it.
+
+    It may finish what it must before KeyboardInterrupt is raised.
+    """
 
     async def cancellable() -> T:
         task = asyncio.current_task()
         assert task is not None
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        return await work
+        watcher = asyncio.create_task(cancel_when_told(task))
+        try:
+            return await work
+        finally:
+            watcher.cancel()
 
     try:
         return asyncio.run(cancellable())
