@@ -117,7 +117,7 @@ def _noise(study: Study) -> str:
     cells = {(run.arm, run.setting) for run in study.runs}
     finals = [np.array([run.final for run in study.of(*cell)]) for cell in cells]
     repeated = [values for values in finals if len(values) > 1]
-    beside = f", runs of an arm a standard deviation of {100 * spread(repeated):.1f}" if repeated else ""
+    beside = f";\nruns of an arm have a standard deviation of {100 * spread(repeated):.1f}" if repeated else ""
     return (
         f"The choice of problems gives an accuracy a standard error of up to {100 * max(errors):.1f} points{beside}.\n"
         "All runs meet the same problems: what is common to them cancels in differences, and the intervals, which are\n"

@@ -200,4 +200,4 @@ _LATEX = {character: rf"\{character}" for character in "&%$#_{}"} | {
 
 def _escaped(text: str) -> str:
     """Text for LaTeX; a hyphen before a figure is a minus sign."""
-    return re.sub(r"(?<![\w.])-(?=\d)", "$-$", text.translate(str.maketrans(_LATEX)))
+    return re.sub(r"(?<![^\s\[])-(?=\d)", "$-$", text.translate(str.maketrans(_LATEX)))
