@@ -32,7 +32,7 @@ class ChainFlaw(StrEnum):
 class ChainFlaws:
     """How often an operation goes wrong, and how: each `ChainFlaw` has a weight, taken among those that fit there."""
 
-    rate: float = 0.2
+    rate: float = 0.25
     """Probability that an operation goes wrong; 0 gives flawless demonstrations only."""
     repair: float = 0.5
     """Probability that a malformed call is repaired in the next turn; otherwise a guess ends the transcript."""
