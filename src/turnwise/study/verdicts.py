@@ -67,7 +67,7 @@ def verdict(difference: Difference) -> str:
         "" if seen is None else f", one of {points(seen, signed=False)} points would probably have shown with these"
     )
     return (
-        f"{arm} is not distinguishable from {baseline} with {seeds}: {points(mean.value)} points ({evidence}); "
+        f"{arm} is not distinguishable from {baseline}: {points(mean.value)} points ({evidence}); "
         f"{needed} seeds would be needed to show so small a difference{others}."
     )
 

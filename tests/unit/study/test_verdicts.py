@@ -33,7 +33,7 @@ def test_a_difference_that_is_shown() -> None:
 
 def test_a_difference_that_is_not_shown() -> None:
     assert verdict(UNCLEAR) == (
-        "grpo is not distinguishable from gtpo with 10 seeds: +0.5 points (95% interval -1.2 to +2.2, 10 seeds, "
+        "grpo is not distinguishable from gtpo: +0.5 points (95% interval -1.2 to +2.2, 10 seeds, "
         "Holm p 0.80); about 340 seeds would be needed to show so small a difference, one of 2.5 points would "
         "probably have shown with these."
     )
