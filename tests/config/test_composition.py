@@ -14,6 +14,7 @@ from turnwise.config.options import CONF_DIR, option_groups
 from turnwise.config.schema import COMPONENTS
 from turnwise.core.group_statistics import Pool
 from turnwise.core.ratios import RatioLevel
+from turnwise.env.calculator import Calculator
 from turnwise.loss.clipped import ClippedLoss
 from turnwise.reward.format import FormatRule
 from turnwise.reward.outcome import OutcomeReward
@@ -21,6 +22,7 @@ from turnwise.reward.similarity.embedding import EmbeddingSimilarity
 from turnwise.reward.similarity.lexical import LexicalSimilarity
 from turnwise.reward.similarity.structure import StructureSimilarity
 from turnwise.reward.turn_level import TurnLevelReward
+from turnwise.task.chain import Chain
 
 ROOT = CONF_DIR.parent
 PRESETS = ("algo", "experiment", "ablation", "debug")
@@ -154,6 +156,14 @@ def test_later_preset_wins_over_earlier_one(composed) -> None:
     components = build_components(composed("experiment=qwen2_5_7b", "debug=fast"), "label")
     assert components.rollout.num_problems == 2  # debug's, over the experiment's 512
     assert components.rollout.max_turns == 5  # the experiment's, which debug leaves alone
+
+
+def test_the_chain_experiment_leaves_room_for_the_longest_chain(composed) -> None:
+    components = build_components(composed("experiment=chain", "task.horizon=8"), "label")
+    assert components.env == Calculator()
+    assert components.task == Chain(horizon=8)
+    assert components.model.path == "package:tiny_calculator"
+    assert components.rollout.max_turns > 8 + 1  # its calls, its answer, and one repair at least
 
 
 @pytest.mark.parametrize("algo", ["gtpo", "grpo"])

@@ -69,6 +69,11 @@ def test_a_warm_start_out_of_range(run: Run, override: str, message: str):
         run("mode=warmstart", override)
 
 
+def test_a_task_without_demonstrations_has_no_warm_start(run: Run):
+    with pytest.raises(ConfigError, match="mode=warmstart: this task has no demonstrations; expected task=arithmetic"):
+        run("mode=warmstart", "task=jsonl", "task.path=problems.jsonl")
+
+
 def test_half_precision_is_the_default_where_flash_attention_can_use_it(components: Components):
     assert compute_dtype(components, torch.device("cuda")) is torch.bfloat16
     assert compute_dtype(components, torch.device("cpu")) is torch.float32

@@ -147,6 +147,24 @@ def test_a_warm_start_repeats_and_gives_a_model_that_evaluates(run: Run):
     assert lines(evaluated)[0]["eval/arithmetic/accuracy"] == 0.0, "two steps teach nothing"
 
 
+def test_every_demonstrated_task_has_a_warm_start(run: Run):
+    small = ("mode=warmstart", "mode.num_demonstrations=32", "mode.num_steps=1", "mode.vocab_size=300")
+    model = run(*small, "experiment=chain", folder="warm") / "model"
+    evaluated = run("mode=evaluate", "experiment=chain", f"model.path={model}", "rollout.max_tokens=64", folder="after")
+    assert lines(evaluated)[0]["eval/chain/accuracy"] == 0.0
+
+
+def test_the_policy_of_the_chains_fails_more_often_the_longer_they_are(run: Run):
+    accuracies = []
+    for horizon in (2, 8):
+        settings = ("mode=evaluate", "experiment=chain", "evaluation.num_problems=96", f"task.horizon={horizon}")
+        (figures,) = lines(run(*settings, folder=f"horizon_{horizon}"))
+        accuracies.append(figures["eval/chain/accuracy"])
+    # 0.64 and 0.09 of 512, the standard error of 96 problems being 0.05 at most.
+    assert 0.4 < accuracies[0] < 0.8
+    assert 0.0 < accuracies[1] < 0.3
+
+
 def test_a_checkpoint_is_a_model_for_transformers(run: Run):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
