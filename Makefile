@@ -17,7 +17,7 @@ PEERS_READY := $(PEERS)/.ready
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-all test-equivalence bench lint format warmstart ablations ci lock clean
+.PHONY: help setup demo test test-all test-equivalence bench lint format warmstart warmstart-chain ablations ci lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -63,6 +63,11 @@ format: $(READY)  ## format the code and mend what ruff can mend
 warmstart: $(READY)  ## rebuild the tiny policy's shipped weights from their seed
 	$(BIN)/python src/main.py mode=warmstart mode.out=src/turnwise/model/weights/tiny \
 		trainer.token_budget=4096 $(ARGS)
+
+warmstart-chain: $(READY)  ## rebuild the shipped weights of the tiny policy that knows the calculator
+	$(BIN)/python src/main.py mode=warmstart mode.out=src/turnwise/model/weights/tiny_calculator \
+		experiment=chain task.horizon=8 mode.num_demonstrations=16000 mode.num_steps=800 \
+		mode.learning_rate=1e-3 mode.vocab_size=320 trainer.token_budget=2048 $(ARGS)
 
 bench: $(READY)  ## measure speed; writes bench/results.json and docs/PERFORMANCE.md
 	PYTHONPATH=src:bench $(BIN)/python bench/run.py $(ARGS)
