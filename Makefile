@@ -17,7 +17,7 @@ PEERS_READY := $(PEERS)/.ready
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-all test-equivalence bench lint format warmstart warmstart-chain ablations ci lock clean
+.PHONY: help setup demo test test-all test-equivalence bench lint format warmstart warmstart-chain ablations ablations-full ci lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -72,8 +72,11 @@ warmstart-chain: $(READY)  ## rebuild the shipped weights of the tiny policy tha
 bench: $(READY)  ## measure speed; writes bench/results.json and docs/PERFORMANCE.md
 	PYTHONPATH=src:bench $(BIN)/python bench/run.py $(ARGS)
 
-ablations: $(READY)  ## train every ablation arm over matched seeds and print their table
+ablations: $(READY)  ## train five arms with five seeds, compare them: tables, figures, report.html; ARGS=--help
 	PYTHONPATH=src $(BIN)/python experiments/ablations.py $(ARGS)
+
+ablations-full: $(READY)  ## the same with every arm and ten seeds
+	PYTHONPATH=src $(BIN)/python experiments/ablations.py --arms all --seeds 10 $(ARGS)
 
 ci:  ## run what CI runs
 	.ci/run
@@ -83,7 +86,8 @@ lock:  ## resolve pyproject.toml anew into requirements.lock
 	$(PYTHON) -m venv "$$venv"; \
 	"$$venv/bin/python" -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
 		extras = project["optional-dependencies"]; \
-		print(*project["dependencies"], *extras["dev"], *extras["reasoning-gym"], sep="\n")' > "$$venv/wanted"; \
+		locked = [extras[name] for name in ("dev", "reasoning-gym", "sweep", "ray")]; \
+		print(*project["dependencies"], *sum(locked, []), sep="\n")' > "$$venv/wanted"; \
 	"$$venv/bin/python" -m pip install --disable-pip-version-check -qq --requirement "$$venv/wanted"; \
 	grep '^#' requirements.lock > requirements.new; \
 	"$$venv/bin/python" -m pip freeze --all --exclude pip --exclude turnwise | sed 's/+[a-z0-9.]*$$//' \

@@ -20,7 +20,7 @@ from turnwise.config.build import build_components
 from turnwise.config.errors import ConfigError, explain
 from turnwise.config.label import register_label
 from turnwise.config.options import CONF_DIR, option_groups, register_help
-from turnwise.config.provenance import CONFIG_FILE, check_same_run
+from turnwise.config.provenance import check_same_run
 from turnwise.config.schema import register_schemas
 from turnwise.config.stopping import STOP_FILE
 from turnwise.study.runs import Plan
@@ -128,9 +128,8 @@ def check_plan(plan: Plan, root: Path, launcher: Sequence[str]) -> None:
                     del config["hydra"]
                 components = build_components(config, label=arm)
                 for seed in plan.seeds:
-                    folder = plan.folder(root, arm, setting, seed)
-                    if (folder / CONFIG_FILE).exists():
-                        check_same_run(folder, {"config": {**components.config, "seed": seed}})
+                    record = {"config": {**components.config, "seed": seed}}
+                    check_same_run(plan.folder(root, arm, setting, seed), record)
             except ConfigError as error:
                 raise ConfigError(f"{where}: {error}") from error
 
