@@ -40,7 +40,7 @@ def lines(area: float) -> list[dict[str, float]]:
 
 
 def made_study(
-    finals: Mapping[str, Mapping[int, float] | Mapping[str, Mapping[int, float]]],
+    finals: Mapping[str, Mapping[Any, Any]],
     *,
     baseline: str = "gtpo",
     across: str = "",
@@ -49,8 +49,7 @@ def made_study(
 ) -> Study:
     """A study in memory: arm to seed to final accuracy, or arm to setting to seed; area is half of the accuracy."""
     by_setting: dict[str, dict[str, Mapping[int, float]]] = {
-        arm: dict(values) if across else {"": values}  # type: ignore[dict-item]
-        for arm, values in finals.items()
+        arm: dict(values) if across else {"": values} for arm, values in finals.items()
     }
     settings = tuple(next(iter(by_setting.values())))
     known = sorted({seed for values in by_setting.values() for one in values.values() for seed in one})

@@ -101,7 +101,8 @@ def test_two_seeds_carry_nothing() -> None:
 
 def test_one_seed_carries_nothing() -> None:
     found = only({0: 0.9}, {0: 0.1})
-    assert found.mean == Estimate(value=pytest.approx(0.8))
+    assert found.mean.value == pytest.approx(0.8)
+    assert not found.mean.has_interval
     assert (found.p_value, found.smallest_p, found.standing) == (1.0, 1.0, Standing.unclear)
 
 
