@@ -56,7 +56,7 @@ def write_report(run_dir: Path) -> Path:
     return path
 
 
-def render_page(template: str, *, folder: Path = HERE, **content: Any) -> bytes:
+def render_page(template: str, *, folder: Path = HERE, scripts: Sequence[str] = (), **content: Any) -> bytes:
     """Fills a template that extends page.html.j2.
 
     Text that a model wrote is data to the page, never markup or script: it is escaped, the viewer sets it as text, and
@@ -65,6 +65,7 @@ def render_page(template: str, *, folder: Path = HERE, **content: Any) -> bytes:
     Args:
         template: Name of a file in `folder`.
         folder: Where templates are looked for first; those of this package come next.
+        scripts: Names of files in `folder` that run after the viewer's.
         content: What the template asks for; all of them ask for `trajectories` (`read_trajectories`).
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -77,7 +78,8 @@ def render_page(template: str, *, folder: Path = HERE, **content: Any) -> bytes:
         lstrip_blocks=True,
     )
     environment.filters |= {"duration": duration, "percent": percent, "json_for_script": json_for_script}
-    script = '"use strict";\n' + "".join((HERE / "viewer" / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    files = [*(HERE / "viewer" / name for name in SCRIPTS), *(folder / name for name in scripts)]
+    script = '"use strict";\n' + "".join(path.read_text(encoding="utf-8") for path in files)
     script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     text = environment.get_template(template).render(script=script, script_hash=script_hash, **content)
     return text.encode("utf-8", "replace")

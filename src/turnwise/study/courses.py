@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean, stdev
 
 from turnwise.study.drawing.lines import MAX_NAMED, Lines
@@ -17,7 +18,7 @@ MAX_POINTS = 100
 
 def training(study: Study) -> Iterator[Figure]:
     """Training accuracy of each arm, the paper's figure 5."""
-    by_setting = {setting: _over_steps(study, setting, "rollout/accuracy") for setting in study.plan.settings}
+    by_setting = {setting: _over_steps(study, setting, "rollout/accuracy", SHARE) for setting in study.plan.settings}
     span = limits(point for lines in by_setting.values() for points in lines.values() for point in points)
     is_single = len(by_setting) == 1 and len(study.plan.arms) <= MAX_NAMED
     axis = {"x_label": "step", "y_label": "training accuracy", "form": SHARE, "limits": span}
@@ -114,6 +115,7 @@ def signal(study: Study) -> Iterator[Figure]:
     for setting in study.plan.settings:
         names = {"advantage/zero_groups": ("Groups without any advantage", "share of groups", SHARE)}
         panels: list[Panel] = list(_step_panels(study, setting, names))
+        nothing: list[str] = []
         for (title, unit), marks in shares.items():
             rows = {}
             for arm, runs in runs_by_arm(study, setting).items():
@@ -121,15 +123,18 @@ def signal(study: Study) -> Iterator[Figure]:
                 if all(found.values()):
                     rows[arm] = {label: mean_point(means) for label, means in found.items()}
             span = limits((point for points in rows.values() for point in points.values()), 0.0, 0.01)
-            if rows:
+            if any(point.value for points in rows.values() for point in points.values()):
                 panels.append(Rows(title=title, x_label=unit, rows=rows, limits=span))
+            elif rows:
+                nothing.append(f"{title}: none in any arm.")
         yield _of_setting(
             study,
             setting,
             name="signal",
             title="Groups without signal",
             about="Trajectories that all have one reward teach nothing to an estimator that compares them as wholes. "
-            "Mean over steps, then over seeds, with its 95% interval. " + smoothing_window(study.plan.num_steps),
+            "Mean over steps, then over seeds, with its 95% interval. "
+            + " ".join([smoothing_window(study.plan.num_steps), *nothing]),
             panels=panels,
         )
 
@@ -167,6 +172,11 @@ def mean_point(values: Sequence[float], x: float = 0.0) -> Point:
     return Point(x=x, value=fmean(values), low=fmean(values) - half, high=fmean(values) + half)
 
 
+def within(point: Point, low: float, high: float) -> Point:
+    """Without the part of its interval where nothing can lie."""
+    return replace(point, low=max(point.low, low), high=min(point.high, high)) if point.has_interval else point
+
+
 def smoothing_window(num_steps: int) -> str:
     """The sentence that names the smoothing of lines over steps."""
     width = _width(num_steps)
@@ -184,7 +194,7 @@ def smoothed(values: Sequence[float], width: int) -> list[float]:
     return [fmean(values[max(0, place - reach) : place + reach + 1]) for place in range(len(values))]
 
 
-def _over_steps(study: Study, setting: str, name: str) -> dict[str, list[Point]]:
+def _over_steps(study: Study, setting: str, name: str, form: Form) -> dict[str, list[Point]]:
     """A figure over the steps by arm: each run smoothed, then the mean over runs, every so many steps."""
     stride = math.ceil(study.plan.num_steps / MAX_POINTS)
     found = {}
@@ -195,13 +205,14 @@ def _over_steps(study: Study, setting: str, name: str) -> dict[str, list[Point]]
             for step, value in zip(steps, smoothed(values, _width(study.plan.num_steps)), strict=True):
                 by_step.setdefault(step, []).append(value)
         if by_step:
-            found[arm] = [mean_point(by_step[step], float(step)) for step in sorted(by_step) if step % stride == 0]
+            points = [mean_point(by_step[step], float(step)) for step in sorted(by_step) if step % stride == 0]
+            found[arm] = [within(point, 0.0, 1.0) for point in points] if form is SHARE else points
     return found
 
 
 def _step_panels(study: Study, setting: str, names: Mapping[str, tuple[str, str, Form]]) -> Iterator[Lines]:
     for name, (title, y_label, form) in names.items():
-        if lines := _over_steps(study, setting, name):
+        if lines := _over_steps(study, setting, name, form):
             yield Lines(title=title, x_label="step", y_label=y_label, lines=lines, form=form, is_band=True, height=2.2)
 
 

@@ -1,6 +1,6 @@
 """The figures of a study: what its arms come to, and all of them as files."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,22 +29,35 @@ class Figures:
 
 def study_figures(study: Study, findings: ByMetric) -> Figures:
     """Every figure that the finished runs hold numbers for."""
-    from_findings: Sequence[tuple[str, str, Callable[[Study, ByMetric], Iterator[Figure]]]] = (
-        ("Held-out accuracy", "a finished run", _accuracy),
-        ("Effect of each arm", "an arm that shares a seed with the baseline", _effects),
-        ("Across settings", "a study that goes across settings", _across),
-        ("Discount", "arms that differ from one another in advantage.discount alone", _discount),
-        ("Discount and pool", "arms that vary advantage.discount and advantage.pool and nothing else", _maps),
+    makers: Sequence[tuple[str, str, Iterator[Figure]]] = (
+        ("Held-out accuracy", "a finished run", _accuracy(study, findings)),
+        ("Training accuracy", "figures rollout/accuracy", courses.training(study)),
+        ("Effect of each arm", "an arm that shares a seed with the baseline", _effects(study, findings)),
+        ("Across settings", "a study that goes across settings", _across(study, findings)),
+        (
+            "Discount and pool",
+            "arms that vary advantage.discount and advantage.pool and nothing else",
+            _maps(study, findings),
+        ),
+        (
+            "Reward and advantage by turn",
+            "figures reward/turn_1, advantage/turn_1 and on",
+            courses.credit(study),
+        ),
+        (
+            "Turns and tool use",
+            "figures rollout/num_turns, rollout/tool_use or tool/calls",
+            courses.tools(study),
+        ),
+        (
+            "Groups without signal",
+            "figures advantage/zero_groups or reward/zero_variance_groups",
+            courses.signal(study),
+        ),
+        ("Discount", "arms that differ from one another in advantage.discount alone", _discount(study, findings)),
+        ("Time of a step", "figures time/step_s, time/rollout_s and time/tool_s", courses.time(study)),
     )
-    from_runs: Sequence[tuple[str, str, Callable[[Study], Iterator[Figure]]]] = (
-        ("Training accuracy", "figures rollout/accuracy", courses.training),
-        ("Reward and advantage by turn", "figures reward/turn_1, advantage/turn_1 and on", courses.credit),
-        ("Turns and tool use", "figures rollout/num_turns, rollout/tool_use or tool/calls", courses.tools),
-        ("Groups without signal", "figures advantage/zero_groups or reward/zero_variance_groups", courses.signal),
-        ("Time of a step", "figures time/step_s, time/rollout_s and time/tool_s", courses.time),
-    )
-    found = [(title, needs, list(make(study, findings))) for title, needs, make in from_findings]
-    found += [(title, needs, list(make(study))) for title, needs, make in from_runs]
+    found = [(title, needs, list(figures)) for title, needs, figures in makers]
     return Figures(
         drawn=[figure for *_, figures in found for figure in figures if figure.panels],
         left_out={title: needs for title, needs, figures in found if not any(figure.panels for figure in figures)},

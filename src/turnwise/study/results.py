@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from turnwise.study.estimates import spread
+from turnwise.study.figures import study_figures, write_figures
+from turnwise.study.page import write_page
 from turnwise.study.runs import Plan, Study
 from turnwise.study.statistics import Comparison, Findings, Metric, compare
 from turnwise.study.tables import (
@@ -26,15 +28,23 @@ from turnwise.tracker.atomic import write_atomically
 
 
 def write_results(study: Study) -> list[Path]:
-    """Writes results.md, results.csv, results.tex and runs.csv into the study's folder.
+    """Writes tables, figures and the page of the study into its folder.
 
     Returns:
-        Their paths.
+        Paths of the tables, of the folder of the figures, and of report.html.
 
     Raises:
         ValueError: No run is finished; the message says why.
     """
-    findings = [compare(study, metric) for metric in Metric]
+    findings = {metric: compare(study, metric) for metric in Metric}
+    tables = write_tables(study, list(findings.values()))
+    figures = study_figures(study, findings)
+    write_figures(study, figures.drawn)
+    return [*tables, study.root / "figures", write_page(study, findings, figures, command(study.plan))]
+
+
+def write_tables(study: Study, findings: Sequence[Findings]) -> list[Path]:
+    """Writes results.md, results.csv, results.tex and runs.csv into the study's folder; returns their paths."""
     across = study.plan.across
     comparisons = [one for found in findings for one in (found.overall, *found.by_setting) if one.arms]
     texts = {

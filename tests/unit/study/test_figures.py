@@ -4,6 +4,7 @@ import pytest
 
 from synthetic_study import synthetic_study
 from turnwise.study.drawing.lines import Lines
+from turnwise.study.drawing.render import LIGHT
 from turnwise.study.drawing.rows import Map, Rows
 from turnwise.study.figures import axis_places, study_figures, write_figures
 from turnwise.study.statistics import Metric, compare
@@ -90,7 +91,7 @@ def test_files_are_sharp_and_equal_figures_give_equal_files(study, figures):
 def test_every_arm_has_one_colour_in_every_figure(study, figures):
     for path in write_figures(study, [figures["across"], figures["credit_horizon2"]])[1::2]:
         drawn = re.findall(r'<g id="arm-1">\s*<path [^>]*stroke: (#[0-9a-f]{6})', path.read_text())
-        assert set(drawn) == {"#0072b2"}
+        assert set(drawn) == {LIGHT[1]}
 
 
 def test_what_cannot_be_drawn_is_named_with_what_it_needs(tmp_path):

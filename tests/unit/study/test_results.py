@@ -4,14 +4,19 @@ from pathlib import Path
 import pytest
 
 from made_runs import NUM_STEPS, made_study
-from turnwise.study.results import command, write_results
+from turnwise.study.results import command, write_results, write_tables
 from turnwise.study.runs import Plan, Run, Study
+from turnwise.study.statistics import Metric, compare
 
 BASE = {seed: 0.5 + 0.01 * (seed % 3) for seed in range(8)}
 
 
+def tables_of(study: Study) -> list[Path]:
+    return write_tables(study, [compare(study, metric) for metric in Metric])
+
+
 def text_of(study: Study) -> str:
-    write_results(study)
+    tables_of(study)
     return (study.root / "results.md").read_text()
 
 
@@ -19,7 +24,7 @@ def test_four_files_are_written(tmp_path: Path) -> None:
     study = made_study(
         {"gtpo": BASE, "grpo": {seed: value + 0.1 + 0.001 * seed for seed, value in BASE.items()}}, root=tmp_path
     )
-    paths = write_results(study)
+    paths = tables_of(study)
     assert [path.name for path in paths] == ["results.md", "results.csv", "results.tex", "runs.csv"]
     text = paths[0].read_text()
     for part in (

@@ -64,7 +64,7 @@ class Lines:
     def _draw_band(self, axes: "Axes", stroke: Stroke, points: Sequence[Point], shift: float) -> None:
         x = [point.x for point in points]
         low, high = zip(*(point.ends for point in points), strict=True)
-        axes.fill_between(x, low, high, color=stroke.color, alpha=0.14, linewidth=0.0, gid=stroke.gid)
+        axes.fill_between(x, low, high, color=stroke.color, alpha=0.1, linewidth=0.0, gid=stroke.gid)
         axes.plot(x, [point.value for point in points], color=stroke.color, linestyle=stroke.dash, gid=stroke.gid)
 
     def _draw_bars(self, axes: "Axes", stroke: Stroke, points: Sequence[Point], shift: float) -> None:

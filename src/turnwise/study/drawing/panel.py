@@ -62,6 +62,8 @@ class Look:
     ground: str
     parts: Sequence[str]
     strokes: Mapping[str, Stroke]
+    has_room: bool
+    """Whether intervals also stand in words beside what is drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,14 +77,19 @@ class Point:
     seeds: Sequence[float] = ()
 
     @property
+    def has_interval(self) -> bool:
+        """Whether both of its ends are known."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
+    @property
     def ends(self) -> tuple[float, float]:
         """The interval as it is drawn: its value alone where there is none."""
-        return (self.low, self.high) if math.isfinite(self.low + self.high) else (self.value, self.value)
+        return (self.low, self.high) if self.has_interval else (self.value, self.value)
 
     def text(self, form: Form) -> str:
         """Such as `52.0% (49.5% to 54.5%)`."""
         value = form.text(self.value)
-        if not math.isfinite(self.low + self.high):
+        if not self.has_interval:
             return value
         return f"{value} ({form.text(self.low)} to {form.text(self.high)})"
 
@@ -93,7 +100,7 @@ def limits(points: Iterable[Point], *held: float) -> tuple[float, float] | None:
     if not ends:
         return None
     low, high = min(*ends, *held), max(*ends, *held)
-    margin = 0.05 * (high - low)
+    margin = 0.05 * (high - low) or 0.01
     return low - margin, high + margin
 
 

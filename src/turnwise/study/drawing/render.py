@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Hues = tuple[str, ...]
-LIGHT: Hues = ("#1f2328", "#0072b2", "#d55e00", "#00875f", "#b0508c", "#a87b00", "#4f9bd9")
-DARK: Hues = ("#e6e8ea", "#4a9fe8", "#f08a4b", "#35c495", "#e392c4", "#e0b445", "#a9d8f7")
-"""After Okabe and Ito, in a strength that shows on paper and on either ground of the page. The first is the baseline's;
-from the second on they are used again and again, each time with another dash, so no two arms look alike."""
-DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)))
+LIGHT: Hues = ("#1f2328", "#1a6fd0", "#c04a00", "#12805c", "#86257f")
+DARK: Hues = ("#e6e8ea", "#4f9ff0", "#f08a4b", "#35cfa0", "#e58fd0")
+"""Few, so that they stay apart for the colour-blind, and each strong enough for text on its ground. The first is the
+baseline's; the others are used again and again, each time with another dash, so that no two arms look alike."""
+DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)), (0, (8, 2)))
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 PARTS_LIGHT: Hues = ("#5b7f9f", "#a9bfd2", "#d9c9a3")
 PARTS_DARK: Hues = ("#7ea3c4", "#47617a", "#8d7d56")
@@ -69,7 +69,7 @@ def printed(arms: Sequence[str], baseline: str) -> Look:
     """Fixed colours on white."""
     ink, muted, rule, ground = PAPER
     own = strokes(arms, baseline, LIGHT)
-    return Look(ink=ink, muted=muted, rule=rule, ground=ground, parts=PARTS_LIGHT, strokes=own)
+    return Look(ink=ink, muted=muted, rule=rule, ground=ground, parts=PARTS_LIGHT, strokes=own, has_room=True)
 
 
 def shown(arms: Sequence[str], baseline: str) -> Look:
@@ -78,7 +78,7 @@ def shown(arms: Sequence[str], baseline: str) -> Look:
     parts = tuple(_PLACED[f"--part-{number}"] for number in range(len(PARTS_LIGHT)))
     own = strokes(arms, baseline, hues)
     ink, muted, rule, ground = list(_PLACED.values())[:4]
-    return Look(ink=ink, muted=muted, rule=rule, ground=ground, parts=parts, strokes=own)
+    return Look(ink=ink, muted=muted, rule=rule, ground=ground, parts=parts, strokes=own, has_room=False)
 
 
 def write_figure(figure: Figure, look: Look, folder: Path) -> list[Path]:
@@ -126,8 +126,8 @@ def draw_panel(panel: Panel, look: Look, salt: str) -> Drawing:
     from matplotlib import rc_context
     from matplotlib.figure import Figure as Canvas
 
-    with rc_context({**_style(look), "svg.hashsalt": salt}):
-        canvas = Canvas(figsize=(4.9, panel.height * 1.06), layout="constrained")
+    with rc_context({**_style(look), "font.sans-serif": ["DejaVu Sans"], "svg.hashsalt": salt}):  # a wide one: any fits
+        canvas = Canvas(figsize=(4.3, panel.height), layout="constrained")
         axes = canvas.subplots()
         _draw(panel, axes, look)
         buffer = io.StringIO()

@@ -56,7 +56,8 @@ class Rows:
             if self.is_wide:
                 (point,) = points.values()
                 where = {"xycoords": axes.get_yaxis_transform(), "va": "center", "annotation_clip": False}
-                axes.annotate(point.text(self.form), (1.02, y), color=look.ink, gid=stroke.gid, **where)
+                words = point.text(self.form) if look.has_room else self.form.text(point.value)
+                axes.annotate(words, (1.02, y), color=look.ink, gid=stroke.gid, **where)
         names = list(next(iter(self.rows.values())))
         if len(names) > 1:
             for name, face in zip(names, (look.ground, look.muted), strict=True):
@@ -113,8 +114,8 @@ class Bars:
                 (bar,) = axes.barh([y], [value], left=left, height=0.62, color=color, label=name)
                 bar.set_gid(gid)
                 left += value
-            text = self.form.text(left)
-            axes.annotate(f" {text}", (left, y), va="center", color=look.ink, gid=gid, annotation_clip=False)
+            beside = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "annotation_clip": False}
+            axes.annotate(self.form.text(left), (left, y), color=look.ink, gid=gid, **beside)
         _name_parts(axes, len(next(iter(self.bars.values()))))
         _name_rows(axes, list(self.bars), look)
         axes.margins(x=0.12)
