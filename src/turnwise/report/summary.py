@@ -62,7 +62,7 @@ def summarise_lines(
         if accuracies := [value for value in overall_accuracies(line).values() if value is not None]:
             figures = {name: value for name, value in line.items() if name.startswith("eval/")}
             evaluations.append(EvaluationRecord(step=step, accuracy=fmean(accuracies), metrics=figures))
-        if not all(name == "step" or name.startswith("eval/") for name in line):
+        if not all(name.startswith("eval/") for name in line.keys() - {"step"}):
             total_steps = max(total_steps, step + 1)
     return Summary(
         outcome=outcome,

@@ -9,8 +9,7 @@ function tokenRows(ids, start, texts, facts) {
   return ids.map((id, place) => ({ id, position: start + place, text: texts[id] ?? "", ...facts(place) }));
 }
 
-// The trajectory was part of the loss if the trainer's log-probs of it were kept; where a step kept none, all but the
-// excluded ones are taken to be.
+// The sampled tokens of a turn, which are in the loss if the trajectory is, and those of the reply, which never are.
 function turnRows(turn, texts, isInLoss) {
   const [start, end] = turn.span;
   const sampled = tokenRows(turn.ids, start, texts, (place) => ({
@@ -22,9 +21,12 @@ function turnRows(turn, texts, isInLoss) {
   return [...sampled, ...tokenRows(turn.reply_ids, end, texts, outside)];
 }
 
+const largestGap = (rows) => Math.max(...rows.map((row) => Math.abs(row.gap ?? 0)));
+
+// Coloured by the gap, and where there is none by the log-prob: one of -4 or less has the strongest colour.
 function tokenStrip(rows) {
   const hasGaps = rows.some((row) => row.gap !== null);
-  const largest = hasGaps ? Math.max(...rows.map((row) => Math.abs(row.gap ?? 0))) : 4;
+  const largest = hasGaps ? largestGap(rows) : 4;
   const spans = rows.map((row) => {
     const color = tint(hasGaps ? row.gap : row.logprob, largest);
     return element("span", { class: row.isInLoss ? "in" : "out", style: background(color), title: factsOf(row) }, row.text || `${row.id} `);
@@ -71,7 +73,7 @@ function tokenDetails(turn, texts, isInLoss) {
     const left = following - start - rows.length;
     const colours = turn.gaps === null
       ? "The trainer's log-probs of this turn were not recorded, so there is no gap; the colour is the sampler's log-prob."
-      : "The colour is the gap: the trainer's log-prob less the sampler's.";
+      : `The colour is the gap: the trainer's log-prob less the sampler's, at most ${largestGap(rows).toExponential(1)} apart here.`;
     const mask = isInLoss ? "Underlined tokens enter the loss, the others do not." : "None of these tokens enters the loss.";
     const more = left > 0 ? ` ${counted(left, "token")} more are in the bundle.` : "";
     return [

@@ -60,6 +60,8 @@ function peersLine(one, group, jump) {
 
 function trajectoryColumn(one, place, group, { jump, hasTrainer, ...how }) {
   const isExcluded = isOf(one, "outcome", "excluded");
+  // It was part of the loss if the trainer's log-probs of it were kept; a step that kept none does not tell which
+  // others were left out.
   const isInLoss = hasTrainer ? one.turns.some((turn) => turn.gaps !== null) : !isExcluded;
   const answer = one.answer === null ? "gave no answer" : ["answered ", element("bdi", null, one.answer)];
   return element(
