@@ -72,7 +72,7 @@ warmstart-chain: $(READY)  ## rebuild the shipped weights of the tiny policy tha
 bench: $(READY)  ## measure speed; writes bench/results.json and docs/PERFORMANCE.md
 	PYTHONPATH=src:bench $(BIN)/python bench/run.py $(ARGS)
 
-ablations: $(READY)  ## train five arms with five seeds, compare them: tables, figures, report.html; ARGS=--help
+ablations: $(READY)  ## train five arms with eight seeds, compare them: tables, figures, report.html; ARGS=--help
 	PYTHONPATH=src $(BIN)/python experiments/ablations.py $(ARGS)
 
 ablations-full: $(READY)  ## the same with every arm and ten seeds

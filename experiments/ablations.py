@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PRESETS = ROOT / "conf/ablation"
 ARMS = ("gtpo", "grpo", "no_turn_rewards", "no_discount", "no_shaping")
 BASELINE = "gtpo"
-NUM_SEEDS = 5
+NUM_SEEDS = 8
 NUM_STEPS = 30
 
 
