@@ -52,6 +52,8 @@ class Section:
     sentences: Sequence[tuple[str, str]]
     """Each with the standing of its arm, empty where it is not about one."""
     table: Sequence[Sequence[str]]
+    has_runs: bool
+    """Whether the last column of the table holds every run; of several settings, the parts on each hold theirs."""
 
 
 def write_page(study: Study, findings: Mapping[Metric, Findings], figures: Figures, command: str) -> Path:
@@ -102,7 +104,7 @@ def _sections(study: Study, findings: Findings) -> list[Section]:
     sections = [whole]
     if findings.trends:
         sentences = [("", trend_verdict(trend, across)) for trend in findings.trends]
-        sections.append(Section(heading=f"Along {across}", lead="", sentences=sentences, table=[]))
+        sections.append(Section(heading=f"Along {across}", lead="", sentences=sentences, table=[], has_runs=False))
     return sections + [_section(f"{across} {one.settings[0]}", one) for one in findings.by_setting]
 
 
@@ -110,10 +112,13 @@ def _section(heading: str, comparison: Comparison) -> Section:
     lead, *sentences = verdicts(comparison)
     standings = [one.standing.value for one in comparison.differences]
     standings += [""] * (len(sentences) - len(standings))  # what comes after is on arms without a difference
-    raw = [" ".join(f"{100 * value:.1f}" for value in one.values) for one in comparison.arms]
-    header, *rows = comparison_rows(comparison) if comparison.arms else [[]]
-    table = [[*header, "each run"], *([*row, own] for row, own in zip(rows, raw, strict=True))] if rows else []
-    return Section(heading=heading, lead=lead, sentences=list(zip(standings, sentences, strict=True)), table=table)
+    table = [list(row) for row in comparison_rows(comparison)] if comparison.arms else []
+    has_runs = bool(table) and len(comparison.settings) == 1
+    if has_runs:
+        raw = [" ".join(f"{100 * value:.1f}" for value in one.values) for one in comparison.arms]
+        table = [[*row, own] for row, own in zip(table, ["each run", *raw], strict=True)]
+    sentences = list(zip(standings, sentences, strict=True))
+    return Section(heading=heading, lead=lead, sentences=sentences, table=table, has_runs=has_runs)
 
 
 def _shown_figures(study: Study, figures: Figures) -> list[ShownFigure]:

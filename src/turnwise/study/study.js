@@ -46,7 +46,7 @@
       rings.replaceChildren(
         ...marks.map(([, , x, y]) => {
           const ring = document.createElementNS(svg.namespaceURI, "circle");
-          for (const [key, value] of Object.entries({ cx: x, cy: y, r: 4.5, class: "ring" })) ring.setAttribute(key, value);
+          for (const [key, value] of Object.entries({ cx: x, cy: y, r: 3.6, class: "ring" })) ring.setAttribute(key, value);
           return ring;
         }),
       );
