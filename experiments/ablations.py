@@ -147,10 +147,11 @@ def plan_of(options: argparse.Namespace, there: Plan | None) -> Plan:
     Raises:
         ConfigError: An option is no good, or asks for another study than the one that is there.
     """
-    across, settings = read_axis(options.across) if options.across else ("", ("",))
     own = {read_override(word)[0]: word for word in options.words if not is_for_hydra(word)}
     if several := [word for word in options.words if len(read_override(word)[1]) > 1]:
         raise ConfigError(f"{several[0]}: runs with several values of a key are asked for by --across {several[0]}")
+    others = tuple(own.values()) if own or not there else there.overrides
+    across, settings = read_axis(options.across, others) if options.across else ("", ("",))
     steps = options.steps or (there.num_steps if there else NUM_STEPS)
     usual = {
         "evaluation.num_problems": "evaluation.num_problems=1024",

@@ -69,7 +69,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Trained:
     return stand_in
 
 
-def test_default_study_is_five_arms_with_five_seeds(tmp_path: Path, trained: Trained) -> None:
+def test_default_study_is_five_arms_with_eight_seeds(tmp_path: Path, trained: Trained) -> None:
     assert ablations.main(["--out", str(tmp_path)]) == 1  # nothing trained, so every run is missing
     (plan,) = trained.plans
     assert plan == Plan(
@@ -98,6 +98,12 @@ def test_options_and_words_make_the_plan(tmp_path: Path, trained: Trained) -> No
     )
     launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.launcher.verbose=1"]
     assert trained.launchers == [("joblib", launcher)]
+
+
+def test_an_axis_may_be_a_key_that_only_another_word_brings_in(tmp_path: Path, trained: Trained) -> None:
+    ablations.main(["--across", "task.horizon=2,8", "--out", str(tmp_path), "experiment=chain"])
+    (plan,) = trained.plans
+    assert (plan.across, plan.settings) == ("task.horizon", ("2", "8"))
 
 
 @pytest.mark.parametrize(("text", "seeds"), [("3", (0, 1, 2)), ("3,7", (3, 7)), ("3,", (3,)), ("0,", (0,))])

@@ -94,8 +94,10 @@ def read_override(text: str) -> tuple[str, list[str]]:
     return key, [str(override.get_value_element_as_str())]
 
 
-def read_axis(text: str) -> tuple[str, tuple[str, ...]]:
+def read_axis(text: str, overrides: Sequence[str] = ()) -> tuple[str, tuple[str, ...]]:
     """Key and values of `--across KEY=V1,V2`, each value as the composed configuration writes it: 1 becomes 1.0.
+
+    The key may be one that only the study's `overrides` bring in, such as those of another task.
 
     Raises:
         ConfigError: Unreadable, of one value twice, or of values that make no name of a folder.
@@ -105,7 +107,7 @@ def read_axis(text: str) -> tuple[str, tuple[str, ...]]:
         raise ConfigError(f"--across {text}: expected KEY=V1,V2 with a key such as task.horizon")
     if key in option_groups():
         raise ConfigError(f"--across {text}: {key} is a group; runs are compared along a single value")
-    settings = [str(OmegaConf.select(_compose([f"{key}={value}"]), key)) for value in values]
+    settings = [str(OmegaConf.select(_compose([*overrides, f"{key}={value}"]), key)) for value in values]
     if unfit := [setting for setting in settings if not re.fullmatch(r"[\w.+-]+", setting)]:
         raise ConfigError(f"--across {text}: a folder is named after each value, so {unfit[0]!r} cannot be one")
     if len(set(settings)) < len(settings):
