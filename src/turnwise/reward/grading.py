@@ -87,6 +87,9 @@ def _ask_process(answer: str, gold: str, timeout_s: float) -> bool | None:
     """The verdict of math-verify; an answer that ends the process is wrong, any other failure is an error."""
     global _pool
     if _pool is None:
+        if multiprocessing.get_start_method(allow_none=True) not in (None, *multiprocessing.get_all_start_methods()):
+            # A new process is told this one's default, and the one of joblib's workers is known to joblib alone.
+            multiprocessing.set_start_method("spawn", force=True)
         context = multiprocessing.get_context("spawn")
         _pool = ProcessPool(max_workers=1, initializer=grading_worker.start, context=context)
         # Not atexit: a process that multiprocessing started waits for its children before it comes to that.

@@ -32,7 +32,7 @@ COLUMNS = {
 """Headings and what they mean."""
 
 
-_ON_TERMINAL = ("arm", "runs", "IQM", "difference", "Holm p", "verdict", "seeds needed")
+_ON_TERMINAL = ("arm", "runs", "mean", "difference", "Holm p", "verdict", "seeds needed")
 _IN_PAPER = ("arm", "runs", "IQM", "difference", "P(better)", "Holm p", "verdict")
 
 
@@ -66,7 +66,8 @@ def comparison_table(comparison: Comparison, across: str = "") -> Table:
     table.title = Text(title(comparison, across))
     header, *rows = _chosen(comparison_rows(comparison), _ON_TERMINAL)
     for place, heading in enumerate(header):
-        table.add_column(heading, justify="right" if place else "left", overflow="fold")
+        is_last = place == len(header) - 1
+        table.add_column(heading, justify="right" if place else "left", no_wrap=not is_last, overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
     return table

@@ -218,6 +218,13 @@ def test_a_worker_process_that_has_graded_comes_to_its_end():
     assert (worker.exitcode, children) == (0, [])
 
 
+def test_the_workers_of_joblib_can_grade():
+    joblib = pytest.importorskip("joblib")
+    with joblib.parallel_config("loky", n_jobs=2):
+        verdicts = joblib.Parallel()(joblib.delayed(Grader())(answer, "1/2") for answer in (r"\frac{2}{4}", "* 2"))
+    assert verdicts == [True, False]
+
+
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"no data folder at {DATA}")
 def test_gold_answers_of_real_problems_grade_themselves():
     grader, algebraic = Grader(), 0
