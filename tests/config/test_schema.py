@@ -1,6 +1,9 @@
 """Schemas derived from dataclasses."""
 
-from dataclasses import dataclass, field
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Protocol
 
@@ -10,6 +13,7 @@ from omegaconf import MISSING, OmegaConf, ValidationError
 from omegaconf.errors import ConfigKeyError
 
 from turnwise.advantage.turn_return import TurnReturnAdvantage
+from turnwise.config.options import CONF_DIR
 from turnwise.config.schema import schema_of
 from turnwise.env.python_tool import PythonTool
 from turnwise.task.arithmetic import Arithmetic
@@ -97,3 +101,15 @@ def test_mappings_take_new_keys_from_the_command_line(composed) -> None:
 def test_only_dataclasses_have_schemas() -> None:
     with pytest.raises(TypeError, match="Colour is not a dataclass"):
         schema_of(Colour)
+
+
+def test_schemas_arrive_whole_in_another_process() -> None:
+    """As the launchers of a multirun send them; cloudpickle before 3.1 alone would lose their fields."""
+    cloudpickle = pytest.importorskip("cloudpickle", reason="needs the extra sweep")
+    schema = schema_of(TurnReturnAdvantage)
+    receive = "import dataclasses, pickle, sys; print(len(dataclasses.fields(pickle.load(sys.stdin.buffer))))"
+    environment = {**os.environ, "PYTHONPATH": str(CONF_DIR.parent / "src")}
+    done = subprocess.run(
+        [sys.executable, "-c", receive], input=cloudpickle.dumps(schema), capture_output=True, env=environment
+    )
+    assert (done.stderr, int(done.stdout)) == (b"", len(fields(TurnReturnAdvantage)) + 1)  # and `_target_`

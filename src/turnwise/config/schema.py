@@ -12,6 +12,7 @@ so that Hydra itself refuses an unknown key, a wrong type and an enum member tha
 come from: command line, preset or option file.
 """
 
+import copyreg
 import dataclasses
 from typing import Any, cast, get_type_hints
 
@@ -56,6 +57,7 @@ COMPONENTS = {
 }
 """What a configuration can name: `schema/<key>` for Hydra, and the class it makes. A new part is one line here."""
 
+_FIELD: Any = dataclasses._FIELD  # pyright: ignore[reportAttributeAccessIssue]
 HAS_GROUP = "has_group"
 """Marks, in the metadata of a schema's field, a part that is chosen by a config group of its own."""
 
@@ -81,6 +83,8 @@ class RunConfig:
 
 def register_schemas() -> None:
     """Makes every schema known to Hydra, below the group `schema`; may be called again."""
+    # Launchers pickle the schemas by value. The mark of a field is known by its identity, so it goes by its name.
+    copyreg.pickle(type(_FIELD), lambda _: "_FIELD")
     store = ConfigStore.instance()
     store.store(group="schema", name="run", node=RunConfig)
     for key, target in COMPONENTS.items():
