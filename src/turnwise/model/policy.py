@@ -94,9 +94,10 @@ class TorchPolicy:
         Returns:
             The log-probs of the loss tokens as the update found the policy, and as metrics the loss's own figures;
             `loss/entropy`, nats, mean over loss tokens; `loss/grad_norm`, before clipping; `update/num_micro_batches`;
-            `update/padding_fraction`: all of them means over the optimiser steps that had a loss token. `mismatch/*`, between the sampler and the policy as the update found it.
-            `update/num_steps`, the optimiser steps; `time/update_s`. Without a loss token in the whole batch there is
-            neither an entropy nor a mismatch, and the rest is 0.
+            `update/padding_fraction`: all of them means over the optimiser steps that had a loss token. `mismatch/*`,
+            between the sampler and the policy as the update found it. `update/num_steps`, the optimiser steps;
+            `time/update_s`. Without a loss token in the whole batch there is neither an entropy nor a mismatch, and the
+            rest is 0.
 
         Raises:
             FloatingPointError: A log-prob, loss or gradient is not finite. The optimiser step that it belongs to is
