@@ -20,7 +20,7 @@ ablations = importlib.util.module_from_spec(spec)
 sys.modules["ablations"] = ablations
 spec.loader.exec_module(ablations)
 
-SMALL = Plan(arms=("gtpo", "grpo"), seeds=(0, 1), baseline="gtpo", num_steps=2, overrides=("seed_of=test",))
+SMALL = Plan(arms=("gtpo", "grpo"), seeds=(0, 1), baseline="gtpo", num_steps=2, overrides=("model.num_threads=1",))
 
 
 def evaluation(step: int, accuracy: float) -> EvaluationRecord:
@@ -142,7 +142,7 @@ def test_arms_and_seeds_join_a_study(tmp_path: Path, trained: Trained) -> None:
     [
         (["--steps", "3"], "is another study: its num_steps is 2, not 3"),
         (["--across", "rollout.group_size=2,4"], "is another study: its across is none, not rollout.group_size"),
-        (["trainer.save_every=1"], "its overrides is seed_of=test, not evaluation.num_problems=1024"),
+        (["trainer.save_every=1"], "its overrides is model.num_threads=1, not evaluation.num_problems=1024"),
         (["--baseline", "no_discount"], "--baseline no_discount: expected one of the arms: gtpo, grpo"),
     ],
 )
