@@ -3,10 +3,8 @@
 import json
 import math
 import random
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -154,19 +152,6 @@ def fake_run(run_dir: Path, num_steps: int = 30, num_problems: int = 8, group_si
     (run_dir / "config.json").write_text(json.dumps(record))
     write_summary(run_dir, summarise_run(run_dir, outcome=Outcome.finished, why="", wall_s=96.4))
     return run_dir
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """One headless Chromium for all tests of pages."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="pages are tested with Playwright (extra: dev)")
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("pages are tested in Chromium, and there is none")
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="session")

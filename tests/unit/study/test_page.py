@@ -15,7 +15,6 @@ from turnwise.study.results import write_results
 from turnwise.study.runs import Skipped, Study, read_study
 from turnwise.study.statistics import Metric, compare
 
-CHROMIUM = Path("/usr/bin/chromium")
 ARMS = ("gtpo", "no_discount", "pool_turn_index", "no_shaping")
 WIDE, NARROW = 1200, 400
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -47,17 +46,6 @@ def text(path) -> str:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if not CHROMIUM.exists():
-        pytest.skip(f"no Chromium at {CHROMIUM}")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as running:
-        started = running.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        yield started
-        started.close()
-
-
-@pytest.fixture(scope="module")
 def opened(browser, path) -> Iterator[Any]:
     """The page at full width; whatever it complains of or asks the network for is in `page.heard`."""
     page = browser.new_page(viewport={"width": WIDE, "height": 900})
@@ -67,6 +55,7 @@ def opened(browser, path) -> Iterator[Any]:
     page.on("request", lambda request: request.url == path.as_uri() or heard.append(request.url))
     page.goto(path.as_uri())
     yield page
+    page.close()
     assert heard == []
 
 
