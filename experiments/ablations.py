@@ -85,7 +85,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="folder of the study (default: runs/ablations/<now>)")
     parser.add_argument("--report-only", action="store_true", help="train nothing, write the results of --out again")
     parser.add_argument("words", nargs="*", metavar="KEY=VALUE", help="overrides for every run, settings of Hydra")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
 
     if options.arms is not None:
         options.arms = tuple(known if options.arms == "all" else filter(None, options.arms.split(",")))

@@ -169,9 +169,11 @@ class Trainer:
         batch = pack(  # A[i, j] -> every sampled token of turn j
             scored, advantages, temperature=self.rollout_settings.temperature, takes_part=takes_part
         )
-        update = self.update(batch, step)
-        scored = with_trainer_logprobs(scored, takes_part, update.logprobs_N)
-        self.tracker.log_groups(scored, returns, advantages, step)
+        try:
+            update = self.update(batch, step)
+            scored = with_trainer_logprobs(scored, takes_part, update.logprobs_N)
+        finally:  # the trajectories of an update that fails are the ones to read
+            self.tracker.log_groups(scored, returns, advantages, step)
 
         trained = {"loss/num_tokens": batch.num_loss_tokens, "loss/num_sequences": batch.num_loss_sequences}
         timing = {

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 
 from integration_runs import SMALL, Run
 from turnwise.checkpoint import load_batch
-from turnwise.report.summary import read_summary
+from turnwise.report.summary import read_summary, write_summary
 from turnwise.tracker.bundle import bundle_path, read_groups
 from turnwise.types import StopReason, ToolStatus
 
@@ -125,6 +126,12 @@ def test_a_resumed_run_equals_an_uninterrupted_one(run: Run, stopped_after: int)
     whole = run(folder="whole")
     run(f"trainer.num_steps={stopped_after}", folder="parts")
     assert_same_run(whole, run(folder="parts"))
+
+
+def test_the_wall_clock_of_a_run_counts_all_its_starts(run: Run):
+    run_dir = run("trainer.num_steps=1")
+    write_summary(run_dir, replace(read_summary(run_dir), wall_s=1000.0))
+    assert 1000 < read_summary(run("trainer.num_steps=2")).wall_s < 1300
 
 
 def test_evaluating_a_checkpoint_gives_the_number_that_training_gave(run: Run):

@@ -100,6 +100,15 @@ def test_options_and_words_make_the_plan(tmp_path: Path, trained: Trained) -> No
     assert trained.launchers == [("joblib", launcher)]
 
 
+def test_words_may_stand_anywhere(tmp_path: Path, trained: Trained) -> None:
+    ablations.main(
+        ["rollout.num_problems=4", "--seeds", "2", "task=chain", "--out", str(tmp_path), "rollout.group_size=4"]
+    )
+    (plan,) = trained.plans
+    assert plan.seeds == (0, 1)
+    assert {"rollout.num_problems=4", "task=chain", "rollout.group_size=4"} <= set(plan.overrides)
+
+
 def test_an_axis_may_be_a_key_that_only_another_word_brings_in(tmp_path: Path, trained: Trained) -> None:
     ablations.main(["--across", "task.horizon=2,8", "--out", str(tmp_path), "experiment=chain"])
     (plan,) = trained.plans

@@ -23,9 +23,9 @@ class EndAlignedAdvantage:
     differences over the group, in which each trajectory counts once.
 
     With a reward on the last turn only the difference is `discount^(T_i - j) (r_i - mean(r))`: GRPO's advantage,
-    weaker the longer before the end. So no turn is punished for being early, and a group whose trajectories all
-    succeed gives 0, where GTPO's pool of unlike turns does neither. With a discount of 1, or one turn a trajectory, it
-    is GRPO's advantage. The distance from the end depends on when the policy stops, so that, unlike GTPO's, this
+    weaker the longer before the end. So no turn is punished for being early, and trajectories that all earn the same
+    at the end get 0, where GTPO's pool of unlike turns gives them neither. There a discount of 1 makes it GRPO's
+    advantage with the population's standard deviation; so does one turn a trajectory. The distance from the end depends on when the policy stops, so that, unlike GTPO's, this
     discount does not prefer short solutions to long ones.
     """
 
@@ -56,7 +56,6 @@ class EndAlignedAdvantage:
         index_K, group_K = turns.trajectory_index_K, turns.group_index_K
         returns_K = discounted_returns(turns.rewards_K, index_K, self.discount)
         differences_K = returns_K - average_trajectory_returns(turns.rewards_K, index_K, group_K, self.discount)
-        if not self.scale_by_std:
-            return differences_K
         weights_K = share_weights(torch.ones_like(returns_K), group_K, index_K)
-        return over_root_mean_square(returns_K, differences_K, group_K, weights_K, self.eps)
+        scaled_K = over_root_mean_square(returns_K, differences_K, group_K, weights_K, self.eps)
+        return scaled_K if self.scale_by_std else torch.where(scaled_K == 0, 0, differences_K)

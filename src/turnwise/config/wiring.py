@@ -20,7 +20,7 @@ from turnwise.model.policy import TorchPolicy
 from turnwise.protocols import Policy, Probe, Reward, RolloutEngine, Task, Tracker
 from turnwise.report.closing import closing_table
 from turnwise.report.page import write_report
-from turnwise.report.summary import Outcome, summarise_run, write_summary
+from turnwise.report.summary import Outcome, read_summary, summarise_run, write_summary
 from turnwise.reward.outcome import OutcomeReward
 from turnwise.rollout.episode import RolloutLimits
 from turnwise.rollout.gold import GoldProbe
@@ -227,10 +227,18 @@ def run_to_end(work: Coroutine[Any, Any, T]) -> T:
         raise KeyboardInterrupt from None
 
 
+def seconds_before(run_dir: Path) -> float:
+    """What earlier starts of the run took, as far as they came to write it down."""
+    try:
+        return read_summary(run_dir).wall_s
+    except (FileNotFoundError, ValueError):
+        return 0.0
+
+
 @contextmanager
 def closing(run_dir: Path, tracker: Tracker, console: Console) -> Iterator[None]:
     """Whatever ends the run: closes the tracker, leaves summary.json and report.html, prints the closing table."""
-    started = perf_counter()
+    started = perf_counter() - seconds_before(run_dir)
     outcome, why = Outcome.failed, ""
     try:
         yield

@@ -27,6 +27,8 @@ class Source(Protocol):
         ...
 
 
+MAX_REPEATS = 1000
+"""Draws in a row that give nothing new before a source counts as exhausted."""
 AnySource = TypeVar("AnySource", bound=Source)
 
 
@@ -102,14 +104,22 @@ class GeneratedProblems:
 
 
 def _eval_drafts(task: str, source: Source) -> Iterator[Draft]:
-    """The distinct eval drafts of a source."""
+    """The distinct eval drafts of a source.
+
+    Raises:
+        ValueError: There are no more of them, or so few that they are hardly found.
+    """
     rng = Random(derive_seed(task, "eval", source.name))
     seen: set[str] = set()
-    while True:
+    repeats = 0
+    while repeats < MAX_REPEATS:
         draft = draw(source, rng, held_out=True)
+        repeats += 1
         if draft.statement not in seen:
             seen.add(draft.statement)
+            repeats = 0
             yield draft
+    raise ValueError(f"evaluation.num_problems: {task} has no more than {len(seen)} held-out problems of {source.name}")
 
 
 def _problem(task: str, place: str, source: Source, draft: Draft) -> Problem:

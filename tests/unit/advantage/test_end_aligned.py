@@ -52,6 +52,13 @@ def test_without_discount_it_is_grpo(scored):
             assert row == pytest.approx(numbers)
 
 
+@pytest.mark.parametrize("scale_by_std", [True, False])
+def test_rounding_is_no_signal(scored, scale_by_std):
+    # Three times .1 adds up to .30000000000000004, a third of which is not .1.
+    group = scored([0, 0.1], [0, 0.1], [0, 0.1])
+    assert EndAlignedAdvantage(scale_by_std=scale_by_std)([group]) == [[[0, 0]] * 3]
+
+
 @pytest.mark.parametrize(("fields", "name"), [({"discount": 1.5}, "discount=1.5"), ({"eps": -1.0}, "eps=-1.0")])
 def test_refuses_what_is_out_of_range(fields, name):
     with pytest.raises(ValueError, match=name):
