@@ -25,8 +25,9 @@ class EndAlignedAdvantage:
     With a reward on the last turn only the difference is `discount^(T_i - j) (r_i - mean(r))`: GRPO's advantage,
     weaker the longer before the end. So no turn is punished for being early, and trajectories that all earn the same
     at the end get 0, where GTPO's pool of unlike turns gives them neither. There a discount of 1 makes it GRPO's
-    advantage with the population's standard deviation; so does one turn a trajectory. The distance from the end depends on when the policy stops, so that, unlike GTPO's, this
-    discount does not prefer short solutions to long ones.
+    advantage with the population's standard deviation; so does one turn a trajectory. The distance from the end
+    depends on when the policy stops, so that, unlike GTPO's, this discount does not prefer short solutions to long
+    ones.
     """
 
     discount: float = 0.9
