@@ -2,10 +2,12 @@
 
 import gzip
 import json
+import math
+import reprlib
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from turnwise.protocols import PGK
 from turnwise.tracker.atomic import write_atomically
@@ -13,6 +15,7 @@ from turnwise.types import (
     FinishReason,
     Group,
     Message,
+    Peers,
     Problem,
     ScoredGroup,
     StopReason,
@@ -27,6 +30,10 @@ Returns = list[list[float]]
 """Of one group, `[G][K]`."""
 Advantages = list[list[float]]
 """Of one group, `[G][K]`."""
+
+_Kind = TypeVar("_Kind")
+_BREAKS = (EOFError, gzip.BadGzipFile, zlib.error, ValueError, KeyError, TypeError, AttributeError, OverflowError)
+"""What reading a broken bundle raises."""
 
 
 def bundle_path(run_dir: Path, step: int) -> Path:
@@ -76,7 +83,7 @@ def iterate_credit(path: Path) -> Iterator[tuple[ScoredGroup, Returns, Advantage
             for number, line in enumerate(lines, start=1):
                 place = f"{path}, line {number}"
                 yield _group_from_json(json.loads(line))
-    except (EOFError, gzip.BadGzipFile, zlib.error, ValueError, KeyError, TypeError) as error:
+    except _BREAKS as error:
         raise ValueError(f"{place}: not a whole trajectory bundle: {error!r}") from error
 
 
@@ -138,52 +145,93 @@ def _turn_to_json(turn: Turn) -> dict[str, Any]:
 
 def _group_from_json(line: Mapping[str, Any]) -> tuple[ScoredGroup, Returns, Advantages]:
     problem = Problem(
-        id=line["problem"]["id"],
-        prompt=tuple(Message(**message) for message in line["problem"]["prompt"]),
-        answer=line["problem"]["answer"],
-        source=line["problem"]["source"],
+        id=_text(line["problem"], "id"),
+        prompt=tuple(
+            Message(role=_text(one, "role"), content=_text(one, "content")) for one in line["problem"]["prompt"]
+        ),
+        answer=_text(line["problem"], "answer"),
+        source=_text(line["problem"], "source"),
     )
     trajectories = tuple(
         Trajectory(
             problem_id=problem.id,
-            sample_index=one["sample_index"],
-            token_ids=tuple(one["token_ids"]),
+            sample_index=_of(int, one["sample_index"], "sample_index"),
+            token_ids=_integers(one, "token_ids"),
             turns=tuple(_turn_from_json(turn, wall_s) for turn, wall_s in zip(one["turns"], walls_s, strict=True)),
             stop_reason=StopReason(one["stop_reason"]),
-            answer=one["answer"],
-            gold_logprobs=None if one["gold_logprobs"] is None else tuple(one["gold_logprobs"]),
+            answer=None if one["answer"] is None else _text(one, "answer"),
+            gold_logprobs=None if one["gold_logprobs"] is None else _numbers(one["gold_logprobs"], "gold_logprobs"),
         )
         for one, walls_s in zip(line["trajectories"], line["tool_wall_s"], strict=True)
     )
+    shape = [len(one.turns) for one in trajectories]
     scored = ScoredGroup(
         group=Group(problem=problem, trajectories=trajectories),
-        turn_rewards_GK=_rows(line["turn_rewards"]),
-        terms={name: _rows(rows) for name, rows in line["terms"].items()},
-        correct_G=tuple(line["correct"]),
+        turn_rewards_GK=_rows(line["turn_rewards"], "turn_rewards", shape),
+        terms={name: _rows(rows, f"terms.{name}", shape) for name, rows in line["terms"].items()},
+        correct_G=tuple(_of(bool, one, "correct") for one in line["correct"]),
         outcome_terms=tuple(line["outcome_terms"]),
-        shaping_peers_G=tuple(tuple((place, alike) for place, alike in row) for row in line.get("shaping_peers", ())),
+        shaping_peers_G=_peers(line.get("shaping_peers", ()), len(shape)),
     )
-    return scored, line["returns"], line["advantages"]
+    returns, advantages = (list(map(list, _rows(line[name], name, shape))) for name in ("returns", "advantages"))
+    return scored, returns, advantages
 
 
 def _turn_from_json(turn: Mapping[str, Any], wall_s: float | None) -> Turn:
-    result = turn["tool_result"]
+    result, trainer = turn["tool_result"], turn.get("trainer_logprobs")
     if result is not None:
-        if wall_s is None:
-            raise ValueError("tool_wall_s holds no time for a tool result")
-        result = ToolResult(status=ToolStatus(result["status"]), output=result["output"], wall_s=wall_s)
-    start, end = turn["span"]
+        (seconds,) = _numbers([wall_s], "tool_wall_s")
+        result = ToolResult(status=ToolStatus(result["status"]), output=_text(result, "output"), wall_s=seconds)
+    start, end = _integers(turn, "span")
     return Turn(
         span=(start, end),
-        behaviour_logprobs=tuple(turn["logprobs"]),
-        trainer_logprobs=None if turn.get("trainer_logprobs") is None else tuple(turn["trainer_logprobs"]),
-        text=turn["text"],
-        tool_calls=tuple(ToolCall(**call) for call in turn["tool_calls"]),
+        behaviour_logprobs=_numbers(turn["logprobs"], "logprobs"),
+        trainer_logprobs=None if trainer is None else _numbers(trainer, "trainer_logprobs"),
+        text=_text(turn, "text"),
+        tool_calls=tuple(
+            ToolCall(code=_text(call, "code"), error=None if call["error"] is None else _text(call, "error"))
+            for call in turn["tool_calls"]
+        ),
         tool_result=result,
         finish_reason=FinishReason(turn["finish_reason"]),
-        policy_version=turn["policy_version"],
+        policy_version=_of(int, turn["policy_version"], "policy_version"),
     )
 
 
-def _rows(rows: list[list[float]]) -> tuple[tuple[float, ...], ...]:
-    return tuple(tuple(row) for row in rows)
+def _of(kind: type[_Kind], value: Any, name: str) -> _Kind:
+    if type(value) is not kind:  # a bool is an int, but no count
+        raise ValueError(f"{name}: expected {kind.__name__}, got {reprlib.repr(value)}")
+    return value
+
+
+def _text(holder: Mapping[str, Any], name: str) -> str:
+    return _of(str, holder[name], name)
+
+
+def _integers(holder: Mapping[str, Any], name: str) -> tuple[int, ...]:
+    if set(map(type, holder[name])) - {int}:
+        raise ValueError(f"{name}: expected integers, got {reprlib.repr(holder[name])}")
+    return tuple(holder[name])
+
+
+def _numbers(values: Sequence[Any], name: str) -> tuple[float, ...]:
+    if set(map(type, values)) - {int, float} or not all(map(math.isfinite, values)):
+        raise ValueError(f"{name}: expected finite numbers, got {reprlib.repr(values)}")
+    return tuple(values)
+
+
+def _rows(rows: Sequence[Sequence[Any]], name: str, shape: Sequence[int]) -> tuple[tuple[float, ...], ...]:
+    """One row a trajectory, one number a turn."""
+    if [len(row) for row in rows] != list(shape):
+        raise ValueError(f"{name}: expected rows of {list(shape)} turns, got {reprlib.repr(rows)}")
+    return tuple(_numbers(row, name) for row in rows)
+
+
+def _peers(rows: Sequence[Sequence[Any]], num: int) -> tuple[Peers, ...]:
+    """One row a trajectory of pairs, a place in the group and a similarity; or no row at all."""
+    if len(rows) not in (0, num) or any(not 0 <= place < num for row in rows for place, _ in row):
+        raise ValueError(f"shaping_peers: expected {num} rows of places below {num}, got {reprlib.repr(rows)}")
+    return tuple(
+        tuple((_of(int, place, "shaping_peers"), *_numbers([alike], "shaping_peers")) for place, alike in row)
+        for row in rows
+    )

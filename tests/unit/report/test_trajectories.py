@@ -162,6 +162,20 @@ def test_a_broken_bundle_gives_what_it_holds_and_is_named(tmp_path, damage):
     assert "not a whole trajectory bundle" in why
 
 
+@pytest.mark.parametrize("value", ["0.5", None, float("nan")])
+def test_an_advantage_that_is_no_number_ends_its_step_and_is_named(tmp_path, value):
+    make_run(tmp_path)
+    path = tmp_path / "groups" / "step_0.jsonl.gz"
+    first, second = gzip.decompress(path.read_bytes()).splitlines()
+    bad = json.loads(second) | {"advantages": [[value], [0.0]]}
+    path.write_bytes(gzip.compress(first + b"\n" + json.dumps(bad).encode()))
+    kept = read_trajectories({"gtpo": tmp_path})
+    assert {step["step"]: step["size"] for step in kept.runs[0]["steps"]} == {0: 4, 5: 2}
+    (why,) = kept.skipped
+    assert why.startswith("groups/step_0.jsonl.gz, line 2: not a whole trajectory bundle")
+    assert f"advantages: expected finite numbers, got [{value!r}]" in why
+
+
 def test_tokens_have_texts_where_a_checkpoint_has_a_tokenizer(tmp_path):
     from tokenizers import Tokenizer, models
 

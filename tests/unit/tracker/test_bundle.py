@@ -1,6 +1,7 @@
 import gzip
 import json
 import math
+from typing import Any
 
 import pytest
 
@@ -155,6 +156,54 @@ def test_a_line_with_a_missing_key_is_named(tmp_path):
     path.write_bytes(gzip.compress(first + b"\n" + second.replace(b'"answer"', b'"reply"') + b"\n"))
     with pytest.raises(ValueError, match=r"line 2: .*KeyError\('answer'\)"):
         read_groups(path)
+
+
+def put(line: Any, keys: tuple[str | int, ...], value: Any) -> None:
+    for key in keys[:-1]:
+        line = line[key]
+    line[keys[-1]] = value
+
+
+FIRST = ("trajectories", 0)
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "complaint"),
+    [
+        (("advantages", 0, 1), "0.5", r"advantages: expected finite numbers, got \[0.5, '0.5'\]"),
+        (("advantages", 0, 1), math.nan, r"advantages: expected finite numbers, got \[0.5, nan\]"),
+        (("advantages", 0, 1), True, "advantages: expected finite numbers"),
+        (("advantages", 0, 1), 10**400, "OverflowError"),
+        (("advantages",), [[0.5, -0.5]], r"advantages: expected rows of \[2, 0\] turns"),
+        (("advantages",), [[0.5], []], r"advantages: expected rows of \[2, 0\] turns"),
+        (("returns", 0), [0.5, math.inf], "returns: expected finite numbers"),
+        (("returns",), [[], [0.5, 0.5]], r"returns: expected rows of \[2, 0\] turns"),
+        (("turn_rewards", 0, 0), None, "turn_rewards: expected finite numbers"),
+        (("terms", "format", 0, 0), "x", "terms.format: expected finite numbers"),
+        (("terms",), [], "AttributeError"),
+        (("correct", 0), "yes", "correct: expected bool, got 'yes'"),
+        (("tool_wall_s", 0, 0), None, r"tool_wall_s: expected finite numbers, got \[None\]"),
+        (("shaping_peers", 1, 0, 0), 2, "shaping_peers: expected 2 rows of places below 2"),
+        (("shaping_peers", 1, 0, 1), math.nan, "shaping_peers: expected finite numbers"),
+        ((*FIRST, "token_ids", 0), "a", "token_ids: expected integers"),
+        ((*FIRST, "turns", 0, "span"), [2, 5.0], r"span: expected integers, got \[2, 5.0\]"),
+        ((*FIRST, "turns", 0, "trainer_logprobs", 0), -math.inf, "trainer_logprobs: expected finite numbers"),
+        ((*FIRST, "turns", 0, "text"), 7, "text: expected str, got 7"),
+        ((*FIRST, "turns", 0, "tool_result", "output"), None, "output: expected str, got None"),
+        (("problem", "prompt", 0, "content"), 7, "content: expected str, got 7"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_named_with_file_and_line(tmp_path, keys, value, complaint):
+    path = tmp_path / "step_0.jsonl.gz"
+    write_groups(path, [awkward_group()] * 2, [[[0.5, -0.5], []]] * 2, [[[0.5, -0.5], []]] * 2)
+    first, second = (json.loads(line) for line in gzip.decompress(path.read_bytes()).split(b"\n")[:2])
+    put(second, keys, value)
+    path.write_bytes(gzip.compress(f"{json.dumps(first)}\n{json.dumps(second)}\n".encode()))
+
+    groups = iterate_groups(path)
+    assert next(groups)[1] == [[0.5, -0.5], []]  # what comes before is sound
+    with pytest.raises(ValueError, match=rf"step_0\.jsonl\.gz, line 2: .*{complaint}"):
+        next(groups)
 
 
 def test_a_group_can_be_scored_again_from_its_bundle(tmp_path):
