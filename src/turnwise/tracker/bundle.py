@@ -180,8 +180,8 @@ def _group_from_json(line: Mapping[str, Any]) -> tuple[ScoredGroup, Returns, Adv
 def _turn_from_json(turn: Mapping[str, Any], wall_s: float | None) -> Turn:
     result, trainer = turn["tool_result"], turn.get("trainer_logprobs")
     if result is not None:
-        (seconds,) = _numbers([wall_s], "tool_wall_s")
-        result = ToolResult(status=ToolStatus(result["status"]), output=_text(result, "output"), wall_s=seconds)
+        status, output = ToolStatus(result["status"]), _text(result, "output")
+        result = ToolResult(status=status, output=output, wall_s=_number(wall_s, "tool_wall_s"))
     start, end = _integers(turn, "span")
     return Turn(
         span=(start, end),
@@ -220,6 +220,10 @@ def _numbers(values: Sequence[Any], name: str) -> tuple[float, ...]:
     return tuple(values)
 
 
+def _number(value: Any, name: str) -> float:
+    return _numbers([value], name)[0]
+
+
 def _rows(rows: Sequence[Sequence[Any]], name: str, shape: Sequence[int]) -> tuple[tuple[float, ...], ...]:
     """One row a trajectory, one number a turn."""
     if [len(row) for row in rows] != list(shape):
@@ -232,6 +236,6 @@ def _peers(rows: Sequence[Sequence[Any]], num: int) -> tuple[Peers, ...]:
     if len(rows) not in (0, num) or any(not 0 <= place < num for row in rows for place, _ in row):
         raise ValueError(f"shaping_peers: expected {num} rows of places below {num}, got {reprlib.repr(rows)}")
     return tuple(
-        tuple((_of(int, place, "shaping_peers"), *_numbers([alike], "shaping_peers")) for place, alike in row)
+        tuple((_of(int, place, "shaping_peers"), _number(alike, "shaping_peers")) for place, alike in row)
         for row in rows
     )
