@@ -83,8 +83,8 @@ def log(folder: Path, step: int, *pairs: tuple[ScoredGroup, list[list[float]]]) 
 def mixed_group() -> tuple[ScoredGroup, list[list[float]]]:
     """Two right, one wrong, one that the sandbox failed.
 
-    Of the three that count two are correct, so GRPO credits the right ones with 1 - 2/3 > 0 and the wrong one with
-    0 - 2/3 < 0. Sample 1 has +0.25 in its second turn, sample 2 -0.5 in its first: the two sign flips.
+    Of the three that count two are correct: the right ones are 1 - 2/3 > 0 above the share, the wrong one 0 - 2/3 < 0
+    below. Sample 1 has +0.25 in its second turn, sample 2 -0.5 in its first: the two turns against the outcome.
     """
     call = "I compute.\n```python\nprint(6 * 7)  # forty-two\n```"
     sampled = (
@@ -117,7 +117,7 @@ def mixed_group() -> tuple[ScoredGroup, list[list[float]]]:
 
 
 def wrong_group() -> tuple[ScoredGroup, list[list[float]]]:
-    """All wrong: GRPO credits nothing, yet the first has an advantage."""
+    """All wrong, yet the first has an advantage."""
     sampled = (
         said(
             trajectory(("while True: pass",), sample_index=0, problem_id="p1", stop_reason=StopReason.max_turns),

@@ -9,6 +9,8 @@ from turnwise.types import ScoredGroup, Trajectory, Turn
 
 MAX_TOKENS = 512
 """Of one stretch of prompt, turn or tool output whose tokens are embedded one by one."""
+DIGITS = 4
+"""After the point, of rewards, returns and advantages; an advantage that they round to 0 is 0."""
 
 Kinds = Mapping[str, Sequence[str]]
 """Filter to what a trajectory is in it, such as `tool` to `ok` and `timeout`."""
@@ -18,7 +20,8 @@ def shown_group(scored: ScoredGroup, returns: Returns, advantages: Advantages) -
     """A group whole, but for the tokens of long stretches."""
     problem, trajectories = scored.group.problem, scored.group.trajectories
     prompt_end = next((one.turns[0].span[0] for one in trajectories if one.turns), 0)
-    flips = sign_flips(scored, advantages)
+    advantages = [[round(advantage, DIGITS) for advantage in row] for row in advantages]
+    against = against_outcome(scored, advantages)
     return {
         "id": problem.id,
         "source": problem.source,
@@ -31,17 +34,17 @@ def shown_group(scored: ScoredGroup, returns: Returns, advantages: Advantages) -
                 "sample": one.sample_index,
                 "answer": one.answer,
                 "num_tokens": len(one.token_ids),
-                "kinds": kinds(scored, place, advantages[place], any(flips[place])),
+                "kinds": kinds(scored, place, advantages[place], any(against[place])),
                 "peers": scored.shaping_peers_G[place] if scored.shaping_peers_G else (),
                 "turns": [
                     {
-                        "reward": round(scored.turn_rewards_GK[place][k], 4),
+                        "reward": round(scored.turn_rewards_GK[place][k], DIGITS),
                         "terms": {
-                            name: round(rows[place][k], 4) for name, rows in scored.terms.items() if rows[place][k]
+                            name: round(rows[place][k], DIGITS) for name, rows in scored.terms.items() if rows[place][k]
                         },
-                        "return": round(returns[place][k], 4),
-                        "advantage": round(advantages[place][k], 4),
-                        "flip": flips[place][k],
+                        "return": round(returns[place][k], DIGITS),
+                        "advantage": advantages[place][k],
+                        "against": against[place][k],
                         **_turn(turn),
                         **_tokens(one, k),
                     }
@@ -53,25 +56,30 @@ def shown_group(scored: ScoredGroup, returns: Returns, advantages: Advantages) -
     }
 
 
-def kinds(scored: ScoredGroup, place: int, advantages_K: Sequence[float], is_flipped: bool) -> Kinds:
-    """What the filters find the trajectory at `place` by."""
+def kinds(scored: ScoredGroup, place: int, advantages_K: Sequence[float], is_against: bool) -> Kinds:
+    """What the filters find the trajectory at `place` by; `is_against`: some turn of it is against the outcome."""
     one = scored.group.trajectories[place]
-    is_from_zero = scored.has_equal_outcomes and any(advantages_K)
     statuses = dict.fromkeys(turn.tool_result.status.value for turn in one.turns if turn.tool_result is not None)
+    if one.is_excluded or not any(advantages_K):
+        credit = "no_credit"
+    elif scored.has_equal_outcomes:
+        credit = "equal_outcomes"
+    else:
+        credit = "against_outcome" if is_against else "with_outcome"
     return {
         "outcome": ["excluded" if one.is_excluded else "correct" if scored.correct_G[place] else "wrong"],
         "format": ["error" if any(turn.has_format_error for turn in one.turns) else "sound"],
         "tool": [*statuses] or ["none"],
         "stop": [one.stop_reason.value],
-        "credit": ["flip" if is_flipped else "from_zero" if is_from_zero else "agrees"],
+        "credit": [credit],
     }
 
 
-def sign_flips(scored: ScoredGroup, advantages: Advantages) -> list[list[bool]]:
-    """Which turns, `[G][K]`, have an advantage of the opposite sign of what GRPO gives their whole trajectory.
+def against_outcome(scored: ScoredGroup, advantages: Advantages) -> list[list[bool]]:
+    """Which turns, `[G][K]`, have an advantage of the opposite sign of their trajectory's outcome in its group.
 
-    That is whether the trajectory is correct less the share of correct ones in its group, over its standard deviation,
-    which leaves the sign alone. Where all agree it is 0 and nothing is a flip. Excluded trajectories do not count.
+    That is 1 if it is correct, else 0, less the share of correct ones: positive for the correct, negative for the
+    wrong, and 0 where all agree, so that no turn is against it. Excluded trajectories do not count.
     """
     counts = [not one.is_excluded for one in scored.group.trajectories]
     correct = [is_correct for is_correct, does_count in zip(scored.correct_G, counts, strict=True) if does_count]

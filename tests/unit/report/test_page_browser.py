@@ -124,6 +124,7 @@ def test_every_control_has_a_name_and_the_page_its_landmarks(page, address):
     page.wait_for_selector("#list a")
     page.locator(".guide summary").click()
     page.locator(".column.chosen summary").first.click()
+    page.locator(".column.chosen .tokens").first.wait_for()
     tree = accessible(page)
     controls = {"button", "link", "combobox", "searchbox", "radio", "textbox", "DisclosureTriangle", "image", "table"}
     assert [node for node in tree if node[0] in controls - {"table"} and not node[1].strip()] == []
@@ -132,7 +133,7 @@ def test_every_control_has_a_name_and_the_page_its_landmarks(page, address):
     for node in [
         ("searchbox", "Search in this run"),
         ("combobox", "Outcome"),
-        ("combobox", "Sign of the credit"),
+        ("combobox", "Credit"),
         ("combobox", "Format"),
         ("combobox", "Tool status"),
         ("combobox", "Stop reason"),
@@ -146,7 +147,7 @@ def test_every_control_has_a_name_and_the_page_its_landmarks(page, address):
         ("link", "Skip to the content"),
         ("list", "Results"),
         ("table", "Advantage of each turn of each sample"),
-        ("button", "Sample 1, turn 2: advantage +0.25, reward +0.25, flip"),
+        ("button", "Sample 1, turn 2: advantage +0.25, reward +0.25, against outcome"),
     ]:
         assert node in names, node
 
@@ -205,6 +206,7 @@ def test_a_narrow_page_shows_one_trajectory_at_a_time(page, address):
 def test_text_stands_out_in_both_themes(page, address, scheme):
     opened(page, address, scheme=scheme)
     page.locator(".column.chosen summary").first.click()
+    page.locator(".column.chosen .tokens").first.wait_for()
     found = {tuple(colors) for colors in page.evaluate(COLOURS, TEXTS)}
     assert len(found) > 10
     assert [colors for colors in found if contrast(*colors) < 4.5] == []

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from builders import trajectory
-from turnwise.report.payload import MAX_TOKENS, kinds, shown_group, sign_flips
+from turnwise.report.payload import MAX_TOKENS, against_outcome, kinds, shown_group
 from turnwise.report.trajectories import read_trajectories, spread
 from turnwise.types import StopReason
 from viewer_runs import log, make_run, mixed_group, right_group, scored, with_gaps, wrong_group
@@ -35,26 +35,37 @@ def test_every_step_is_spread_once():
     assert sorted(spread(range(1000))) == list(range(1000))
 
 
-def test_signs_flip_against_the_outcome_normalised_over_the_group():
-    # two of the three that count are correct: credit 1 - 2/3, 0 - 2/3, 1 - 2/3; the excluded one has none
-    assert sign_flips(*mixed_group()) == [[False, False], [False, True], [True, False], [False, False]]
-    assert sign_flips(*wrong_group()) == [[False], [False]]  # GRPO has no credit there, so nothing is opposite
+def test_turns_are_against_the_outcome_less_the_share_of_correct_ones():
+    # two of the three that count are correct: 1 - 2/3, 0 - 2/3, 1 - 2/3; the excluded one does not count
+    assert against_outcome(*mixed_group()) == [[False, False], [False, True], [True, False], [False, False]]
+    assert against_outcome(*wrong_group()) == [[False], [False]]  # 0 - 0: no sign to be against
+
+
+def test_an_advantage_that_rounds_to_zero_is_none():
+    group, advantages = mixed_group()
+    advantages[1], advantages[2] = [-1.0, 4e-5], [-4e-5, 0.0]
+    _, wrong, right, _ = shown_group(group, advantages, advantages)["trajectories"]
+    assert [turn["against"] for turn in (*wrong["turns"], *right["turns"])] == [False] * 4
+    assert [one["kinds"]["credit"] for one in (wrong, right)] == [["with_outcome"], ["no_credit"]]
 
 
 def test_kinds_are_what_filters_find():
     group, advantages = mixed_group()
-    assert kinds(group, 1, advantages[1], is_flipped=True) == {
+    assert kinds(group, 1, advantages[1], is_against=True) == {
         "outcome": ["wrong"],
         "format": ["error"],
         "tool": ["none"],
         "stop": ["answered"],
-        "credit": ["flip"],
+        "credit": ["against_outcome"],
     }
-    assert kinds(group, 3, advantages[3], is_flipped=False)["outcome"] == ["excluded"]
+    assert kinds(group, 0, advantages[0], is_against=False)["credit"] == ["with_outcome"]
+    for advantages_K in (advantages[3], [0.5, 0.0]):  # excluded, whatever it was given
+        excluded = kinds(group, 3, advantages_K, is_against=False)
+        assert (excluded["outcome"], excluded["credit"]) == (["excluded"], ["no_credit"])
     wrong, advantages = wrong_group()
-    assert kinds(wrong, 0, advantages[0], is_flipped=False)["credit"] == ["from_zero"]
-    assert kinds(wrong, 0, advantages[0], is_flipped=False)["tool"] == ["timeout"]
-    assert kinds(wrong, 1, advantages[1], is_flipped=False)["credit"] == ["agrees"]
+    assert kinds(wrong, 0, advantages[0], is_against=False)["credit"] == ["equal_outcomes"]
+    assert kinds(wrong, 0, advantages[0], is_against=False)["tool"] == ["timeout"]
+    assert kinds(wrong, 1, advantages[1], is_against=False)["credit"] == ["no_credit"]
 
 
 def test_what_a_group_is_shown_with():
@@ -66,7 +77,7 @@ def test_what_a_group_is_shown_with():
     assert wrong["peers"] == ((0, 0.75), (2, 0.25))
     first, second = wrong["turns"]
     assert (first["reward"], first["terms"], first["return"], first["advantage"]) == (-0.1, {"format": -0.1}, 7.0, -1.0)
-    assert (second["reward"], second["terms"], second["flip"]) == (0.25, {"shaping": 0.25}, True)
+    assert (second["reward"], second["terms"], second["against"]) == (0.25, {"shaping": 0.25}, True)
     assert (first["span"], first["ids"], first["reply_ids"]) == ([3, 5, 6], (10, 11), (12,))
     assert (first["logprobs"], first["gaps"]) == ([-0.5, -0.6], [-0.5, -0.5])
     assert shown["trajectories"][3]["turns"][0]["gaps"] is None

@@ -1,8 +1,8 @@
 // Filters and search over all trajectories of the chosen run, and the list of what they find.
 
-const FACETS = { outcome: "Outcome", credit: "Sign of the credit", format: "Format", tool: "Tool status", stop: "Stop reason" };
+const FACETS = { outcome: "Outcome", credit: "Credit", format: "Format", tool: "Tool status", stop: "Stop reason" };
 const KINDS = {
-  agrees: "as GRPO's", flip: "sign flip", from_zero: "credit where GRPO has none",
+  equal_outcomes: "credit although all agree",
   error: "format error", sound: "no format error", none: "no tool result",
 };
 const PAGE = 100; // results that are listed at a time

@@ -12,7 +12,7 @@ function showProblem(group, texts) {
 
 function cellOf(turn, name, largest, choose) {
   const notes = [
-    turn.flip ? "flip" : null,
+    turn.against ? "against outcome" : null,
     turn.errors.length ? "format" : null,
     turn.result && turn.result[0] !== "ok" ? words(turn.result[0]) : null,
   ].filter(Boolean);

@@ -1,7 +1,5 @@
 // One trajectory: a column of turns, each with its credit, what it says and what the tool answered.
 
-const GRPO = { 1: "GRPO would raise the whole trajectory", "-1": "GRPO would lower the whole trajectory" };
-
 function verdict(one) {
   if (isOf(one, "outcome", "excluded")) return element("span", { class: "quiet" }, "excluded");
   const isCorrect = isOf(one, "outcome", "correct");
@@ -31,7 +29,8 @@ function toolResult(turn) {
 function turnCard(turn, number, { largest, texts, isInLoss, isCorrect }) {
   const color = tint(turn.advantage, largest);
   const cut = turn.finish === "stop" ? null : element("p", { class: "badge" }, `Cut short: ${words(turn.finish)}`);
-  const flip = turn.flip ? element("p", { class: "badge" }, `Sign flip: ${GRPO[isCorrect ? 1 : -1]}`) : null;
+  const where = isCorrect ? "lowered in a correct trajectory" : "raised in a wrong trajectory";
+  const against = turn.against ? element("p", { class: "badge" }, `Against the outcome: ${where}`) : null;
   return element(
     "article", { class: "turn", tabindex: "-1" },
     element(
@@ -40,7 +39,7 @@ function turnCard(turn, number, { largest, texts, isInLoss, isCorrect }) {
       element("span", { class: "advantage" }, `advantage ${signed(turn.advantage)}`),
     ),
     creditList(turn),
-    flip,
+    against,
     cut,
     turnText(turn.text),
     turn.errors.map((error) => element("p", { class: "tool bad" }, element("strong", null, "Malformed call: "), error)),
