@@ -90,6 +90,11 @@ def against_outcome(scored: ScoredGroup, advantages: Advantages) -> list[list[bo
     ]
 
 
+def has_trainer_logprobs(scored: ScoredGroup) -> bool:
+    """Whether the trainer's log-probs of any turn were recorded."""
+    return any(turn.trainer_logprobs is not None for one in scored.group.trajectories for turn in one.turns)
+
+
 def _turn(turn: Turn) -> dict[str, Any]:
     result = turn.tool_result
     return {

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from turnwise.report.payload import shown_group
+from turnwise.report.payload import has_trainer_logprobs, shown_group
 from turnwise.tracker.bundle import bundle_path, bundle_steps, iterate_credit
 
 MAX_BYTES = 8_000_000
@@ -34,10 +34,12 @@ def read_trajectories(folders: Mapping[str, Path], max_bytes: int = MAX_BYTES) -
 
     Returns:
         Runs without any trajectory are left out. Each entry has a `label`, its `steps` (every one a `gzip` of JSON
-        lines in base64, a line a group), `facets` (how many trajectories are of each kind) and `tokens` (id to text).
+        lines in base64, a line a group), `facets` (how many trajectories are of each kind), `tokens` (id to text) and
+        `has_trainer` (whether log-probs of the trainer were recorded in any group read, shown or not).
     """
     is_single = len(folders) == 1
-    runs, notes, skipped = [], [], []
+    runs, skipped = [], []
+    notes: dict[str, str] = {}
     for label, folder in folders.items():
         steps, broken = _read_run(folder, max_bytes // len(folders))
         name = "" if is_single else f"{label}: "
@@ -50,10 +52,11 @@ def read_trajectories(folders: Mapping[str, Path], max_bytes: int = MAX_BYTES) -
                     "steps": [step.entry for step in steps],
                     "facets": [[facet, kind, number] for (facet, kind), number in sorted(facets.items())],
                     "tokens": _token_texts(folder, set().union(*(step.token_ids for step in steps))),
+                    "has_trainer": any(step.has_trainer for step in steps),
                 }
             )
-            notes.append(f"{name}{_note(steps, len(bundle_steps(folder)))}")
-    return Trajectories(runs=runs, note=" ".join(notes) or "No trajectories were kept.", skipped=skipped)
+            notes[label] = _note(steps, len(bundle_steps(folder)))
+    return Trajectories(runs=runs, note=_joined(notes, len(folders), not skipped), skipped=skipped)
 
 
 def spread(steps: Sequence[int]) -> Iterator[int]:
@@ -75,6 +78,7 @@ class _Step:
         self.num_problems = 0
         self.num_shown = 0
         self.num_trajectories = 0
+        self.has_trainer = False
         self.facets = Counter[tuple[str, str]]()
         self.token_ids: set[int] = set()
         self._stream = zlib.compressobj(wbits=31)  # with the header of gzip
@@ -116,6 +120,7 @@ def _read_run(folder: Path, max_bytes: int) -> tuple[list[_Step], list[str]]:
         try:
             for scored, returns, advantages in iterate_credit(path):
                 step.num_problems += 1
+                step.has_trainer |= has_trainer_logprobs(scored)
                 if step.size < min(left, max_bytes // 3):
                     step.add(shown_group(scored, returns, advantages))
         except ValueError as error:
@@ -134,7 +139,18 @@ def _note(steps: Sequence[_Step], num_kept: int) -> str:
         for step in steps
         if step.num_shown < step.num_problems
     ]
-    return f"{', '.join(parts)}. All lie whole in groups/."
+    return f"{', '.join(parts)}."
+
+
+def _joined(notes: Mapping[str, str], num_runs: int, is_whole: bool) -> str:
+    """What is in the page of each run, said once where it is the same of all."""
+    if not notes:
+        return "No trajectories were kept."
+    said = [f"{label}: {note}" for label, note in notes.items()]
+    if len(notes) == num_runs and len({*notes.values()}) == 1:
+        each = "Of each run: " if num_runs > 1 else ""
+        said = [f"{each}{next(iter(notes.values()))}"]
+    return " ".join([*said, *(["All lie whole in groups/."] if is_whole else [])])
 
 
 def _token_texts(folder: Path, token_ids: Iterable[int]) -> dict[int, str]:

@@ -114,7 +114,8 @@ def test_only_the_pages_own_script_may_run(text):
     data, viewer = shown.all("script")
     digest = base64.b64encode(hashlib.sha256(viewer[1].encode()).digest()).decode()
     assert data[0]["type"] == "application/json"
-    assert policy == f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    closed = "form-action 'none'; base-uri 'none'"
+    assert policy == f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; {closed}"
     assert "innerHTML" not in viewer[1]
 
 

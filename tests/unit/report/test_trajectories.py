@@ -150,8 +150,32 @@ def test_runs_share_the_bytes(tmp_path):
     both = read_trajectories(folders, max_bytes=size)
     assert [run["label"] for run in both.runs] == ["gtpo", "grpo"]
     assert [sum(step["size"] for step in run["steps"]) for run in both.runs] == [3, 3]  # one problem of each step
-    assert both.note.count("3 trajectories of 3 of 3 kept steps") == 2
-    assert "grpo: 3 trajectories" in both.note
+    assert both.note == (
+        "Of each run: 3 trajectories of 3 of 3 kept steps are in this page, step 0 with 1 of its 2 problems, "
+        "step 1 with 1 of its 2 problems, step 2 with 1 of its 2 problems. All lie whole in groups/."
+    )
+
+
+def test_what_differs_between_runs_is_said_of_each(tmp_path):
+    log(tmp_path / "grpo", 0, right_group(3))
+    folders = {"gtpo": make_run(tmp_path / "gtpo"), "grpo": tmp_path / "grpo"}
+    said = {
+        "gtpo": "gtpo: 8 trajectories of 2 of 2 kept steps are in this page.",
+        "grpo": "grpo: 3 trajectories of 1 of 1 kept steps are in this page.",
+    }
+    assert read_trajectories(folders).note == f"{said['gtpo']} {said['grpo']} All lie whole in groups/."
+    (tmp_path / "none").mkdir()
+    one_kept = read_trajectories({"none": tmp_path / "none", "grpo": folders["grpo"]})
+    assert one_kept.note == f"{said['grpo']} All lie whole in groups/."
+
+
+def test_whether_the_trainer_is_recorded_is_found_in_every_group_read(tmp_path):
+    log(tmp_path / "run", 0, right_group(), mixed_group())  # only the second has log-probs of the trainer
+    (run,) = read_trajectories({"gtpo": tmp_path / "run"}, max_bytes=3).runs
+    assert [len(groups_of(step)) for step in run["steps"]] == [1]  # and it is not shown
+    assert run["has_trainer"]
+    log(tmp_path / "other", 0, right_group())
+    assert not read_trajectories({"gtpo": tmp_path / "other"}).runs[0]["has_trainer"]
 
 
 @pytest.mark.parametrize("damage", ["cut", "not gzip", "not json"])
@@ -171,6 +195,7 @@ def test_a_broken_bundle_gives_what_it_holds_and_is_named(tmp_path, damage):
     (why,) = kept.skipped
     assert why.startswith("groups/step_0.jsonl.gz")
     assert "not a whole trajectory bundle" in why
+    assert "whole" not in kept.note
 
 
 @pytest.mark.parametrize("value", ["0.5", None, float("nan")])

@@ -228,13 +228,47 @@ def test_a_trajectory_that_the_trainer_did_not_see_is_not_in_the_loss(page, addr
     }
 
 
-def test_gaps_that_were_not_recorded_are_called_so(page, address):
-    opened(page, address, "#step=5")
+def test_a_step_that_was_left_out_of_the_loss_has_nothing_in_it(page, address):
+    opened(page, address, "#step=5")  # without log-probs of the trainer, in a run that records them
     page.locator(".column.chosen summary").first.click()
     page.locator(".column.chosen .tokens").wait_for()
     text = page.inner_text(".column.chosen")
-    assert "The trainer's log-probs of this turn were not recorded" in text
-    assert page.locator(".column.chosen .tokens .in").count() == 2  # nothing says that they left the loss
+    for part in ("not in the loss", "The turn took no part in the loss", "None of these tokens enters the loss."):
+        assert part in text
+    assert classes_of_tokens(page) == ["out", "out"]
+
+
+def test_a_run_that_does_not_record_the_trainer_claims_nothing_about_the_loss(page, tmp_path):
+    failed = said(trajectory((None,), sample_index=1, stop_reason=StopReason.tool_infrastructure), "")
+    answered = said(trajectory(), "So:", "\\boxed{42}")
+    log(tmp_path / "run", 0, (scored(answered, failed, correct=(True, False)), [[0.0, 0.0], [0.0]]))
+    opened(page, viewer_page(tmp_path, {"gtpo": tmp_path / "run"}))
+    page.locator(".column.chosen summary").first.click()
+    page.locator(".column.chosen .tokens").wait_for()
+    text = page.inner_text(".column.chosen")
+    for part in (
+        "The trainer's log-probs were not recorded, so there is no gap",
+        "Whether the trajectory took part in the loss was not recorded",
+    ):
+        assert part in text
+    assert "not in the loss" not in text
+    assert classes_of_tokens(page) == ["may", "may", "out"]  # two sampled, one of the reply
+    page.get_by_text("As a table").click()
+    page.locator(".facts").wait_for()
+    assert page.locator(".facts td:last-child").all_inner_texts() == ["not recorded", "not recorded", "no"]
+    assert "not in the loss" in page.locator(".column-head").nth(1).inner_text()  # what is excluded never is
+
+
+def classes_of_tokens(page) -> list[str]:
+    return page.locator(".column.chosen .tokens > span").evaluate_all("all => all.map(one => one.className)")
+
+
+def test_a_long_sibling_leaves_no_gaps_in_a_short_one(page, tmp_path):
+    long, short = said(trajectory(), "word " * 2000, "b"), said(trajectory(sample_index=1), "a", "b")
+    log(tmp_path / "run", 0, (scored(long, short, correct=(True, False)), [[1.0, 1.0], [-1.0, -1.0]]))
+    opened(page, viewer_page(tmp_path, {"gtpo": tmp_path / "run"}))
+    first, second = (turn.bounding_box() for turn in page.locator("#sample-1 .turn").all())
+    assert 0 < second["y"] - first["y"] - first["height"] < 20
 
 
 def test_a_filter_finds_what_it_names(page, address):

@@ -69,17 +69,15 @@ function shapingNote(group) {
   return isShaped ? "What the shaping compared was not recorded." : "Shaping compared nothing in this group.";
 }
 
-function showGroup(groups, problem, texts, choose) {
+function showGroup(groups, problem, run, choose) {
   const group = groups[problem];
   const largest = Math.max(0, ...turnsOf(groups).map((turn) => Math.abs(turn.advantage)));
-  const hasTrainer = turnsOf(groups).some((turn) => turn.gaps !== null);
-  const how = { largest, texts, hasTrainer, jump: (place) => choose(place, null) };
-  showProblem(group, texts);
+  const how = { largest, texts: run.tokens, hasTrainer: run.has_trainer, jump: (place) => choose(place, null) };
+  showProblem(group, run.tokens);
   showMatrix(group, largest, choose);
   byId("shaping").textContent = shapingNote(group);
   const columns = byId("columns");
   columns.replaceChildren(...group.trajectories.map((one, place) => trajectoryColumn(one, place, group, how)));
-  columns.style.setProperty("--rows", 1 + Math.max(0, ...group.trajectories.map((one) => one.turns.length)));
 }
 
 function markSample(sample) {

@@ -9,6 +9,9 @@ function tokenRows(ids, start, texts, facts) {
   return ids.map((id, place) => ({ id, position: start + place, text: texts[id] ?? "", ...facts(place) }));
 }
 
+// Whether a token is in the loss: null where nobody recorded it.
+const LOSS = { true: ["in", "in the loss", "yes"], false: ["out", "not in the loss", "no"], null: ["may", "in the loss if its trajectory is", "not recorded"] };
+
 // The sampled tokens of a turn, which are in the loss if the trajectory is, and those of the reply, which never are.
 function turnRows(turn, texts, isInLoss) {
   const [start, end] = turn.span;
@@ -29,7 +32,7 @@ function tokenStrip(rows) {
   const largest = hasGaps ? largestGap(rows) : 4;
   const spans = rows.map((row) => {
     const color = tint(hasGaps ? row.gap : row.logprob, largest);
-    return element("span", { class: row.isInLoss ? "in" : "out", style: background(color), title: factsOf(row) }, row.text || `${row.id} `);
+    return element("span", { class: LOSS[row.isInLoss][0], style: background(color), title: factsOf(row) }, row.text || `${row.id} `);
   });
   return element("div", { class: "tokens" }, spans);
 }
@@ -38,7 +41,7 @@ function factsOf(row) {
   const facts = [`token ${row.position}, id ${row.id}`];
   if (row.logprob !== null) facts.push(`log-prob ${row.logprob.toFixed(3)} (${(100 * Math.exp(row.logprob)).toFixed(1)}%)`);
   if (row.gap !== null) facts.push(`gap ${scientific(row.gap)}`);
-  return `${facts.join(", ")}; ${row.isInLoss ? "in the loss" : "not in the loss"}`;
+  return `${facts.join(", ")}; ${LOSS[row.isInLoss][1]}`;
 }
 
 function tokenTable(rows) {
@@ -51,7 +54,7 @@ function tokenTable(rows) {
       element("td", null, String(row.id)),
       element("td", null, row.logprob === null ? "" : row.logprob.toFixed(3)),
       element("td", null, row.gap === null ? "" : scientific(row.gap)),
-      element("td", null, row.isInLoss ? "yes" : "no"),
+      element("td", null, LOSS[row.isInLoss][2]),
     ),
   );
   const head = element("tr", null, heads.map((text) => element("th", { scope: "col" }, text)));
@@ -65,19 +68,25 @@ function onDemand(summary, make) {
   return details;
 }
 
+const MASK = {
+  true: "Underlined tokens enter the loss, the others do not.",
+  false: "None of these tokens enters the loss.",
+  null: "Whether the trajectory took part in the loss was not recorded; if it did, the tokens underlined by dots entered it.",
+};
+
 function tokenDetails(turn, texts, isInLoss) {
   const [start, end, following] = turn.span;
   const reply = following > end ? `, ${following - end} of the reply` : "";
   return onDemand(`Tokens: ${end - start} sampled${reply}`, () => {
     const rows = turnRows(turn, texts, isInLoss);
     const left = following - start - rows.length;
+    const why = isInLoss === false ? "The turn took no part in the loss" : "The trainer's log-probs were not recorded";
     const colours = turn.gaps === null
-      ? "The trainer's log-probs of this turn were not recorded, so there is no gap; the colour is the sampler's log-prob."
+      ? `${why}, so there is no gap; the colour is the sampler's log-prob.`
       : `The colour is the gap: the trainer's log-prob less the sampler's, at most ${largestGap(rows).toExponential(1)} apart here.`;
-    const mask = isInLoss ? "Underlined tokens enter the loss, the others do not." : "None of these tokens enters the loss.";
     const more = left > 0 ? ` ${counted(left, "token")} more are in the bundle.` : "";
     return [
-      element("p", { class: "quiet" }, `${colours} ${mask}${more}`),
+      element("p", { class: "quiet" }, `${colours} ${MASK[isInLoss]}${more}`),
       tokenStrip(rows),
       onDemand("As a table", () => [tokenTable(rows)]),
     ];

@@ -57,18 +57,22 @@ function peersLine(one, group, jump) {
   return element("p", { class: "meta" }, "Shaping compared its code with ", buttons);
 }
 
+// Whether it took part in the loss: if the trainer's log-probs of it were kept. Of a run that kept none at all nobody
+// knows (null), but that what is excluded never does.
+function partInLoss(one, hasTrainer) {
+  if (isOf(one, "outcome", "excluded")) return false;
+  return hasTrainer ? one.turns.some((turn) => turn.gaps !== null) : null;
+}
+
 function trajectoryColumn(one, place, group, { jump, hasTrainer, ...how }) {
-  const isExcluded = isOf(one, "outcome", "excluded");
-  // It was part of the loss if the trainer's log-probs of it were kept; a step that kept none does not tell which
-  // others were left out.
-  const isInLoss = hasTrainer ? one.turns.some((turn) => turn.gaps !== null) : !isExcluded;
+  const isInLoss = partInLoss(one, hasTrainer);
   const answer = one.answer === null ? "gave no answer" : ["answered ", element("bdi", null, one.answer)];
   return element(
     "section", { class: "column", id: `sample-${place}`, "aria-labelledby": `title-${place}` },
     element(
       "div", { class: "column-head" },
       element("h3", { id: `title-${place}`, tabindex: "-1" }, `Sample ${one.sample} `, verdict(one)),
-      element("p", { class: "meta" }, answer, `; stopped: ${words(one.kinds.stop[0])}; ${counted(one.num_tokens, "token")}${isInLoss ? "" : "; not in the loss"}`),
+      element("p", { class: "meta" }, answer, `; stopped: ${words(one.kinds.stop[0])}; ${counted(one.num_tokens, "token")}${isInLoss === false ? "; not in the loss" : ""}`),
       peersLine(one, group, jump),
     ),
     one.turns.map((turn, index) => turnCard(turn, index + 1, { ...how, isInLoss, isCorrect: isOf(one, "outcome", "correct") })),

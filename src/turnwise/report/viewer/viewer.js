@@ -48,7 +48,7 @@ async function choose(change, isLinked = true) {
     fill("run", runs.map((one) => one.label), chosen.run);
     fill("step", run.steps.map((one) => String(one.step)), chosen.step);
     fill("problem", groups.map(problemText), chosen.problem);
-    showGroup(groups, chosen.problem, run.tokens, (sample, turn) => choose({ sample }).then(() => goTo(sample, turn)));
+    showGroup(groups, chosen.problem, run, (sample, turn) => choose({ sample }).then(() => goTo(sample, turn)));
   }
   markSample(chosen.sample);
   say(`Step ${run.steps[chosen.step].step}, problem ${chosen.problem + 1} of ${groups.length}, sample ${group.trajectories[chosen.sample].sample}`);
