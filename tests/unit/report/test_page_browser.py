@@ -1,5 +1,7 @@
 """The report of a run in a browser: what it needs, who can use it, and what text can do to it."""
 
+import gzip
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -147,7 +149,7 @@ def test_every_control_has_a_name_and_the_page_its_landmarks(page, address):
         ("link", "Skip to the content"),
         ("list", "Results"),
         ("table", "Advantage of each turn of each sample"),
-        ("button", "Sample 1, turn 2: advantage +0.25, reward +0.25, against outcome"),
+        ("button", "Sample 1, turn 2: advantage +0.25, reward +0.25, against"),
     ]:
         assert node in names, node
 
@@ -257,6 +259,10 @@ def test_a_broken_run_still_has_its_page(page, make_run, tmp_path):
     run_dir = make_run(tmp_path, num_steps=3, num_problems=1, group_size=2)
     bundle = run_dir / "groups" / "step_1.jsonl.gz"
     bundle.write_bytes(bundle.read_bytes()[:100])
+    bundle = run_dir / "groups" / "step_2.jsonl.gz"
+    group = json.loads(gzip.decompress(bundle.read_bytes()))
+    group["advantages"][0][0] = "high"
+    bundle.write_bytes(gzip.compress(json.dumps(group).encode()))
     (run_dir / "summary.json").write_text("{")
     lines = (run_dir / "metrics.jsonl").read_text().splitlines(keepends=True)
     (run_dir / "metrics.jsonl").write_text("".join([*lines[:3], "not a line\n", *lines[3:]]))
@@ -265,7 +271,9 @@ def test_a_broken_run_still_has_its_page(page, make_run, tmp_path):
     for part in ("metrics.jsonl, line 4", "summary.json is not the summary of a run"):
         assert part in told[0]
     assert "groups/step_1.jsonl.gz" in told[1]
-    assert page.locator("#step option").all_inner_texts() == ["0", "2"]
+    assert "groups/step_2.jsonl.gz, line 1: not a whole trajectory bundle" in told[1]
+    assert "advantages: expected finite numbers, got ['high'," in told[1]
+    assert page.locator("#step option").all_inner_texts() == ["0"]
     assert "summary.json is broken" in page.inner_text(".outcome")
 
 

@@ -120,10 +120,10 @@ def test_the_matrix_says_the_credit_of_every_turn(page, address):
     assert labels == [
         "Sample 0, turn 1: advantage +0.50, reward 0.00",
         "Sample 1, turn 1: advantage −1.00, reward −0.10, format",
-        "Sample 2, turn 1: advantage −0.50, reward 0.00, against outcome",
+        "Sample 2, turn 1: advantage −0.50, reward 0.00, against",
         "Sample 3, turn 1: advantage 0.00, reward 0.00, infrastructure",
         "Sample 0, turn 2: advantage +1.00, reward +1.00",
-        "Sample 1, turn 2: advantage +0.25, reward +0.25, against outcome",
+        "Sample 1, turn 2: advantage +0.25, reward +0.25, against",
         "Sample 2, turn 2: advantage +1.00, reward +1.00",
         "Sample 3, turn 2: advantage 0.00, reward 0.00",
     ]
@@ -277,8 +277,8 @@ def test_a_filter_finds_what_it_names(page, address):
         ("outcome", "correct (4)", ["0/0", "0/2", "5/0", "5/1"]),
         ("outcome", "wrong (3)", ["0/1", "0/0", "0/1"]),
         ("outcome", "excluded (1)", ["0/3"]),
-        ("credit", "against outcome (2)", ["0/1", "0/2"]),
-        ("credit", "with outcome (1)", ["0/0"]),
+        ("credit", "against the outcome (2)", ["0/1", "0/2"]),
+        ("credit", "with the outcome (1)", ["0/0"]),
         ("credit", "no credit (4)", ["0/3", "0/1", "5/0", "5/1"]),
         ("credit", "credit although all agree (1)", ["0/0"]),
         ("format", "format error (1)", ["0/1"]),

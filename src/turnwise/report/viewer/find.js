@@ -2,7 +2,7 @@
 
 const FACETS = { outcome: "Outcome", credit: "Credit", format: "Format", tool: "Tool status", stop: "Stop reason" };
 const KINDS = {
-  equal_outcomes: "credit although all agree",
+  against_outcome: "against the outcome", with_outcome: "with the outcome", equal_outcomes: "credit although all agree",
   error: "format error", sound: "no format error", none: "no tool result",
 };
 const PAGE = 100; // results that are listed at a time

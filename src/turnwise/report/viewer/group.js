@@ -12,7 +12,7 @@ function showProblem(group, texts) {
 
 function cellOf(turn, name, largest, choose) {
   const notes = [
-    turn.against ? "against outcome" : null,
+    turn.against ? "against" : null,
     turn.errors.length ? "format" : null,
     turn.result && turn.result[0] !== "ok" ? words(turn.result[0]) : null,
   ].filter(Boolean);
