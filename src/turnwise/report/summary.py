@@ -4,8 +4,10 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from math import isfinite
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from turnwise.tracker.atomic import write_atomically
 from turnwise.tracker.files import read_metrics
@@ -33,8 +35,8 @@ class Summary:
     """What is left to say at the end of a run.
 
     `initial`, `best` (the earliest of equals) and `final` are its first, most accurate and last evaluation, None in
-    a run without any. `total_steps` counts the finished steps over all starts of the run, `wall_s` the seconds of
-    the last start. `why` says more about an outcome other than finished.
+    a run without any. `total_steps` counts the finished steps over all starts of the run, `wall_s` their
+    seconds, as far as they came to write them down. `why` says more about an outcome other than finished.
     """
 
     outcome: Outcome
@@ -93,10 +95,27 @@ def read_summary(run_dir: Path) -> Summary:
     try:
         fields = json.loads(content)
         for name in ("initial", "best", "final"):
-            fields[name] = None if fields[name] is None else EvaluationRecord(**fields[name])
-        return Summary(**{**fields, "outcome": Outcome(fields["outcome"])})
+            fields[name] = None if fields[name] is None else _evaluation(**fields[name])
+        summary = Summary(**{**fields, "outcome": Outcome(fields["outcome"])})
+        if not isinstance(summary.total_steps, int) or not _is_number(summary.wall_s):
+            raise ValueError(f"total_steps={summary.total_steps!r}, wall_s={summary.wall_s!r}: expected numbers")
+        return summary
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not the summary of a run: {error!r}") from error
+
+
+def _evaluation(*, step: Any, accuracy: Any, metrics: Any) -> EvaluationRecord:
+    """An evaluation as it was read; ValueError names what is no number."""
+    if not isinstance(metrics, dict):
+        raise ValueError(f"metrics={metrics!r}: expected figures by name")
+    for name, value in {"step": step, "accuracy": accuracy, **metrics}.items():
+        if not (_is_number(value) or (value is None and name in metrics)):
+            raise ValueError(f"{name}={value!r}: expected a number")
+    return EvaluationRecord(step=step, accuracy=accuracy, metrics=metrics)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, float | int) and isfinite(value)
 
 
 def overall_accuracies(metrics: Mapping[str, float | None]) -> dict[str, float | None]:

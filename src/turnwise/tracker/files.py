@@ -73,7 +73,7 @@ def read_metrics(run_dir: Path) -> Iterator[dict[str, float | None]]:
     A last line without its end, as a killed run leaves it, is passed over.
 
     Raises:
-        ValueError: Another line is broken; the message names the file and the line.
+        ValueError: Another line is broken, or a figure no number; the message names the file and the line.
     """
     path = run_dir / "metrics.jsonl"
     with suppress(FileNotFoundError):
@@ -81,9 +81,13 @@ def read_metrics(run_dir: Path) -> Iterator[dict[str, float | None]]:
         for number, line in enumerate(lines[:-1], start=1):
             try:
                 figures = json.loads(line)
-                int(figures["step"])
-            except (ValueError, KeyError, TypeError) as error:
+            except ValueError as error:
                 raise ValueError(f"{path}, line {number}: not a line of figures with a step: {line[:80]!r}") from error
+            if not isinstance(figures, dict) or not isinstance(figures.get("step"), int):
+                raise ValueError(f"{path}, line {number}: not a line of figures with a step: {line[:80]!r}")
+            for name, value in figures.items():
+                if value is not None and not isinstance(value, float | int):
+                    raise ValueError(f"{path}, line {number}: {name}={value!r}: expected a number or null")
             yield figures
 
 

@@ -76,6 +76,34 @@ def test_another_file_is_named(tmp_path, content):
         read_summary(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"final": {"step": 0, "accuracy": 0.5, "metrics": None}}, "metrics=None: expected figures by name"),
+        ({"final": {"step": 0, "accuracy": None, "metrics": {}}}, "accuracy=None: expected a number"),
+        ({"best": {"step": "0", "accuracy": 0.5, "metrics": {}}}, "step='0': expected a number"),
+        ({"initial": {"step": 0, "accuracy": 0.5, "metrics": {"eval/x": "a"}}}, "eval/x='a': expected a number"),
+        ({"total_steps": None}, "total_steps=None"),
+        ({"wall_s": "long"}, "wall_s='long'"),
+    ],
+)
+def test_a_value_of_another_kind_is_named(tmp_path, change, message):
+    log(tmp_path, (0, evaluation(0.25)))
+    write_summary(tmp_path, summarise(tmp_path))
+    path = tmp_path / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=rf"summary\.json is not the summary of a run: .*{message}"):
+        read_summary(tmp_path)
+
+
+def test_a_figure_that_was_not_finite_is_read_back_as_none(tmp_path):
+    log(tmp_path, (0, evaluation(0.25) | {"eval/sums/length": math.nan}))
+    write_summary(tmp_path, summarise(tmp_path))
+    read = read_summary(tmp_path)
+    assert read.final is not None
+    assert read.final.metrics["eval/sums/length"] is None
+
+
 def test_changes_list_a_task_and_then_its_families(tmp_path):
     log(tmp_path, (0, evaluation(0.25, gcd=0.5)), (5, evaluation(0.75, gcd=0.375, primes=1.0)))
     changes = accuracy_changes(summarise(tmp_path))

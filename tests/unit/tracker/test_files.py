@@ -90,6 +90,20 @@ def test_a_broken_line_in_the_middle_is_an_error_with_its_place(tmp_path):
         list(read_metrics(tmp_path))
 
 
+@pytest.mark.parametrize("value", ['"abc"', "[0.5]", "{}"])
+def test_a_figure_that_is_no_number_is_an_error_with_its_place(tmp_path, value):
+    (tmp_path / "metrics.jsonl").write_text(f'{{"step": 0, "a/x": null}}\n{{"step": 1, "a/x": {value}}}\n')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: a/x=.*: expected a number or null"):
+        list(read_metrics(tmp_path))
+
+
+@pytest.mark.parametrize("line", ["[]", "3", "{}", '{"step": null}', '{"step": "0"}'])
+def test_a_line_without_a_step_is_an_error(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_text(f"{line}\n")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 1: not a line of figures with a step"):
+        list(read_metrics(tmp_path))
+
+
 def test_read_metrics_of_a_folder_without_any(tmp_path):
     assert list(read_metrics(tmp_path)) == []
 
