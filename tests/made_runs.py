@@ -24,9 +24,10 @@ def summary(final: float, *, start: float = 0.25, outcome: Outcome = Outcome.fin
 
 
 def record(arm: str, seed: int, **config: Any) -> dict[str, Any]:
-    """A config.json; `config` replaces whole sections."""
+    """A config.json of that arm; `config` replaces whole sections."""
     sections = {"seed": seed, "reward": {"shaping": arm}, "task": {"horizon": 2}, "trainer": {"dtype": "float32"}}
     return {
+        "choices": {"ablation": arm},
         "config": sections | config,
         "git": {"revision": "abc", "is_dirty": False},
         "versions": {"python": "3.11", "torch": "2.13"},

@@ -193,7 +193,7 @@ def _device(record: Mapping[str, Any]) -> str:
 
 
 def _versions(record: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {number}" for name, number in record.get("versions", {}).items()) or "not recorded"
+    return ", ".join(f"{name} {number}" for name, number in (record.get("versions") or {}).items()) or "not recorded"
 
 
 def _listed(words: Sequence[str], last: str) -> str:

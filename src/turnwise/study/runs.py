@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from turnwise.report.summary import EvaluationRecord, Outcome, Summary, overall_accuracies, read_summary
+from turnwise.study.alike import Cell, flat, odd_ones
 from turnwise.tracker.atomic import write_atomically
 from turnwise.tracker.files import read_metrics
 
@@ -46,7 +47,7 @@ class Plan:
         if bool(self.across) != all(self.settings):
             raise ValueError(f"Plan.settings={list(self.settings)}: expected values of Plan.across={self.across!r}")
 
-    def cells(self) -> Iterator[tuple[int, str, str]]:
+    def cells(self) -> Iterator[Cell]:
         """(seed, setting, arm) of every run, seeds outermost, so that a study cut short is balanced."""
         yield from product(self.seeds, self.settings, self.arms)
 
@@ -68,6 +69,11 @@ class Run:
     summary: Summary
     lines: tuple[Line, ...]
     """Its metrics.jsonl: one line a step, and one more for each evaluation."""
+
+    @property
+    def cell(self) -> Cell:
+        """Its place in the plan."""
+        return self.seed, self.setting, self.arm
 
     @property
     def start(self) -> float:
@@ -169,16 +175,22 @@ def read_study(root: Path) -> Study:
     """
     plan = read_plan(root)
     runs: list[Run] = []
-    skipped: list[Skipped] = []
-    for seed, setting, arm in plan.cells():
+    whys: dict[Cell, str] = {}
+    for cell in plan.cells():
+        seed, setting, arm = cell
         try:
             run = _read_run(plan, root, arm, setting, seed)
-            _check_comparable(run, runs, plan)
+            _check_place(run, plan)
         except (OSError, ValueError) as error:
-            skipped.append(Skipped(arm=arm, setting=setting, seed=seed, why=str(error)))
+            whys[cell] = str(error)
         else:
             runs.append(run)
-    return Study(root=root, plan=plan, runs=tuple(runs), skipped=tuple(skipped))
+    whys |= odd_ones({run.cell: run.record["config"] for run in runs}, plan.across)
+    skipped = [
+        Skipped(arm=cell[2], setting=cell[1], seed=cell[0], why=whys[cell]) for cell in plan.cells() if cell in whys
+    ]
+    sound = [run for run in runs if run.cell not in whys]
+    return Study(root=root, plan=plan, runs=tuple(sound), skipped=tuple(skipped))
 
 
 def _read_run(plan: Plan, root: Path, arm: str, setting: str, seed: int) -> Run:
@@ -210,8 +222,6 @@ def _read_run(plan: Plan, root: Path, arm: str, setting: str, seed: int) -> Run:
     steps = [None if record is None else record.step for record in (summary.initial, summary.final)]
     if steps != [0, plan.num_steps]:
         raise ValueError(f"was evaluated first and last after {steps} steps, expected {[0, plan.num_steps]}")
-    if not all(isinstance(value, float | int) and math.isfinite(value) for value in (run.start, run.final)):
-        raise ValueError(f"holds accuracies that are no numbers: {run.start!r}, {run.final!r}")
     logged, _ = run.series("rollout/accuracy")
     if logged != list(range(plan.num_steps)):
         raise ValueError(f"metrics.jsonl holds rollout/accuracy of {len(logged)} steps, expected {plan.num_steps}")
@@ -222,46 +232,31 @@ def _read_record(folder: Path) -> Mapping[str, Any]:
     path = folder / "config.json"
     try:
         record = json.loads(path.read_bytes())
-        if isinstance(record["config"], Mapping):
-            return record
-    except (ValueError, KeyError, TypeError) as error:
+        for name, keys in _RECORDED.items():
+            part = record["config"] if name == "config" else record.get(name) or dict.fromkeys(keys)
+            if not isinstance(part, Mapping) or not set(keys) <= part.keys():
+                raise ValueError(f"its {name} is {part!r}")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not the record of a run: {error!r}") from error
-    raise ValueError(f"{path} is not the record of a run: its config is {record['config']!r}")
+    return record
 
 
-_OF_ARM = ("advantage", "loss", "reward", "seed")
-"""Sections of a configuration in which arms may differ; the others decide what is solved, and how it is judged."""
+_RECORDED = {"config": (), "git": ("revision", "is_dirty"), "device": ("type", "name"), "versions": ()}
+"""Parts of a record and what each holds; all but the configuration may be missing."""
 
 
-def _check_comparable(run: Run, others: Sequence[Run], plan: Plan) -> None:
-    """Raises ValueError where `run` is not what its folder says, or differs from those before it in more than that."""
+def _check_place(run: Run, plan: Plan) -> None:
+    """Raises ValueError where `run` is not what its folder says."""
     config = flat(run.record["config"])
-    for key, named in (("seed", str(run.seed)), (plan.across, run.setting)):
-        if key in config and not _are_same(str(config[key]), named):
-            raise ValueError(f"has {key}={config[key]}, but lies where {named} belongs: {run.folder}")
-    for other in others:
-        is_same_arm = other.arm == run.arm
-        own, theirs = (
-            {key: value for key, value in flat(one.record["config"]).items() if key not in ("seed", plan.across)}
-            for one in (run, other)
-        )
-        for key in sorted(own.keys() | theirs.keys()):
-            if own.get(key) != theirs.get(key) and (is_same_arm or key.split(".")[0] not in _OF_ARM):
-                where = f"{other.arm}, seed {other.seed}"
-                raise ValueError(f"has {key}={own.get(key)}, the run of {where} has {theirs.get(key)}")
-        if is_same_arm:
-            return  # whatever comes after was compared with this one
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested configuration as `{"reward.shaping": True, ...}`."""
-    found: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = value
-    return found
+    choices = run.record.get("choices")
+    arm = choices.get("ablation") if isinstance(choices, Mapping) else None
+    if arm is None:
+        raise ValueError(f"does not say in config.json which arm it is, under choices.ablation: {run.folder}")
+    found = [("ablation", arm, run.arm), ("seed", config.get("seed"), run.seed)]
+    found += [(plan.across, config[plan.across], run.setting)] if plan.across in config else []
+    for key, value, named in found:
+        if not _are_same(str(value), str(named)):
+            raise ValueError(f"has {key}={value}, but lies where {named} belongs: {run.folder}")
 
 
 def _are_same(text: str, other: str) -> bool:

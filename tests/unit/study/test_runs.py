@@ -134,7 +134,21 @@ def test_a_run_without_evaluation(root: Path) -> None:
 def test_an_accuracy_that_is_no_number(root: Path) -> None:
     path = root / "grpo_seed1/summary.json"
     path.write_text(path.read_text().replace('"accuracy": 0.625', '"accuracy": null'))
-    assert why(root) == "holds accuracies that are no numbers: 0.25, None"
+    assert "summary.json is not the summary of a run: ValueError('accuracy=None: expected a number')" in why(root)
+
+
+def test_a_summary_without_figures(root: Path) -> None:
+    path = root / "grpo_seed1/summary.json"
+    fields = json.loads(path.read_text())
+    fields["final"]["metrics"] = None
+    path.write_text(json.dumps(fields))
+    assert "summary.json is not the summary of a run: ValueError('metrics=None: expected figures by name')" in why(root)
+
+
+def test_a_figure_that_is_no_number(root: Path) -> None:
+    path = root / "grpo_seed1/metrics.jsonl"
+    path.write_text(path.read_text().replace("0.375", '"abc"'))
+    assert why(root).endswith("metrics.jsonl, line 1: rollout/accuracy='abc': expected a number or null")
 
 
 def test_a_run_whose_metrics_lack_a_step(root: Path) -> None:
@@ -151,6 +165,21 @@ def test_a_broken_record(root: Path, content: str) -> None:
     assert "config.json is not the record of a run" in why(root)
 
 
+@pytest.mark.parametrize("part", [{"git": "abc"}, {"git": {"revision": "abc"}}, {"device": [1]}, {"versions": "3.11"}])
+def test_a_broken_part_of_a_record(root: Path, part: dict[str, object]) -> None:
+    path = root / "grpo_seed1/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | part))
+    assert f"config.json is not the record of a run: ValueError('its {next(iter(part))} is " in why(root).replace(
+        '"', "'"
+    )
+
+
+def test_a_record_without_git_is_sound(root: Path) -> None:
+    path = root / "grpo_seed1/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"git": None}))
+    assert "no git checkout" in {run.revision for run in read_study(root).runs}
+
+
 def test_a_missing_record_is_not_taken_for_a_missing_run(root: Path) -> None:
     (root / "grpo_seed1/config.json").unlink()
     assert "config.json" in why(root)
@@ -164,12 +193,46 @@ def test_a_run_of_another_seed_is_not_counted_twice(root: Path) -> None:
 
 def test_arms_may_differ_in_what_makes_an_arm_only(root: Path) -> None:
     leave_run(root / "grpo_seed1", "grpo", 1, trainer={"dtype": "bfloat16"})
-    assert why(root) == "has trainer.dtype=bfloat16, the run of gtpo, seed 0 has float32"
+    assert why(root) == "has trainer.dtype=bfloat16, but 3 runs have float32, the first of them gtpo, seed 0"
+
+
+def test_an_odd_run_in_first_place_is_the_one_left_out(root: Path) -> None:
+    leave_run(root / "gtpo_seed0", "gtpo", 0, trainer={"dtype": "bfloat16"})
+    reason = why(root, "gtpo", 0)
+    assert reason == "has trainer.dtype=bfloat16, but 3 runs have float32, the first of them grpo, seed 0"
+
+
+def test_an_odd_run_in_first_place_of_its_arm_is_the_one_left_out(root: Path) -> None:
+    write_plan(root, replace(PLAN, seeds=(0, 1, 2)))
+    for arm in PLAN.arms:
+        leave_run(root / f"{arm}_seed2", arm, 2)
+    leave_run(root / "grpo_seed0", "grpo", 0, reward={"shaping": "other"})
+    (odd,) = read_study(root).skipped
+    assert (odd.arm, odd.seed) == ("grpo", 0)
+    assert odd.why == "has reward.shaping=other, but 2 runs have grpo, the first of them grpo, seed 1"
+
+
+def test_runs_that_cannot_be_used_stay_in_the_order_of_the_plan(root: Path) -> None:
+    leave_run(root / "gtpo_seed0", "gtpo", 0, trainer={"dtype": "bfloat16"})
+    (root / "grpo_seed0/summary.json").unlink()
+    assert [(one.arm, one.seed) for one in read_study(root).skipped] == [("gtpo", 0), ("grpo", 0)]
+
+
+def test_a_run_of_another_arm(root: Path) -> None:
+    leave_run(root / "grpo_seed1", "gtpo", 1)
+    assert why(root).startswith("has ablation=gtpo, but lies where grpo belongs: ")
+
+
+@pytest.mark.parametrize("choices", [None, {}, "grpo"])
+def test_a_run_that_does_not_say_its_arm(root: Path, choices: object) -> None:
+    path = root / "grpo_seed1/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"choices": choices}))
+    assert why(root).startswith("does not say in config.json which arm it is, under choices.ablation: ")
 
 
 def test_seeds_of_an_arm_may_differ_in_nothing(root: Path) -> None:
     leave_run(root / "grpo_seed1", "grpo", 1, reward={"shaping": "other"})
-    assert why(root) == "has reward.shaping=other, the run of grpo, seed 0 has grpo"
+    assert why(root) == "has reward.shaping=other, but 1 run has grpo, the first of them grpo, seed 0"
 
 
 def along_the_horizon(root: Path, settings: tuple[str, str], horizon: float | None = None) -> Study:
