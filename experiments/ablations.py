@@ -131,11 +131,15 @@ def plan_in(out: Path) -> Plan | None:
     """The study that lies in `out`, if one does.
 
     Raises:
-        ConfigError: Its study.json is broken.
+        ConfigError: Its study.json is broken, or it is a place where no study can be put.
     """
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out}: expected a folder, this is a file")
     try:
         return read_plan(out)
     except FileNotFoundError:
+        if out.exists() and any(out.iterdir()):
+            raise ConfigError(f"--out {out}: expected a study or an empty folder, this holds other files") from None
         return None
     except ValueError as error:
         raise ConfigError(str(error)) from error

@@ -38,7 +38,7 @@ def leave_run(
     write_summary(
         folder, Summary(outcome=outcome, why=why, total_steps=2, wall_s=1.0, initial=first, best=last, final=last)
     )
-    record = {"config": {"seed": seed}, "git": {"revision": "abc", "is_dirty": False}}
+    record = {"choices": {"ablation": arm}, "config": {"seed": seed}, "git": {"revision": "abc", "is_dirty": False}}
     (folder / "config.json").write_text(json.dumps(record))
     lines = [{"step": step, "rollout/accuracy": 0.5} for step in range(2)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -98,6 +98,17 @@ def test_options_and_words_make_the_plan(tmp_path: Path, trained: Trained) -> No
     )
     launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.launcher.verbose=1"]
     assert trained.launchers == [("joblib", launcher)]
+
+
+def test_a_study_is_put_nowhere_but_into_a_folder_of_its_own(
+    tmp_path: Path, trained: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    assert ablations.main(["--out", str(tmp_path)]) == 2
+    assert "expected a study or an empty folder, this holds other files" in capsys.readouterr().err
+    assert ablations.main(["--out", str(tmp_path / "notes.txt")]) == 2
+    assert "expected a folder, this is a file" in capsys.readouterr().err
+    assert (trained.plans, [path.name for path in tmp_path.iterdir()]) == ([], ["notes.txt"])
 
 
 def test_words_may_stand_anywhere(tmp_path: Path, trained: Trained) -> None:

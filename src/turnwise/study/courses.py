@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 
 from turnwise.study.drawing.lines import MAX_NAMED, Lines
 from turnwise.study.drawing.panel import NUMBER, SHARE, Form, Panel, Point, limits
@@ -75,7 +75,8 @@ def credit(study: Study) -> Iterator[Figure]:
             setting,
             name="credit",
             title="Reward and advantage by turn",
-            about="Mean over the trajectories that have the turn, over steps, then over seeds with its 95% interval.",
+            about="Mean over the trajectories that have the turn, over steps, then over seeds with its 95% interval. "
+            "Few trajectories reach the last turns: they are other trajectories, not later moments of the same.",
             panels=panels,
         )
 
@@ -140,14 +141,15 @@ def signal(study: Study) -> Iterator[Figure]:
 
 
 def time(study: Study) -> Iterator[Figure]:
-    """Seconds of a step by what they were spent on."""
+    """Seconds of a step by what they were spent on, in the run of each arm that was disturbed least."""
     for setting in study.plan.settings:
         bars = {}
         for arm, runs in runs_by_arm(study, setting).items():
-            whole, rollout, tool = (
-                fmean(means) if (means := _means(runs, f"time/{name}_s")) else math.nan
-                for name in ("step", "rollout", "tool")
+            seconds = (
+                [median(run.series(f"time/{name}_s")[1] or [math.nan]) for name in ("step", "rollout", "tool")]
+                for run in runs
             )
+            whole, rollout, tool = min(seconds, key=lambda one: one[0])
             if not math.isnan(whole + rollout + tool):
                 bars[arm] = {"sampling": rollout - tool, "tools": tool, "update and the rest": whole - rollout}
         panels = [Bars(x_label="seconds a step", bars=bars)] if bars else []
@@ -156,7 +158,8 @@ def time(study: Study) -> Iterator[Figure]:
             setting,
             name="time",
             title="Time of a step",
-            about="Wall clock without evaluations: mean over steps and seeds. Runs on one machine slow each other.",
+            about="Median over the steps of each arm's quickest run, without evaluations. Runs on one machine slow "
+            "each other, so small differences mean nothing.",
             panels=panels,
             has_legend=False,
         )
@@ -180,7 +183,9 @@ def within(point: Point, low: float, high: float) -> Point:
 def smoothing_window(num_steps: int) -> str:
     """The sentence that names the smoothing of lines over steps."""
     width = _width(num_steps)
-    return f"Lines are moving means over {width} steps." if width > 1 else "Lines are not smoothed."
+    if width == 1:
+        return "Lines are not smoothed."
+    return f"Lines are moving means over {width} steps, at both ends over fewer."
 
 
 def _width(num_steps: int) -> int:
