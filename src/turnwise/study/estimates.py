@@ -1,7 +1,8 @@
 """Intervals, tests and numbers of seeds: scipy and statsmodels applied to a handful of runs, degenerate ones included.
 
-Everything here takes strata: one array for each setting of a study, a number or pair for each run in it. What is
-resampled or flipped stays within its setting. docs/STATISTICS.md gives reasons and references.
+A seed is the unit. What a study measured comes as an array with a value for each seed, of shape (seeds,), or with a row
+for each seed, of shape (seeds, settings): runs of one seed share problems and first weights in all settings, so that
+what is resampled or flipped are whole rows. docs/STATISTICS.md gives reasons and references.
 """
 
 from bisect import bisect_left
@@ -20,9 +21,7 @@ ALPHA = 0.05
 POWER = 0.8
 """Chance that a study with the seeds said to be needed shows a difference as large as the observed one."""
 MIN_RUNS = 5
-"""Runs below which no interval is given: from the lowest to the highest of four is at best an interval of 87.5%."""
-MIN_RUNS_OF_SETTING = 3
-"""The same for each of several settings, whose runs count together."""
+"""Seeds below which no interval is given: from the lowest to the highest of four is at best an interval of 87.5%."""
 MAX_SEEDS = 1000
 """Seeds needed are counted up to here; one more stands for all numbers beyond."""
 NUM_RESAMPLES = 9999
@@ -48,83 +47,76 @@ class Estimate:
         return self.low > 0 or self.high < 0
 
 
-def estimate(strata: Sequence[Floats], statistic: Callable[..., Any]) -> Estimate:
+def estimate(values: Floats, statistic: Callable[..., Any]) -> Estimate:
     """A statistic with its expanded percentile interval (Hesterberg, arXiv 1411.5279, section 4.3).
 
-    Resamples runs within their setting. The percentile interval of few runs is too narrow, because a resample varies
-    by (n - 1) / n of the variance and has normal tails; taking percentiles further out, by as much as the interval of
-    Student's t is wider than that, mends both.
+    Resamples seeds. The percentile interval of few is too narrow, because a resample varies by (n - 1) / n of the
+    variance and has normal tails; taking percentiles further out, by as much as the interval of Student's t is wider
+    than that, mends both.
 
     Args:
-        strata: Values of each setting, none of them empty.
-        statistic: `statistic(*strata, axis=-1)`, vectorised as scipy.stats.bootstrap asks.
+        values: One for each seed, or a row of settings for each; at least one seed.
+        statistic: `statistic(*columns, axis=-1)`, vectorised as scipy.stats.bootstrap asks; a column is a setting.
 
     Returns:
-        Without interval where the runs are too few, or do not vary, as of two arms that are the same.
+        Without interval where the seeds are too few, or do not vary, as of two arms that are the same.
     """
     from scipy import stats
 
-    value = float(statistic(*strata, axis=-1))
-    if not _can_bound(strata):
+    columns = list(np.atleast_2d(values.T))
+    value = float(statistic(*columns, axis=-1))
+    if not _can_bound(values):
         return Estimate(value=value)
-    total = sum(map(len, strata))
-    freedom = total - len(strata)
-    tail = stats.norm.cdf(stats.t.ppf(ALPHA / 2, freedom) * sqrt(total / freedom))
+    count = len(values)
+    tail = stats.norm.cdf(stats.t.ppf(ALPHA / 2, count - 1) * sqrt(count / (count - 1)))
     bounds = stats.bootstrap(
-        strata,
+        columns,
         statistic,
         n_resamples=NUM_RESAMPLES,
         confidence_level=float(1 - 2 * tail),
         method="percentile",
         vectorized=True,
+        paired=True,
         rng=np.random.default_rng(0),
     ).confidence_interval
     return Estimate(value=value, low=float(bounds.low), high=float(bounds.high))
 
 
-def interquartile_mean(*strata: Floats, axis: int = -1) -> Floats:
+def interquartile_mean(*columns: Floats, axis: int = -1) -> Floats:
     """Mean of the middle half of all values together (scipy cuts whole values: of five, one at each end)."""
     from scipy.stats import trim_mean
 
-    return trim_mean(np.concatenate(strata, axis=axis), 0.25, axis=axis)
+    return trim_mean(np.concatenate(columns, axis=axis), 0.25, axis=axis)
 
 
-def mean_of_settings(*strata: Floats, axis: int = -1) -> Floats:
-    """Every setting counts alike, however many of its runs are missing."""
-    return np.mean([values.mean(axis=axis) for values in strata], axis=0)
-
-
-def probability_of_improvement(arms: Sequence[Floats], baselines: Sequence[Floats]) -> Estimate:
+def probability_of_improvement(arm: Floats, baseline: Floats) -> Estimate:
     """P(a run of the arm > a run of the baseline), ties half: Mann-Whitney U / (n m), averaged over the settings.
 
-    The interval is Wilson's for as many trials as there are pairs: the variance of U / (n m) is at most that of a
-    share of min(n, m) trials (van Dantzig 1951). So it errs towards width, and stays open where one arm wins always,
-    which a bootstrap would call certain.
+    The interval is Wilson's for as many trials as there are seeds: the variance of U / (n m) is at most that of a
+    share of min(n, m) trials (van Dantzig 1951), and that of a mean over settings at most the largest of theirs. So it
+    errs towards width, and stays open where one arm wins always, which a bootstrap would call certain. Too few seeds
+    have none here either.
     """
     from scipy.stats import mannwhitneyu
     from statsmodels.stats.proportion import proportion_confint
 
-    shares = [
-        float(mannwhitneyu(arm, baseline).statistic) / (len(arm) * len(baseline))
-        for arm, baseline in zip(arms, baselines, strict=True)
-    ]
-    value, trials = float(np.mean(shares)), sum(min(len(a), len(b)) for a, b in zip(arms, baselines, strict=True))
+    trials = min(len(arm), len(baseline))
+    value = float(np.mean(mannwhitneyu(arm, baseline, axis=0).statistic / (len(arm) * len(baseline))))
+    if trials < MIN_RUNS:
+        return Estimate(value=value)
     bounds: Any = proportion_confint(value * trials, trials, alpha=ALPHA, method="wilson")
     return Estimate(value=value, low=float(bounds[0]), high=float(bounds[1]))
 
 
-def p_value(strata: Sequence[Floats]) -> float:
-    """Two-sided exact paired permutation test of no difference: the sign of each difference is as likely either way."""
+def p_value(differences: Floats) -> float:
+    """Two-sided exact paired permutation test of no difference: the sign of each seed's is as likely either way."""
     from scipy.stats import permutation_test
 
-    sizes = [len(values) for values in strata]
-    weights = np.concatenate([np.full(size, 1 / (size * len(sizes))) for size in sizes])
-    differences = np.concatenate(strata)
     if len(differences) < 2 or not differences.any():
         return 1.0
     result = permutation_test(
-        (differences * weights,),
-        lambda values, axis: values.sum(axis=axis),
+        (differences,),
+        np.mean,
         permutation_type="samples",
         vectorized=True,
         n_resamples=NUM_RESAMPLES,
@@ -143,62 +135,53 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return np.asarray(corrected).tolist()
 
 
-def smallest_p(num_pairs: int, num_comparisons: int) -> float:
+def smallest_p(num_seeds: int, num_comparisons: int) -> float:
     """The smallest corrected p-value there can be: two of the 2^n ways to set the signs are the most extreme."""
-    return min(1.0, num_comparisons * 2 / min(2**num_pairs, NUM_RESAMPLES + 1))
+    return min(1.0, num_comparisons * 2 / min(2**num_seeds, NUM_RESAMPLES + 1))
 
 
-def seeds_needed(strata: Sequence[Floats], num_comparisons: int) -> int | None:
+def seeds_needed(differences: Floats, num_comparisons: int) -> int | None:
     """Seeds with which a difference as observed, with the spread as observed, would be shown with chance `POWER`.
 
     Power of a paired t-test at the level that the exact test can reach and that Holm asks of the smallest p-value.
     None where the spread is not known; `MAX_SEEDS` + 1 for more than that.
     """
-    if not _can_bound(strata):
+    if not _can_bound(differences):
         return None
-    effect = abs(float(mean_of_settings(*strata))) / spread(strata)
-    counts = range(_least_seeds(len(strata), num_comparisons), MAX_SEEDS + 1)
-    return counts[0] + bisect_left(
-        counts, POWER, key=lambda count: _power(effect, count * len(strata), num_comparisons)
-    )
+    effect = abs(float(differences.mean())) / spread([differences])
+    counts = [count for count in range(MIN_RUNS, MAX_SEEDS + 1) if _level(count, num_comparisons)]
+    place = bisect_left(counts, POWER, key=lambda count: _power(effect, count, num_comparisons))
+    return counts[place] if place < len(counts) else MAX_SEEDS + 1
 
 
-def detectable(strata: Sequence[Floats], num_comparisons: int) -> float | None:
-    """The difference that as many runs with such a spread show with chance `POWER`; None where none can be."""
+def detectable(differences: Floats, num_comparisons: int) -> float | None:
+    """The difference that as many seeds with such a spread show with chance `POWER`; None where none can be."""
     from statsmodels.stats.power import TTestPower
 
-    count = sum(map(len, strata))
-    if not _can_bound(strata) or not (level := _level(count, num_comparisons)):
+    count = len(differences)
+    if not _can_bound(differences) or not (level := _level(count, num_comparisons)):
         return None
-    return float(TTestPower().solve_power(nobs=count, alpha=level, power=POWER) * spread(strata))
+    return float(TTestPower().solve_power(nobs=count, alpha=level, power=POWER) * spread([differences]))
 
 
-def _level(num_pairs: int, num_comparisons: int) -> float:
+def spread(cells: Sequence[Floats]) -> float:
+    """Standard deviation within the cells, each of which may have a mean of its own."""
+    squares = sum(float(((values - values.mean()) ** 2).sum()) for values in cells)
+    return sqrt(squares / (sum(map(len, cells)) - len(cells)))
+
+
+def _level(num_seeds: int, num_comparisons: int) -> float:
     """The largest p-value of the exact test that Holm lets pass when it is the smallest; 0 where there is none."""
-    step = smallest_p(num_pairs, 1)
+    step = smallest_p(num_seeds, 1)
     return ALPHA / num_comparisons // step * step
 
 
-def _least_seeds(num_settings: int, num_comparisons: int) -> int:
-    return next(
-        count for count in range(MIN_RUNS_OF_SETTING, MAX_SEEDS) if _level(count * num_settings, num_comparisons)
-    )
-
-
-def _power(effect: float, num_pairs: int, num_comparisons: int) -> float:
+def _power(effect: float, num_seeds: int, num_comparisons: int) -> float:
     from statsmodels.stats.power import TTestPower
 
-    return float(TTestPower().power(effect, num_pairs, _level(num_pairs, num_comparisons)))
+    return float(TTestPower().power(effect, num_seeds, _level(num_seeds, num_comparisons)))
 
 
-def spread(strata: Sequence[Floats]) -> float:
-    """Standard deviation within the settings."""
-    squares = sum(float(((values - values.mean()) ** 2).sum()) for values in strata)
-    return sqrt(squares / (sum(map(len, strata)) - len(strata)))
-
-
-def _can_bound(strata: Sequence[Floats]) -> bool:
-    """Whether there are enough runs to say how they vary, and they do."""
-    sizes = [len(values) for values in strata]
-    is_enough = sum(sizes) >= MIN_RUNS and (len(sizes) == 1 or min(sizes) >= MIN_RUNS_OF_SETTING)
-    return is_enough and any(np.ptp(values) > 1e-12 for values in strata)
+def _can_bound(values: Floats) -> bool:
+    """Whether there are enough seeds to say how they vary, and they do."""
+    return len(values) >= MIN_RUNS and bool((np.ptp(values, axis=0) > 1e-12).any())

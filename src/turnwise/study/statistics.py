@@ -3,8 +3,8 @@
 docs/STATISTICS.md says why each figure is computed as it is.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -17,7 +17,6 @@ from turnwise.study.estimates import (
     estimate,
     holm,
     interquartile_mean,
-    mean_of_settings,
     p_value,
     probability_of_improvement,
     seeds_needed,
@@ -47,13 +46,16 @@ class Standing(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class ArmFigures:
-    """One arm: a value for each finished run, and what they come to. Accuracies in [0, 1]."""
+    """One arm: a value for each run that counts, and what they come to. Accuracies in [0, 1].
+
+    A finished run counts; of several settings, only where its seed has one in each of them.
+    """
 
     arm: str
     num_planned: int
     """Runs that the study meant to have; those beyond `values` are missing."""
     seeds: tuple[int, ...]
-    """The seed of each value; in a comparison over several settings a seed comes once for each."""
+    """The seed of each value; in a comparison over several settings every seed comes once for each."""
     values: tuple[float, ...]
     mean: float
     iqm: Estimate
@@ -62,14 +64,16 @@ class ArmFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """One arm against the baseline, run by run with the same seed. Differences of accuracies: 0.02 is two points."""
+    """One arm against the baseline, seed by seed. Differences of accuracies: 0.02 is two points."""
 
     arm: str
     baseline: str
     seeds: tuple[int, ...]
-    """The seed of each pair."""
+    """The seeds that count: those that both arms have, in every setting."""
     values: tuple[float, ...]
-    """Arm minus baseline, pair by pair."""
+    """Arm minus baseline for each seed, the mean over the settings."""
+    num_left_out: int
+    """Seeds that both arms have in some of the settings only."""
     mean: Estimate
     improvement: Estimate
     """Probability that a run of the arm is above a run of the baseline, ties counting half."""
@@ -78,15 +82,16 @@ class Difference:
     p_holm: float
     """The same, corrected for the number of comparisons."""
     smallest_p: float
-    """The smallest `p_holm` that this number of pairs and comparisons can give: above 0.05, nothing can be shown."""
+    """The smallest `p_holm` that this number of seeds and comparisons can give: above 0.05, nothing can be shown."""
     seeds_needed: int | None
-    """Seeds that would show a difference as large as this one; `MAX_SEEDS` + 1: more; None: not known."""
+    """Seeds that would show a difference as large as this one, more than there are; `MAX_SEEDS` + 1 stands for all
+    beyond. None: not known, or it is shown already."""
     detectable: float | None
     """The difference that these seeds would probably have shown, given their spread; None: not known, or none."""
 
     @property
     def num_pairs(self) -> int:
-        """Pairs of runs with the same seed (and setting)."""
+        """Pairs of arm and baseline, one for each seed."""
         return len(self.values)
 
     @property
@@ -174,16 +179,12 @@ def compare(study: Study, metric: Metric) -> Findings:
 def _comparisons(study: Study, metric: Metric, parts: Sequence[tuple[str, ...]]) -> tuple[Comparison, ...]:
     """One comparison for each part of the settings; their tests are corrected together."""
     plan = study.plan
-    pairs = {
-        (part, arm): strata
-        for part in parts
-        for arm in plan.arms
-        if arm != plan.baseline and (strata := _paired(study, metric, part, arm))
-    }
-    p_values = [p_value([one.difference for one in strata]) for strata in pairs.values()]
+    found = {(part, arm): _pairs(study, metric, part, arm) for part in parts for arm in plan.arms}
+    pairs = {key: one for key, one in found.items() if one.seeds and key[1] != plan.baseline}
+    p_values = [p_value(one.differences) for one in pairs.values()]
     differences = {
-        key: _difference(key[1], plan.baseline, strata, p, p_holm, len(pairs))
-        for (key, strata), p, p_holm in zip(pairs.items(), p_values, holm(p_values), strict=True)
+        key: _difference(key[1], plan.baseline, one, p, p_holm, len(pairs))
+        for (key, one), p, p_holm in zip(pairs.items(), p_values, holm(p_values), strict=True)
     }
     return tuple(
         Comparison(
@@ -198,67 +199,72 @@ def _comparisons(study: Study, metric: Metric, parts: Sequence[tuple[str, ...]])
 
 
 def _arm_figures(study: Study, metric: Metric, settings: Sequence[str], arm: str) -> ArmFigures | None:
-    """None unless the arm has a run in every setting: a mean over fewer of them is another figure."""
-    found = [study.of(arm, setting) for setting in settings]
-    if not all(found):
+    """None unless a seed has a run in every setting: a mean over fewer of them is another figure."""
+    seeds, values_SK = _complete([{run.seed: metric.of(run) for run in study.of(arm, one)} for one in settings])
+    if not seeds:
         return None
-    strata = [np.array([metric.of(run) for run in runs]) for runs in found]
     return ArmFigures(
         arm=arm,
         num_planned=len(study.plan.seeds) * len(settings),
-        seeds=tuple(run.seed for runs in found for run in runs),
-        values=tuple(np.concatenate(strata).tolist()),
-        mean=float(mean_of_settings(*strata)),
-        iqm=estimate(strata, interquartile_mean),
+        seeds=seeds * len(settings),
+        values=tuple(values_SK.T.ravel().tolist()),
+        mean=float(values_SK.mean()),
+        iqm=estimate(values_SK, interquartile_mean),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Stratum:
-    """The pairs of one setting: seeds, figures of the arm and of the baseline."""
+class _Pairs:
+    """What an arm and the baseline measured with the seeds that both have in every setting."""
 
     seeds: tuple[int, ...]
-    arm: Floats
-    baseline: Floats
+    arm_SK: Floats
+    """Shape (seeds, settings)."""
+    baseline_SK: Floats
+    num_left_out: int
 
     @property
-    def difference(self) -> Floats:
-        return self.arm - self.baseline
+    def differences(self) -> Floats:
+        """Of each seed, the mean over the settings."""
+        return (self.arm_SK - self.baseline_SK).mean(axis=1)
 
 
-def _paired(study: Study, metric: Metric, settings: Sequence[str], arm: str) -> list[_Stratum]:
-    """The arm's pairs with the baseline, setting by setting; empty unless every setting has one."""
-    found = [study.pairs(arm, study.plan.baseline, setting) for setting in settings]
-    if not all(found):
-        return []
-    return [
-        _Stratum(
-            seeds=tuple(run.seed for run, _ in pairs),
-            arm=np.array([metric.of(run) for run, _ in pairs]),
-            baseline=np.array([metric.of(other) for _, other in pairs]),
-        )
-        for pairs in found
-    ]
+def _pairs(study: Study, metric: Metric, settings: Sequence[str], arm: str) -> _Pairs:
+    """The arm's pairs with the baseline."""
+    pairs = [study.pairs(arm, study.plan.baseline, setting) for setting in settings]
+    seeds, arm_SK = _complete([{run.seed: metric.of(run) for run, _ in part} for part in pairs])
+    _, baseline_SK = _complete([{run.seed: metric.of(run) for _, run in part} for part in pairs])
+    num_found = len({run.seed for part in pairs for run, _ in part})
+    return _Pairs(seeds=seeds, arm_SK=arm_SK, baseline_SK=baseline_SK, num_left_out=num_found - len(seeds))
 
 
-def _difference(
-    arm: str, baseline: str, strata: Sequence[_Stratum], p: float, p_holm: float, num_comparisons: int
-) -> Difference:
-    differences = [one.difference for one in strata]
-    values = np.concatenate(differences)
-    return Difference(
+def _complete(by_setting: Sequence[Mapping[int, float]]) -> tuple[tuple[int, ...], Floats]:
+    """The seeds that every setting has, and their values: a row for each seed, a column for each setting."""
+    seeds = tuple(seed for seed in by_setting[0] if all(seed in values for values in by_setting))
+    rows = [[values[seed] for values in by_setting] for seed in seeds]
+    return seeds, np.array(rows).reshape(len(seeds), len(by_setting))
+
+
+def _difference(arm: str, baseline: str, pairs: _Pairs, p: float, p_holm: float, num_comparisons: int) -> Difference:
+    values = pairs.differences
+    found = Difference(
         arm=arm,
         baseline=baseline,
-        seeds=tuple(seed for one in strata for seed in one.seeds),
+        seeds=pairs.seeds,
         values=tuple(values.tolist()),
-        mean=estimate(differences, mean_of_settings),
-        improvement=probability_of_improvement([one.arm for one in strata], [one.baseline for one in strata]),
+        num_left_out=pairs.num_left_out,
+        mean=estimate(values, np.mean),
+        improvement=probability_of_improvement(pairs.arm_SK, pairs.baseline_SK),
         p_value=p,
         p_holm=p_holm,
         smallest_p=smallest_p(len(values), num_comparisons),
-        seeds_needed=seeds_needed(differences, num_comparisons),
-        detectable=detectable(differences, num_comparisons),
+        seeds_needed=None,
+        detectable=detectable(values, num_comparisons),
     )
+    needed = seeds_needed(values, num_comparisons)
+    if found.is_distinguishable or needed is None:
+        return found
+    return replace(found, seeds_needed=max(needed, len(values) + 1))  # as many as there are have not shown it
 
 
 def _trends(study: Study, metric: Metric) -> tuple[Trend, ...]:
@@ -271,18 +277,16 @@ def _trends(study: Study, metric: Metric) -> tuple[Trend, ...]:
         return ()
     slopes: dict[str, tuple[tuple[int, ...], Floats]] = {}
     for arm in plan.arms:
-        strata = _paired(study, metric, plan.settings, arm)
-        complete = [seed for seed in plan.seeds if sum(seed in one.seeds for one in strata) == len(axis)]
-        if arm != plan.baseline and complete:
-            rows = [[one.difference[one.seeds.index(seed)] for seed in complete] for one in strata]
-            slopes[arm] = (tuple(complete), np.polyfit(axis, np.array(rows), 1)[0])
-    p_values = [p_value([slope]) for _, slope in slopes.values()]
+        pairs = _pairs(study, metric, plan.settings, arm)
+        if arm != plan.baseline and pairs.seeds:
+            slopes[arm] = (pairs.seeds, np.polyfit(axis, (pairs.arm_SK - pairs.baseline_SK).T, 1)[0])
+    p_values = [p_value(slope) for _, slope in slopes.values()]
     return tuple(
         Trend(
             arm=arm,
             baseline=plan.baseline,
             seeds=seeds,
-            slope=estimate([slope], mean_of_settings),
+            slope=estimate(slope, np.mean),
             p_value=p,
             p_holm=p_holm,
         )

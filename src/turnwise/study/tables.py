@@ -19,15 +19,15 @@ Rows = Sequence[Sequence[str]]
 
 COLUMNS = {
     "arm": "a preset of conf/ablation",
-    "runs": "finished runs of those planned",
+    "runs": "runs that count, of those planned: finished, and of several settings with a seed that has all of them",
     "mean": "mean over the runs, in percent",
     "IQM": "interquartile mean: that of the middle half, which one odd run hardly moves; with its 95% interval",
-    "difference": "mean of arm minus baseline over the seeds that both have, in points; with its 95% interval",
+    "difference": "mean of arm minus baseline over the seeds that both have everywhere, points; with its 95% interval",
     "P(better)": "probability that a run of the arm ends above a run of the baseline, ties half; with its 95% interval",
     "p": "exact paired permutation test: were there no effect, how often a difference would be at least as large",
     "Holm p": "the same, corrected so that 19 of 20 studies without any effect have none below 0.05",
     "verdict": "above or below the baseline where interval and Holm p both say so; unclear does not mean equal",
-    "seeds needed": "to show a difference of this size, with this spread, in 80% of studies; a rough figure",
+    "seeds needed": "to show an unclear difference of this size, with this spread, in 80% of studies; a rough figure",
 }
 """Headings and what they mean."""
 

@@ -20,7 +20,12 @@ def verdicts(comparison: Comparison) -> list[str]:
         return [f"Nothing can be compared: no other arm shares a seed with {baseline}{_everywhere(comparison)}."]
     compared = {one.arm for one in comparison.differences}
     alone = [f"{arm} shares no seed with {baseline}." for arm in figures if arm not in compared | {baseline}]
-    return [tiers(comparison), *(verdict(one) for one in comparison.differences), *alone]
+    partial = [
+        f"{one.arm}: {counted(one.num_left_out, 'more seed')} left out, with a pair in some of the settings only."
+        for one in comparison.differences
+        if one.num_left_out
+    ]
+    return [tiers(comparison), *(verdict(one) for one in comparison.differences), *partial, *alone]
 
 
 def tiers(comparison: Comparison) -> str:
@@ -46,8 +51,7 @@ def tiers(comparison: Comparison) -> str:
 def verdict(difference: Difference) -> str:
     """What can be said of one arm against the baseline."""
     arm, baseline, mean, values = difference.arm, difference.baseline, difference.mean, difference.values
-    has_settings = len(set(difference.seeds)) < difference.num_pairs
-    seeds = counted(difference.num_pairs, "pair" if has_settings else "seed")
+    seeds = counted(difference.num_pairs, "seed")
     if not any(values):
         return f"{arm} ended exactly as {baseline} did, with {seeds}: is there any difference between these arms?"
     if not mean.has_interval:

@@ -1,9 +1,10 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from made_runs import made_study
-from turnwise.study.estimates import Estimate
+from turnwise.study.estimates import ALPHA, Estimate
 from turnwise.study.statistics import Difference, Findings, Metric, Standing, compare
 
 SEEDS = range(10)
@@ -74,7 +75,8 @@ def test_order_of_arms_and_of_baseline_changes_signs_only() -> None:
     assert back.p_value == there.p_value
     assert back.improvement.value == 1 - there.improvement.value
     assert (back.standing, there.standing) == (Standing.below, Standing.above)
-    assert back.seeds_needed == there.seeds_needed
+    assert back.detectable == pytest.approx(there.detectable)
+    assert back.seeds_needed is there.seeds_needed is None  # it is shown already
 
 
 def values_of(arm: str) -> dict[int, float]:
@@ -91,6 +93,13 @@ def test_a_huge_effect_with_five_seeds_is_not_confirmed() -> None:
     assert found.p_holm == found.smallest_p == 2 / 32
     assert found.standing is Standing.unclear
     assert found.seeds_needed == 6
+
+
+def test_an_unclear_difference_needs_more_seeds_than_there_are() -> None:
+    found = only(dict.fromkeys(range(5), 0.6) | {5: 0.499}, dict.fromkeys(range(6), 0.5))
+    # 4 of the 64 signs are as extreme: 0.0625; yet six seeds would do by the power of a t-test with so large an effect
+    assert (found.p_value, found.standing) == (4 / 64, Standing.unclear)
+    assert found.seeds_needed == 7
 
 
 def test_two_seeds_carry_nothing() -> None:
@@ -151,8 +160,9 @@ def along(slope: float, *, settings: tuple[str, ...] = ("2", "4", "8"), missing:
 def test_settings_are_compared_together_and_each_by_itself() -> None:
     findings = along(0.02)
     (overall,) = findings.overall.differences
-    assert overall.num_pairs == 24
-    assert overall.seeds == tuple(range(8)) * 3
+    assert (overall.num_pairs, overall.num_left_out) == (8, 0)
+    assert overall.seeds == tuple(range(8))
+    assert overall.p_value == overall.smallest_p == 2 / 256  # eight seeds, whatever the number of settings
     # mean horizon 14 / 3: 0.01 + (0.02 + 0.0005) * 14 / 3
     assert overall.mean.value == pytest.approx(0.01 + 0.0205 * 14 / 3)
     assert [one.setting for one in findings.by_setting] == ["2", "4", "8"]
@@ -160,6 +170,49 @@ def test_settings_are_compared_together_and_each_by_itself() -> None:
     assert last.mean.value == pytest.approx(0.01 + 0.0205 * 8)
     assert last.p_value == 2 / 256
     assert last.p_holm == pytest.approx(3 * 2 / 256)  # one arm in three settings: three comparisons
+
+
+def test_settings_that_repeat_one_another_add_no_evidence() -> None:
+    """The figures over three settings are those of one alone, where all three are the same."""
+    arm = {seed: value + 0.01 * (seed % 4) - 0.005 for seed, value in BASE.items()}
+    alone = compare(made_study({"gtpo": BASE, "arm": arm}), Metric.final).overall
+    settings = ("2", "4", "8")
+    study = made_study(
+        {"gtpo": dict.fromkeys(settings, BASE), "arm": dict.fromkeys(settings, arm)}, across="task.horizon"
+    )
+    together = compare(study, Metric.final).overall
+    (one,), (other,) = alone.differences, together.differences
+    assert one.mean.has_interval
+    assert (other.mean.low, other.mean.high) == pytest.approx((one.mean.low, one.mean.high))
+    assert (other.improvement, other.p_value, other.smallest_p) == (one.improvement, one.p_value, one.smallest_p)
+    assert (other.seeds_needed, other.detectable) == (one.seeds_needed, pytest.approx(one.detectable))
+
+
+def test_seeds_without_a_pair_in_every_setting_are_left_out_and_counted() -> None:
+    base = {setting: {seed: 0.3 + 0.01 * seed for seed in range(8)} for setting in ("2", "4")}
+    arm = {setting: {seed: value + 0.1 for seed, value in values.items()} for setting, values in base.items()}
+    del arm["4"][0], base["2"][7]
+    overall = compare(made_study({"gtpo": base, "arm": arm}, across="task.horizon"), Metric.final).overall
+    (found,) = overall.differences
+    assert (found.seeds, found.num_left_out) == (tuple(range(1, 7)), 2)
+    assert [set(one.seeds) for one in overall.arms] == [set(range(7)), set(range(1, 8))]
+    assert [len(one.values) for one in overall.arms] == [14, 14]
+
+
+def test_what_a_seed_shares_between_its_settings_is_not_taken_for_an_effect(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("estimate", "probability_of_improvement", "detectable", "seeds_needed"):  # slow, of no concern here
+        monkeypatch.setattr(f"turnwise.study.statistics.{name}", lambda *_: None)
+    monkeypatch.setattr("turnwise.study.statistics.Difference.is_distinguishable", True)
+    rng = np.random.default_rng(0)
+    base = dict.fromkeys("abc", dict.fromkeys(range(6), 0.5))
+    alarms = []
+    for _ in range(60):
+        shared = np.sqrt(0.6) * rng.normal(size=6)
+        arm = {setting: dict(enumerate(0.5 + 0.01 * (shared + np.sqrt(0.4) * rng.normal(size=6)))) for setting in base}
+        overall = compare(made_study({"gtpo": base, "arm": arm}, across="task.kind"), Metric.final).overall
+        alarms.append(overall.differences[0].p_holm <= ALPHA)
+    # 2 of 64 signs have a p of at most 0.05: 1.9 alarms expected, 11 if the 18 runs were taken as independent
+    assert sum(alarms) <= 5
 
 
 def test_a_trend_is_the_slope_of_each_seed_averaged() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from made_runs import made_study
 from turnwise.study.estimates import Estimate
-from turnwise.study.statistics import Comparison, Difference, Metric, Trend, compare
+from turnwise.study.statistics import ArmFigures, Comparison, Difference, Metric, Trend, compare
 from turnwise.study.verdicts import counted, points, probability, tiers, trend_verdict, verdict, verdicts
 
 FOUND = Difference(
@@ -12,14 +12,16 @@ FOUND = Difference(
     baseline="gtpo",
     seeds=tuple(range(10)),
     values=(0.02,) * 9 + (0.03,),
+    num_left_out=0,
     mean=Estimate(value=0.021, low=0.004, high=0.039),
     improvement=Estimate(value=0.8, low=0.5, high=0.9),
     p_value=0.0078,
     p_holm=0.031,
     smallest_p=0.0078,
-    seeds_needed=12,
+    seeds_needed=None,
     detectable=0.025,
 )
+BASELINE = ArmFigures(arm="gtpo", num_planned=1, seeds=(0,), values=(0.5,), mean=0.5, iqm=Estimate(value=0.5))
 UNCLEAR = replace(FOUND, arm="grpo", mean=Estimate(value=0.005, low=-0.012, high=0.022), p_holm=0.8, seeds_needed=340)
 
 
@@ -41,7 +43,7 @@ def test_a_difference_that_is_not_shown() -> None:
 
 
 def test_an_interval_that_the_test_does_not_confirm() -> None:
-    sentence = verdict(replace(FOUND, p_holm=0.25, smallest_p=0.25))
+    sentence = verdict(replace(FOUND, p_holm=0.25, smallest_p=0.25, seeds_needed=12))
     assert sentence == (
         "no_discount against gtpo: +2.1 points (95% interval +0.4 to +3.9, 10 seeds, Holm p 0.25); the interval leaves "
         "out zero, but the test does not confirm it; about 12 seeds would be needed."
@@ -64,8 +66,10 @@ def test_arms_that_end_alike_raise_a_question() -> None:
     )
 
 
-def test_the_same_seed_in_several_settings_is_counted_in_pairs() -> None:
-    assert "10 pairs, Holm" in verdict(replace(FOUND, seeds=(0, 1, 2, 3, 4) * 2))
+def test_seeds_that_lack_a_setting_are_named_as_left_out() -> None:
+    sentences = verdicts(replace(comparison(replace(FOUND, num_left_out=2)), arms=(BASELINE,)))
+    assert sentences[-1] == "no_discount: 2 more seeds left out, with a pair in some of the settings only."
+    assert len(verdicts(replace(comparison(FOUND), arms=(BASELINE,)))) == len(sentences) - 1
 
 
 def comparison(*differences: Difference) -> Comparison:
