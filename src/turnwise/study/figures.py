@@ -110,7 +110,7 @@ def _effects(study: Study, findings: ByMetric) -> Iterator[Figure]:
     yield Figure(
         name="effects",
         title=f"Effect of each arm against {study.plan.baseline}",
-        about=f"Mean difference of runs with the same seed{over}, with its 95% interval; each small dot is one pair.",
+        about=f"Mean difference of runs with the same seed{over}, with its 95% interval; each small dot is one seed.",
         panels=panels,
         num_columns=1,
     )
