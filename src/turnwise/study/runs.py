@@ -232,17 +232,19 @@ def _read_record(folder: Path) -> Mapping[str, Any]:
     path = folder / "config.json"
     try:
         record = json.loads(path.read_bytes())
-        for name, keys in _RECORDED.items():
-            part = record["config"] if name == "config" else record.get(name) or dict.fromkeys(keys)
-            if not isinstance(part, Mapping) or not set(keys) <= part.keys():
+        parts = {"config": record["config"]} | {
+            name: record.get(name) or dict.fromkeys(_RECORDED[name]) for name in _RECORDED
+        }
+        for name, part in parts.items():
+            if not isinstance(part, Mapping) or not set(_RECORDED.get(name, ())) <= part.keys():
                 raise ValueError(f"its {name} is {part!r}")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not the record of a run: {error!r}") from error
     return record
 
 
-_RECORDED = {"config": (), "git": ("revision", "is_dirty"), "device": ("type", "name"), "versions": ()}
-"""Parts of a record and what each holds; all but the configuration may be missing."""
+_RECORDED = {"git": ("revision", "is_dirty"), "device": ("type", "name"), "versions": ()}
+"""Parts of a record beside its configuration, and what each holds; they may be missing."""
 
 
 def _check_place(run: Run, plan: Plan) -> None:

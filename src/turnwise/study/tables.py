@@ -109,14 +109,14 @@ _RESULT_COLUMNS = (
 
 
 def run_rows(study: Study) -> Rows:
-    """A finished run a row, what it measured and what it was made from; for programs."""
+    """A finished run a row, what it measured, to the last digit, and what it was made from; for programs."""
     rows = [
         ["arm", "setting", "seed", "start", "final", "final_stderr", "area", "steps", "wall_s", "revision", "folder"]
     ]
     for run in study.runs:
         values = [run.arm, run.setting, run.seed, run.start, run.final, run.final_stderr, run.area]
         values += [run.summary.total_steps, round(run.summary.wall_s, 1), run.revision, run.folder.name]
-        rows.append([_cell(value) for value in values])
+        rows.append(["" if value is None else str(value) for value in values])
     return rows
 
 
@@ -182,7 +182,7 @@ def _ends(estimate: Estimate) -> list[float | None]:
 
 
 def _cell(value: object) -> str:
-    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+    return "" if value is None else f"{round(value, 12) + 0.0:.6g}" if isinstance(value, float) else str(value)
 
 
 def _chosen(rows: Rows, names: Sequence[str]) -> Rows:

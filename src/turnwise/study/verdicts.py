@@ -126,6 +126,8 @@ def counted(number: int, noun: str) -> str:
 
 
 def _evidence(estimate: Estimate, seeds: str, p_holm: float, digits: int = 1) -> str:
+    if estimate.excludes_zero and not all(round(100 * end, digits) for end in (estimate.low, estimate.high)):
+        digits += 1  # an end that is printed as zero would hide that zero is left out
     low, high = (points(end, digits=digits) for end in (estimate.low, estimate.high))
     return f"95% interval {low} to {high}, {seeds}, Holm p {probability(p_holm)}"
 

@@ -141,7 +141,7 @@ def test_runs_by_themselves() -> None:
         "final_stderr": "0.01",
         "area": "0.3",
         "steps": "2",
-        "wall_s": "90",
+        "wall_s": "90.0",
         "revision": "abc",
         "folder": "no_turn_rewards_seed0",
     }

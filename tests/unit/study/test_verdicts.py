@@ -33,6 +33,11 @@ def test_a_difference_that_is_shown() -> None:
     assert verdict(below).startswith("no_discount is 2.1 points below gtpo (95% interval -3.9 to -0.4, ")
 
 
+def test_an_interval_that_just_leaves_out_zero_is_printed_so() -> None:
+    just = replace(FOUND, mean=Estimate(value=0.009, low=0.0004, high=0.018), p_holm=0.25, seeds_needed=20)
+    assert "(95% interval +0.04 to +1.80, 10 seeds, Holm p 0.25); the interval leaves out zero" in verdict(just)
+
+
 def test_a_difference_that_is_not_shown() -> None:
     assert verdict(UNCLEAR) == (
         "grpo is not distinguishable from gtpo: +0.5 points (95% interval -1.2 to +2.2, 10 seeds, "
