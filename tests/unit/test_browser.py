@@ -1,8 +1,17 @@
-"""The browser that tests of pages share (tests/conftest.py)."""
+"""The browser that tests of pages open (tests/opened_browser.py)."""
 
 import asyncio
 
+import psutil
 
-def test_a_browser_at_rest_leaves_event_loops_to_others(chromium):
-    assert chromium[0].is_connected()
-    assert asyncio.run(asyncio.sleep(0, "ran")) == "ran"
+from opened_browser import chromium
+
+
+def test_a_browser_that_was_closed_leaves_no_process_and_no_event_loop() -> None:
+    with chromium() as browser:
+        page = browser.new_page()
+        page.set_content("<title>here</title>")
+        assert page.title() == "here"
+    left = [child.name() for child in psutil.Process().children(recursive=True)]
+    assert not [name for name in left if "chrom" in name or "node" in name]
+    assert asyncio.run(asyncio.sleep(0, "free")) == "free"
