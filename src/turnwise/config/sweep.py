@@ -23,10 +23,8 @@ from turnwise.config.options import CONF_DIR, option_groups, register_help
 from turnwise.config.provenance import check_same_run
 from turnwise.config.schema import register_schemas
 from turnwise.config.stopping import STOP_FILE
+from turnwise.study.alike import Cell
 from turnwise.study.runs import Plan
-
-Cell = tuple[int, str, str]
-"""(seed, setting, arm) of one run."""
 
 
 @dataclass(frozen=True, kw_only=True)

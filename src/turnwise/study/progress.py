@@ -14,12 +14,10 @@ from rich.text import Text
 
 from turnwise.report.closing import percent
 from turnwise.report.summary import Outcome, read_summary
+from turnwise.study.alike import Cell
 from turnwise.study.runs import Plan
 from turnwise.tracker.files import read_metrics
 from turnwise.tracker.progress import duration
-
-Cell = tuple[int, str, str]
-"""(seed, setting, arm) of one run."""
 
 
 class RunState(StrEnum):

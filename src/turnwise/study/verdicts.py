@@ -1,7 +1,7 @@
 """What the figures allow to be said, in plain sentences that are never stronger than they are."""
 
 from turnwise.study.estimates import ALPHA, MAX_SEEDS, Estimate
-from turnwise.study.statistics import Comparison, Difference, Findings, Metric, Standing, Trend
+from turnwise.study.statistics import Comparison, Difference, Metric, Standing, Trend
 
 TITLES = {
     Metric.final: "Held-out accuracy after the last step",
@@ -91,16 +91,6 @@ def trend_verdict(trend: Trend, axis: str) -> str:
             "leaves out zero, but the test does not confirm it."
         )
     return f"No trend of {trend.arm} against {trend.baseline} can be told: {change} ({evidence})."
-
-
-def findings_verdicts(findings: Findings, across: str) -> list[tuple[str, list[str]]]:
-    """Headings with their sentences: the whole, the trends along the axis, each setting by itself."""
-    if not findings.by_setting:
-        return [("", verdicts(findings.overall))]
-    parts = [(f"Over all settings of {across}", verdicts(findings.overall))]
-    if findings.trends:
-        parts.append((f"Along {across}", [trend_verdict(trend, across) for trend in findings.trends]))
-    return parts + [(f"{across}={one.setting}", verdicts(one)) for one in findings.by_setting]
 
 
 def points(share: float, *, signed: bool = True, digits: int = 1) -> str:
