@@ -3,7 +3,6 @@
 So the share of right answers falls with the horizon, as p^n, and every turn leaves something to learn.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -11,7 +10,7 @@ from random import Random
 from typing import NamedTuple
 
 from turnwise.task.families.family import RESULT, Draft
-from turnwise.task.transcripts import Demonstration, final_turn, guess_like
+from turnwise.task.transcripts import Demonstration, check_flaws, final_turn, guess_like
 
 LABELS = "ABCDEFGH"
 """What the steps of a chain are called. A turn names the step that it takes, so that a small policy finds its place."""
@@ -50,14 +49,7 @@ class ChainFlaws:
     """Weight of a call that the tool does not take: broken fence, wrong language, not one operation."""
 
     def __post_init__(self) -> None:
-        for name in ("rate", "repair"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)}: expected a number in [0, 1]")
-        for flaw in ChainFlaw:
-            if not 0 <= getattr(self, flaw) < math.inf:
-                raise ValueError(f"{flaw}={getattr(self, flaw)}: expected a finite number >= 0")
-        if self.guess == 0:
-            raise ValueError("guess=0: expected > 0, for a guess is the only flaw that fits every operation")
+        check_flaws(self, ChainFlaw)
 
 
 class Step(NamedTuple):

@@ -7,10 +7,11 @@ repaired in the next turn, some end in a guess, some pass unnoticed into a wrong
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
+from typing import Any
 
 from turnwise.task.families.family import RESULT, Draft, Family
 
@@ -54,14 +55,19 @@ class Flaws:
     """Weight of answering after the first of two calls."""
 
     def __post_init__(self) -> None:
-        for name in ("rate", "repair"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)}: expected a number in [0, 1]")
-        for flaw in Flaw:
-            if not 0 <= getattr(self, flaw) < math.inf:
-                raise ValueError(f"{flaw}={getattr(self, flaw)}: expected a finite number >= 0")
-        if self.guess == 0:
-            raise ValueError("guess=0: expected > 0, for a guess is the only flaw that fits every problem")
+        check_flaws(self, Flaw)
+
+
+def check_flaws(flaws: Any, kinds: Iterable[str]) -> None:
+    """Raises ValueError unless `rate` and `repair` are probabilities and the weights of all `kinds` fit."""
+    for name in ("rate", "repair"):
+        if not 0 <= getattr(flaws, name) <= 1:
+            raise ValueError(f"{name}={getattr(flaws, name)}: expected a number in [0, 1]")
+    for kind in kinds:
+        if not 0 <= getattr(flaws, kind) < math.inf:
+            raise ValueError(f"{kind}={getattr(flaws, kind)}: expected a finite number >= 0")
+    if flaws.guess == 0:
+        raise ValueError("guess=0: expected > 0, for a guess is the only flaw that always fits")
 
 
 class Demonstration:
