@@ -342,7 +342,7 @@ def test_a_result_leads_to_its_trajectory(page, address):
     finds(page, ["0/1"])
     page.locator("#list a").click()
     reaches(page, "Step 0, problem 1 of 2, sample 1")
-    assert page.url.endswith("#step=0&problem=0&sample=1")
+    assert page.url.endswith("#step=0&problem=0&sample=1&search=perhaps")
     assert page.locator("#sample-1.chosen").count() == 1
 
 
@@ -357,15 +357,64 @@ def test_a_link_leads_to_one_trajectory(page, address):
 
 
 def test_a_link_to_nowhere_says_so(page, address):
-    for link, complaint in [
-        ("#step=3", "The link leads to a step that is not in this page."),
-        ("#step=0&problem=x", "The link leads to a step that is not in this page."),
-        ("#step=0&problem=7", "The link leads to a trajectory that is not in this page."),
-        ("#step=0&sample=-1", "The link leads to a trajectory that is not in this page."),
+    for link, part in [
+        ("#run=ppo&step=0", "run=ppo"),
+        ("#step=3", "step=3"),
+        ("#step=0&problem=x", "problem=x"),
+        ("#step=0&problem=7", "problem=7"),
+        ("#step=0&sample=-1", "sample=-1"),
+        ("#step=5&tool=timeouts", "tool=timeouts"),
+        ("#step=3&stop=never", "step=3 and stop=never"),
     ]:
         opened(page, address, link)
-        assert status(page) == complaint
-        assert page.locator(".column").count() == 2  # and the page shows what it shows without a link
+        assert complaint(page) == f"The link asks for {part}, which is not in this page."
+        told = page.get_by_role("status").filter(has_text="The link asks")  # so it is read out as well
+        box = told.bounding_box()
+        assert 0 <= box["y"] < box["y"] + box["height"] <= 800
+        assert status(page) == "Step 5, problem 1 of 1, sample 0"  # the page shows what it shows without a link
+        assert page.locator("#results").is_hidden()
+    page.evaluate("location.hash = '#step=0&sample=2'")
+    reaches(page, "Step 0, problem 1 of 2, sample 2")
+    assert complaint(page) == ""
+    page.evaluate("location.hash = '#step=4'")
+    wait_for(page, "document.getElementById('missing').textContent.includes('step=4')")
+    assert status(page) == "Step 0, problem 1 of 2, sample 2"
+    page.get_by_role("button", name="Previous").click()
+    reaches(page, "Step 0, problem 1 of 2, sample 1")
+    assert complaint(page) == ""
+
+
+def complaint(page) -> str:
+    return re.sub("[\u2068\u2069]", "", page.locator("#missing").text_content())
+
+
+def test_a_link_carries_search_and_filters(page, two_runs):
+    opened(page, two_runs, "#run=gtpo%2C+seed+0&step=0")
+    page.fill("#search", " Six & TIMES ")
+    finds(page, [])
+    page.fill("#search", "six TIMES")
+    page.select_option("#filter-outcome", "correct")
+    finds(page, ["0/0", "0/2", "5/0", "5/1"])
+    page.locator("#list a").nth(1).click()
+    reaches(page, "Step 0, problem 1 of 2, sample 2")
+    link = "#run=gtpo%2C+seed+0&step=0&problem=0&sample=2&search=six+TIMES&outcome=correct"
+    assert page.url == two_runs + link
+    page.get_by_role("button", name="Clear").click()
+    wait_for(page, "document.getElementById('results').hidden")
+    assert page.url == two_runs + link.partition("&search")[0]
+
+    opened(page, two_runs, link)
+    assert status(page) == "Step 0, problem 1 of 2, sample 2"
+    assert (page.input_value("#search"), page.input_value("#filter-outcome")) == ("six TIMES", "correct")
+    finds(page, ["0/0", "0/2", "5/0", "5/1"])
+    page.evaluate("location.hash = '#run=grpo+%26+co&step=0&sample=1&stop=answered'")  # another run, another question
+    finds(page, ["0/0", "0/1", "0/2"])
+    reaches(page, "Step 0, problem 1 of 1, sample 1")
+    assert (page.input_value("#search"), page.input_value("#filter-outcome")) == ("", "")
+    page.go_back()
+    finds(page, ["0/0", "0/2", "5/0", "5/1"])
+    assert page.input_value("#search") == "six TIMES"
+    assert complaint(page) == ""
 
 
 def test_keys_go_on_and_back(page, address):
@@ -442,6 +491,9 @@ def test_the_link_of_a_trajectory_is_copied(page, address):
     reaches(page, "Link copied.")
     assert page.url.endswith("#step=5&problem=0&sample=0")
     assert page.evaluate("copied") == page.url
+    page.fill("#search", "boxed")  # not looked for yet
+    page.get_by_role("button", name="Copy link").click()
+    wait_for(page, "copied.endsWith('#step=5&problem=0&sample=0&search=boxed')")
     page.evaluate("offer(async () => { throw new Error('not allowed'); })")
     page.get_by_role("button", name="Copy link").click()
     reaches(page, f"The browser does not let the page copy; the link is {page.url}")
@@ -456,7 +508,7 @@ def test_another_run_keeps_step_and_problem_and_has_its_own_filters(page, two_ru
     finds(page, ["0/0", "0/1", "0/2"])
     assert status(page) == "Step 0, problem 1 of 1, sample 0"  # it has no second problem
     assert page.evaluate("document.getElementById('filter-outcome').selectedOptions[0].textContent") == "correct (3)"
-    assert page.url.endswith("#run=grpo+%26+co&step=0&problem=0&sample=0")
+    assert page.url.endswith("#run=grpo+%26+co&step=0&problem=0&sample=0&outcome=correct")
     page.select_option("#run", label="gtpo, seed 0")
     finds(page, ["0/0", "0/2", "5/0", "5/1"])
     assert status(page) == "Step 0, problem 1 of 2, sample 0"

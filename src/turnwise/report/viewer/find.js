@@ -10,6 +10,8 @@ const PAGE = 100; // results that are listed at a time
 let found = null; // places in order; null when nothing is asked
 let asked = 0;
 
+// The fields of the search and of the filters, each with its name in a link.
+const asking = () => [["search", byId("search")], ...Object.keys(FACETS).map((facet) => [facet, byId(`filter-${facet}`)])];
 const filterValues = () => Object.keys(FACETS).map((facet) => [facet, byId(`filter-${facet}`).value]).filter(([, kind]) => kind);
 const searched = () => byId("search").value.trim().toLowerCase();
 
@@ -76,4 +78,18 @@ async function find() {
   const steps = new Set(found.map((place) => place.step)).size;
   byId("found").textContent = `${found.length.toLocaleString("en")} of ${counted(total, "trajectory", "trajectories")}, in ${counted(steps, "step")}`;
   listMore(byId("list"), text);
+}
+
+// Searches and filters as a link says; returns the names of filters for what no trajectory of the run is.
+async function askAs(link) {
+  const values = () => asking().map(([, field]) => field.value).join("\n");
+  const before = values();
+  const unknown = asking().filter(([name, field]) => {
+    field.value = link.get(name) ?? "";
+    if (field.selectedIndex !== -1) return false; // the search takes anything; a list that lacks it chooses nothing
+    field.value = "";
+    return true;
+  });
+  if (values() !== before) await find();
+  return unknown.map(([name]) => name);
 }

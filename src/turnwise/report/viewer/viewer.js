@@ -10,17 +10,17 @@ function hashOf(place) {
   link.set("step", run.steps[step].step);
   link.set("problem", problem);
   link.set("sample", sample);
+  for (const [name, field] of asking()) if (field.value.trim()) link.set(name, field.value.trim());
   return `#${link}`;
 }
 
-// What a link asks for, as places; null for a link to something else, a word for one that leads nowhere.
-function placeOf(hash) {
-  const link = new URLSearchParams(hash.slice(1));
-  if (!link.has("step")) return null;
+// Where a link leads, or the name of what it asks for that is not in this page.
+function placeOf(link) {
   const run = link.has("run") ? runs.findIndex((one) => one.label === link.get("run")) : 0;
-  const step = run < 0 ? -1 : runs[run].steps.findIndex((one) => String(one.step) === link.get("step"));
+  if (run < 0) return "run";
+  const step = runs[run].steps.findIndex((one) => String(one.step) === link.get("step"));
+  if (step < 0) return "step";
   const [problem, sample] = ["problem", "sample"].map((name) => Number(link.get(name) ?? 0));
-  if (step < 0 || !Number.isInteger(problem) || !Number.isInteger(sample)) return "The link leads to a step that is not in this page.";
   return { run, step, problem, sample };
 }
 
@@ -33,14 +33,15 @@ const problemText = (group) => {
   return `${solved}/${group.trajectories.length} correct · ${isolated(group.source)} · ${isolated(question(group).replace(/\s+/g, " ").slice(0, 80))}`;
 };
 
+// Shows what was chosen; returns the name of what is not in this page, and then shows what it showed.
 async function choose(change, isLinked = true) {
   const wanted = { ...chosen, ...change };
   const mine = ++request;
   const run = runs[wanted.run];
   const groups = await groupsOf(run.steps[wanted.step]);
-  if (mine !== request) return; // somebody chose again while this step was unpacked
+  if (mine !== request) return null; // somebody chose again while this step was unpacked
   const group = groups[wanted.problem];
-  if (!group?.trajectories[wanted.sample]) return say("The link leads to a trajectory that is not in this page.");
+  if (!group?.trajectories[wanted.sample]) return group ? "sample" : "problem";
   const isOther = ["run", "step", "problem"].some((name) => wanted[name] !== chosen[name]) || !byId("columns").children.length;
   const isOtherRun = wanted.run !== chosen.run;
   Object.assign(chosen, wanted);
@@ -52,11 +53,11 @@ async function choose(change, isLinked = true) {
   }
   markSample(chosen.sample);
   say(`Step ${run.steps[chosen.step].step}, problem ${chosen.problem + 1} of ${groups.length}, sample ${group.trajectories[chosen.sample].sample}`);
+  byId("missing").textContent = "";
+  if (isOtherRun) showFilters(run);
   if (isLinked) history.replaceState(null, "", hashOf(chosen));
-  if (isOtherRun) {
-    showFilters(run);
-    await find();
-  }
+  if (isOtherRun) await find();
+  return null;
 }
 
 // The same problem of another run, where it has it: runs of one seed meet the same problems in the same order.
@@ -98,11 +99,21 @@ async function copyLink() {
   }
 }
 
-function restore() {
-  const place = placeOf(location.hash);
-  if (typeof place === "string") say(place);
-  else if (place !== null) return choose(place).then(() => byId("shown").scrollIntoView({ block: "start" }));
-  return null;
+// Asks and shows what the address says, and names what of it is not in this page.
+async function restore() {
+  const link = new URLSearchParams(location.hash.slice(1));
+  if (!link.has("step")) return; // it leads to something else
+  const place = placeOf(link);
+  const lacking = typeof place === "string" ? place : await choose(place, false);
+  const names = [lacking, ...(await askAs(link))].filter(Boolean);
+  const parts = names.map((name) => isolated(`${name}=${link.get(name)}`));
+  byId("missing").textContent = parts.length ? `The link asks for ${parts.join(" and ")}, which is not in this page.` : "";
+  byId("shown").scrollIntoView({ block: "start" });
+}
+
+function askAnew() {
+  history.replaceState(null, "", hashOf(chosen));
+  return find();
 }
 
 const KEYS = { j: () => move(1), k: () => move(-1), "]": () => move(1, true), "[": () => move(-1, true), "/": () => byId("search").focus() };
@@ -131,11 +142,11 @@ async function start() {
   byId("layout").addEventListener("change", onLayout);
   byId("viewer").addEventListener("keydown", onKey);
   let typing;
-  byId("search").addEventListener("input", () => { clearTimeout(typing); typing = setTimeout(find, 150); });
+  byId("search").addEventListener("input", () => { clearTimeout(typing); typing = setTimeout(askAnew, 150); });
   // Not for the search, which changes when it loses the focus: a result that is being clicked would be made anew.
-  byId("filters").addEventListener("change", (event) => { if (event.target.matches("select")) find(); });
+  byId("filters").addEventListener("change", (event) => { if (event.target.matches("select")) askAnew(); });
   byId("filters").addEventListener("submit", (event) => event.preventDefault());
-  byId("filters").addEventListener("reset", () => setTimeout(find)); // the fields are empty after this event
+  byId("filters").addEventListener("reset", () => setTimeout(askAnew)); // the fields are empty after this event
   byId("more").addEventListener("click", () => listMore(byId("list"), searched()));
   addEventListener("hashchange", restore);
   showFilters(runs[0]);
