@@ -27,12 +27,20 @@ from turnwise.task.chain import Chain
 ROOT = CONF_DIR.parent
 PRESETS = ("algo", "experiment", "ablation", "debug")
 OPTIONS = [(group, option) for group, options in option_groups().items() for option in options]
-PARTS = {group: options for group, options in option_groups().items() if group not in PRESETS}
+PARTS = {group: options for group, options in option_groups().items() if group not in (*PRESETS, "task", "env")}
 ROUNDS = [
     [(group, options[index % len(options)]) for group, options in PARTS.items()]
     for index in range(max(map(len, PARTS.values())))
 ]
-"""Every option of every part at least once, in as few compositions as can be."""
+"""Every option of every part but these two at least once, in as few compositions as can be."""
+TASKS_AND_TOOLS = [
+    *(
+        [("task", task), ("env", "calculator" if task == "chain" else "python_tool")]
+        for task in option_groups()["task"]
+    ),
+    *([("task", "jsonl"), ("env", env)] for env in option_groups()["env"]),
+]
+"""Every task with a tool that it is for, and every tool."""
 NEEDED = {
     ("model", "instruct"): ["model.path=owner/name"],
     ("task", "jsonl"): ["task.path=problems.jsonl"],
@@ -62,7 +70,7 @@ def test_no_group_is_empty() -> None:
 
 @pytest.mark.parametrize(
     "chosen",
-    [*ROUNDS, *([preset] for preset in OPTIONS if preset[0] in PRESETS)],
+    [*ROUNDS, *TASKS_AND_TOOLS, *([preset] for preset in OPTIONS if preset[0] in PRESETS)],
     ids=lambda chosen: "-".join(chosen[0]) if len(chosen) == 1 else None,
 )
 def test_every_option_builds(composed, choices, chosen: list[tuple[str, str]]) -> None:
@@ -109,6 +117,7 @@ def test_grpo_replaces_reward_and_advantage(composed) -> None:
         ("no_turn_rewards", OutcomeReward(format_rule=FormatRule.additive, shaping=True), TurnReturnAdvantage()),
         ("no_discount", TurnLevelReward(shaping=True), TurnReturnAdvantage(discount=1.0)),
         ("no_shaping", TurnLevelReward(), TurnReturnAdvantage()),
+        ("no_discount_pool_turn_index", FULL, TurnReturnAdvantage(discount=1.0, pool=Pool.turn_index)),
         ("shaping_only", OutcomeReward(shaping=True), GroupNormAdvantage()),
         ("format_gate", TurnLevelReward(shaping=True, format_rule=FormatRule.gate), TurnReturnAdvantage()),
         ("mask_equal_outcomes", FULL, TurnReturnAdvantage(mask_equal_outcomes=True)),

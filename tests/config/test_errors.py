@@ -49,6 +49,20 @@ MISTAKES = [
         "trainer.device=cpu model.attention=flash_attention_2",
         ["model.attention=flash_attention_2", "trainer.device=cpu"],
     ),
+    (
+        "task=chain",
+        [
+            "task=chain env=python_tool",
+            "called in calculator",
+            "in python; expected env=calculator or experiment=chain",
+        ],
+    ),
+    ("mode=warmstart task=chain", ["task=chain env=python_tool"]),
+    ("experiment=chain env=python_tool", ["task=chain env=python_tool"]),
+    (
+        "env=calculator",
+        ["task=arithmetic env=calculator", "called in python", "in calculator; expected env=python_tool"],
+    ),
     # an option that is not there
     ("advantage=group_nrm", ["advantage=group_nrm: no such option", "did you mean group_norm?", "turn_return"]),
     ("reward/similarity=semantic", ["reward/similarity=semantic: no such option", "embedding, lexical"]),
@@ -239,3 +253,18 @@ def test_a_pool_that_an_estimator_does_not_know(composed) -> None:
     config = composed("advantage=discounted_normalised", "advantage.pool=first_turn")
     with pytest.raises(ConfigError, match=r"advantage\.pool=first_turn: expected one of group, batch"):
         launch.build_components(config, label="test")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["env=calculator", "task=jsonl", "task.path=problems.jsonl"],
+        ["env=calculator", "task=reasoning_gym"],
+        ["task=chain", "env=calculator", "model=tiny"],
+        ["model=tiny_calculator"],
+        ["experiment=chain", "model=instruct", "model.path=owner/name"],
+    ],
+    ids=" ".join,
+)
+def test_what_is_only_unusual_is_not_refused(composed, overrides: list[str]) -> None:
+    launch.build_components(composed(*overrides), label="test")

@@ -9,13 +9,13 @@ from typing import Any, Protocol, cast
 
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from turnwise.config.errors import ConfigError, explain, known_keys
 from turnwise.config.options import option_groups
-from turnwise.config.schema import HAS_GROUP
+from turnwise.config.schema import COMPONENTS, HAS_GROUP
 from turnwise.engine.hf import HFEngine
 from turnwise.evaluation.evaluate import EvaluationSettings
 from turnwise.model.attention import FLASH
@@ -79,6 +79,11 @@ class EnvironmentSettings(Protocol):
         """What stands before every problem; empty: nothing."""
         ...
 
+    @property
+    def tool_language(self) -> str:
+        """What calls of its tool are written in."""
+        ...
+
     def start(self) -> EnvironmentPool:
         """What makes the episodes; the caller closes it."""
         ...
@@ -86,6 +91,11 @@ class EnvironmentSettings(Protocol):
 
 class TaskSettings(Protocol):
     """A task before it starts."""
+
+    @property
+    def tool_language(self) -> str | None:
+        """What calls are written in by those who can solve its problems; None where any tool may serve."""
+        ...
 
     def start(self, seed: int) -> Task:
         """The live task; `seed` orders its train split."""
@@ -208,6 +218,7 @@ def check_relations(components: Components) -> None:
         ConfigError: Two values do not go together, or this machine lacks what one of them needs; all keys are named.
     """
     rollout, trainer = components.rollout, components.trainer
+    _check_tool(components.task, components.env)
     if components.reward.shaping and rollout.group_size < 2:
         raise ConfigError(
             f"reward.shaping=true compares siblings, but rollout.group_size={rollout.group_size}: expected >= 2"
@@ -244,3 +255,28 @@ def check_relations(components: Components) -> None:
             f"model.attention={wanted} needs a CUDA device and half precision, but trainer.device={trainer.device} is "
             f"{'cuda' if on_cuda else 'cpu'} here and trainer.dtype={trainer.dtype}: use model.attention=auto"
         )
+
+
+def _check_tool(task: TaskSettings, env: EnvironmentSettings) -> None:
+    """Refuses problems for one tool in an environment with another: a run would train on failures, and not say so."""
+    wanted = task.tool_language
+    if wanted in (None, env.tool_language):
+        return
+    name, fitting = _option(task), [key for key in COMPONENTS if key.startswith("env/") and _tool_of(key) == wanted]
+    choices = [key.replace("/", "=") for key in fitting]
+    if name in option_groups()["experiment"]:
+        choices.append(f"experiment={name}, which chooses the model and limits for it too")
+    raise ConfigError(
+        f"task={name} env={_option(env)}: these problems are for a tool that is called in {wanted}, this one is called "
+        f"in {env.tool_language}; expected {' or '.join(choices)}"
+    )
+
+
+def _option(part: object) -> str:
+    """The option that made a part."""
+    target = f"{type(part).__module__}.{type(part).__qualname__}"
+    return next(key for key, one in COMPONENTS.items() if one == target).rpartition("/")[2]
+
+
+def _tool_of(key: str) -> str:
+    return get_class(COMPONENTS[key]).tool_language

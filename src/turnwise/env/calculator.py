@@ -4,6 +4,7 @@ import operator
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from turnwise.env.conversation import ToolConversation
 from turnwise.env.tool_call import parse_tool_calls
@@ -26,6 +27,9 @@ _OPERATION = re.compile(r"\s*(-?[0-9]+)\s*(\+|-|\*|//|%)\s*(-?[0-9]+)\s*")
 @dataclass(frozen=True, kw_only=True)
 class Calculator:
     """A pocket calculator. It takes one operation a turn, so that an expression of n operations takes n turns."""
+
+    tool_language: ClassVar[str] = LANGUAGE
+    """What the opening line of a call names."""
 
     system_prompt: str = ""
     """Placed before the problem's prompt as a system message; empty: no system message."""

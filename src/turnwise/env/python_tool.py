@@ -1,6 +1,7 @@
 """`env=python_tool`: the policy writes Python code blocks, reads what they print, and ends with a boxed answer."""
 
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 from turnwise.env.conversation import ToolConversation
 from turnwise.env.sandbox import ErrorDetail, Sandbox, SandboxPool
@@ -21,6 +22,9 @@ LIMIT_MESSAGES = {
 @dataclass(frozen=True, kw_only=True)
 class PythonTool:
     """A conversation with a Python interpreter that keeps nothing from one turn to the next."""
+
+    tool_language: ClassVar[str] = LANGUAGE
+    """What the opening line of a call names."""
 
     sandbox: Sandbox = field(default_factory=Sandbox)
     """Where programs run, and under which limits."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from random import Random
+from typing import ClassVar
 
 from turnwise.protocols import Demonstrator
 from turnwise.seeding import derive_seed
@@ -18,6 +19,9 @@ NAME = "arithmetic"
 @dataclass(frozen=True, kw_only=True)
 class Arithmetic:
     """Arithmetic problems by family. Problem i is a pure function of the seed and i; the eval split has no seed."""
+
+    tool_language: ClassVar[str] = "python"
+    """What calls are written in: some families ask for more than single operations on small numbers can give."""
 
     families: list[str] = field(default_factory=lambda: list(WARM_START_FAMILIES))
     """Names of the problem families; empty means all of the catalogue, also those that the tiny policy never saw."""

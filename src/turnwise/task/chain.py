@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from random import Random
+from typing import ClassVar
 
 from turnwise.protocols import Demonstrator
 from turnwise.seeding import derive_seed
@@ -54,6 +55,9 @@ class Chain:
 
     Problem i is a pure function of the seed and i; the eval split has no seed.
     """
+
+    tool_language: ClassVar[str] = "calculator"
+    """What calls are written in: a program would do all operations in one call, whatever the horizon."""
 
     horizon: int = 5
     """Operations of a problem, 2 to 8; a warm start shows problems of every horizon up to this one."""

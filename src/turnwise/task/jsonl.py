@@ -5,7 +5,7 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from turnwise.task.problem_list import ProblemList
 from turnwise.types import Message, Problem
@@ -21,6 +21,9 @@ class Jsonl:
     and no seed moves one across. With `eval_path` the two files are the splits, and problems of the train file
     that also stand in the eval file are dropped, with a warning that counts them.
     """
+
+    tool_language: ClassVar[None] = None
+    """The file does not say which tool its problems are for."""
 
     path: str
     """The file; the train split's alone when `eval_path` is given."""

@@ -5,7 +5,7 @@ Its own scorers are never called: some of them execute what the model wrote.
 
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import Any
+from typing import Any, ClassVar
 
 from turnwise.seeding import derive_seed
 from turnwise.task.problem_list import ProblemList
@@ -71,6 +71,9 @@ TRAIN_SEED = 2**20
 @dataclass(frozen=True, kw_only=True)
 class ReasoningGym:
     """Problems of several reasoning-gym data sets in equal shares; needs the extra `turnwise[reasoning-gym]`."""
+
+    tool_language: ClassVar[None] = None
+    """Any tool may serve."""
 
     datasets: list[str] = field(
         default_factory=lambda: [
