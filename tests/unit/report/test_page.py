@@ -98,6 +98,16 @@ def test_the_page_says_what_the_run_did(text):
     assert "48 trajectories of 6 of 6 kept steps are in this page." in text
 
 
+def test_the_header_says_what_was_set_as_it_was_typed(run_dir):
+    overrides = ["algo=gtpo", "task.path=/data/a b.jsonl", "+trainer.learning_rate=1e+5"]
+    record = json.loads((run_dir / "config.json").read_text())
+    label = "gtpo+task.path--data-a-b.jsonl+trainer.learning_rate-1e+5-0a1b2c3d"  # of a folder: with a digest
+    (run_dir / "config.json").write_text(json.dumps({**record, "label": label, "overrides": overrides}))
+    shown = Page(write_report(run_dir).read_text())
+    assert [text for _, text in shown.all("code")] == overrides
+    assert shown.all("h1") == [({}, "gtpo")]
+
+
 def test_it_needs_nothing_but_itself(text):
     shown = Page(text)
     for tag, attributes, _ in shown.found:
