@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from statistics import fmean, median, stdev
 
 from turnwise.study.drawing.lines import MAX_NAMED, Lines
@@ -30,7 +31,7 @@ def training(study: Study) -> Iterator[Figure]:
     yield Figure(
         name="training_accuracy",
         title="Training accuracy",
-        about="Share of a step's trajectories that end right: mean over seeds with its 95% interval. "
+        about=f"Share of a step's trajectories that end right: mean over seeds{interval_words(_points(panels))}. "
         + smoothing_window(study.plan.num_steps),
         panels=panels,
         num_columns=1 if is_single else 2,
@@ -61,8 +62,9 @@ def credit(study: Study) -> Iterator[Figure]:
         (f"steps 0 to {span - 1}", range(span)),
         (f"steps {steps - span} to {steps - 1}", range(steps - span, steps)),
     )
+    by_setting: dict[str, list[Panel]] = {}
     for setting in study.plan.settings:
-        panels: list[Panel] = []
+        panels = by_setting.setdefault(setting, [])
         for area in ("reward", "advantage"):
             found = {title: lines for title, chosen in parts if (lines := _by_turn(study, setting, area, chosen))}
             span = limits((point for lines in found.values() for points in lines.values() for point in points), 0.0)
@@ -70,15 +72,14 @@ def credit(study: Study) -> Iterator[Figure]:
                 axis = {"x_label": "turn", "y_label": f"mean {area}", "limits": span, "ticks": _turn_ticks(lines)}
                 name = f"{area.capitalize()}, {title}"
                 panels.append(Lines(title=name, lines=lines, has_zero=True, height=2.3, **axis))
-        yield _of_setting(
-            study,
-            setting,
-            name="credit",
-            title="Reward and advantage by turn",
-            about="Mean over the trajectories that have the turn, over steps, then over seeds with its 95% interval. "
-            "Few trajectories reach the last turns: they are other trajectories, not later moments of the same.",
-            panels=panels,
-        )
+    yield from _by_setting(
+        study,
+        by_setting,
+        name="credit",
+        title="Reward and advantage by turn",
+        about="Mean over the trajectories that have the turn, over steps, then over seeds{interval}. "
+        "Few trajectories reach the last turns: they are other trajectories, not later moments of the same.",
+    )
 
 
 def tools(study: Study) -> Iterator[Figure]:
@@ -89,15 +90,14 @@ def tools(study: Study) -> Iterator[Figure]:
         "tool/calls": ("Tool calls", "calls a trajectory", NUMBER),
         "tool/ok": ("Tool calls that run without error", "share", SHARE),
     }
-    for setting in study.plan.settings:
-        yield _of_setting(
-            study,
-            setting,
-            name="tool_use",
-            title="Turns and tool use",
-            about=f"Mean over seeds with its 95% interval. {smoothing_window(study.plan.num_steps)}",
-            panels=list(_step_panels(study, setting, names)),
-        )
+    by_setting = {setting: list(_step_panels(study, setting, names)) for setting in study.plan.settings}
+    yield from _by_setting(
+        study,
+        by_setting,
+        name="tool_use",
+        title="Turns and tool use",
+        about=f"Mean over seeds{{interval}}. {smoothing_window(study.plan.num_steps)}",
+    )
 
 
 def signal(study: Study) -> Iterator[Figure]:
@@ -113,10 +113,11 @@ def signal(study: Study) -> Iterator[Figure]:
             "flipped": "shaping/sign_flips",
         },
     }
+    names = {"advantage/zero_groups": ("Groups without any advantage", "share of groups", SHARE)}
+    by_setting: dict[str, list[Panel]] = {}
+    nothing: dict[str, list[str]] = {}
     for setting in study.plan.settings:
-        names = {"advantage/zero_groups": ("Groups without any advantage", "share of groups", SHARE)}
-        panels: list[Panel] = list(_step_panels(study, setting, names))
-        nothing: list[str] = []
+        panels = by_setting.setdefault(setting, [*_step_panels(study, setting, names)])
         for (title, unit), marks in shares.items():
             rows = {}
             for arm, runs in runs_by_arm(study, setting).items():
@@ -127,21 +128,21 @@ def signal(study: Study) -> Iterator[Figure]:
             if any(point.value for points in rows.values() for point in points.values()):
                 panels.append(Rows(title=title, x_label=unit, rows=rows, limits=span))
             elif rows:
-                nothing.append(f"{title}: none in any arm.")
-        yield _of_setting(
-            study,
-            setting,
-            name="signal",
-            title="Groups without signal",
-            about="Trajectories that all have one reward teach nothing to an estimator that compares them as wholes. "
-            "Mean over steps, then over seeds, with its 95% interval. "
-            + " ".join([smoothing_window(study.plan.num_steps), *nothing]),
-            panels=panels,
-        )
+                nothing.setdefault(title, []).append(setting)
+    notes = [f"{title}: none in any arm{_at(study, settings)}." for title, settings in nothing.items()]
+    yield from _by_setting(
+        study,
+        by_setting,
+        name="signal",
+        title="Groups without signal",
+        about="Trajectories that all have one reward teach nothing to an estimator that compares them as wholes. "
+        "Mean over steps, then over seeds{interval}. " + " ".join([smoothing_window(study.plan.num_steps), *notes]),
+    )
 
 
 def time(study: Study) -> Iterator[Figure]:
     """Seconds of a step by what they were spent on, in the run of each arm that was disturbed least."""
+    by_setting: dict[str, list[Panel]] = {}
     for setting in study.plan.settings:
         bars = {}
         for arm, runs in runs_by_arm(study, setting).items():
@@ -152,17 +153,16 @@ def time(study: Study) -> Iterator[Figure]:
             whole, rollout, tool = min(seconds, key=lambda one: one[0])
             if not math.isnan(whole + rollout + tool):
                 bars[arm] = {"sampling": rollout - tool, "tools": tool, "update and the rest": whole - rollout}
-        panels = [Bars(x_label="seconds a step", bars=bars)] if bars else []
-        yield _of_setting(
-            study,
-            setting,
-            name="time",
-            title="Time of a step",
-            about="Median over the steps of each arm's quickest run, without evaluations. Runs on one machine slow "
-            "each other, so small differences mean nothing.",
-            panels=panels,
-            has_legend=False,
-        )
+        by_setting[setting] = [Bars(x_label="seconds a step", bars=bars)] if bars else []
+    yield from _by_setting(
+        study,
+        by_setting,
+        name="time",
+        title="Time of a step",
+        about="Median over the steps of each arm's quickest run, without evaluations. Runs on one machine slow "
+        "each other, so small differences mean nothing.",
+        has_legend=False,
+    )
 
 
 def mean_point(values: Sequence[float], x: float = 0.0) -> Point:
@@ -173,6 +173,15 @@ def mean_point(values: Sequence[float], x: float = 0.0) -> Point:
         return Point(x=x, value=fmean(values))
     half = float(t.ppf(1 - ALPHA / 2, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
     return Point(x=x, value=fmean(values), low=fmean(values) - half, high=fmean(values) + half)
+
+
+def interval_words(points: Iterable[Point], name: str = "95% interval") -> str:
+    """What a caption adds to the figure that `points` show: that it has an interval, where it has none, and why."""
+    have = {point.has_interval for point in points}
+    if have == {True}:
+        return f" with its {name}"
+    seeds = f"{MIN_RUNS} seeds or more that differ"
+    return f" with its {name} where there are {seeds}" if True in have else f" (no interval: that takes {seeds})"
 
 
 def within(point: Point, low: float, high: float) -> Point:
@@ -265,9 +274,25 @@ def setting_name(study: Study, setting: str) -> str:
     return setting and f"{study.plan.across} {setting}"
 
 
-def _of_setting(
-    study: Study, setting: str, *, name: str, title: str, about: str, panels: Sequence[Panel], has_legend: bool = True
-) -> Figure:
-    suffix = setting and f"_{study.plan.across.split('.')[-1]}{setting}"
-    named = setting_name(study, setting)
-    return Figure(name=name + suffix, title=title, about=about, panels=panels, has_legend=has_legend, setting=named)
+def _at(study: Study, settings: Sequence[str]) -> str:
+    return study.plan.across and f" at {study.plan.across} {', '.join(settings)}"
+
+
+def _by_setting(
+    study: Study, panels: Mapping[str, Sequence[Panel]], *, name: str, title: str, about: str, has_legend: bool = True
+) -> Iterator[Figure]:
+    """A figure for each setting. All have one caption, which a page shows once; `{interval}` is filled in."""
+    about = about.format(interval=interval_words(_points(chain(*panels.values()))))
+    for setting, own in panels.items():
+        suffix = setting and f"_{study.plan.across.split('.')[-1]}{setting}"
+        named = setting_name(study, setting)
+        yield Figure(name=name + suffix, title=title, about=about, panels=own, has_legend=has_legend, setting=named)
+
+
+def _points(panels: Iterable[Panel]) -> Iterator[Point]:
+    """All that is drawn with an interval, or could be."""
+    for panel in panels:
+        if isinstance(panel, Lines):
+            yield from chain(*panel.lines.values())
+        elif isinstance(panel, Rows):
+            yield from chain(*(points.values() for points in panel.rows.values()))

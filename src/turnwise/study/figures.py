@@ -1,7 +1,8 @@
 """The figures of a study: what its arms come to, and all of them as files."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from turnwise.study import courses
@@ -16,7 +17,6 @@ from turnwise.study.statistics import ArmFigures, Comparison, Difference, Findin
 ByMetric = Mapping[Metric, Findings]
 
 _ACCURACY = {"y_label": "held-out accuracy", "form": SHARE}
-_IQM = "Interquartile mean over seeds with its 95% interval (bootstrap)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +72,12 @@ def write_figures(study: Study, figures: Sequence[Figure]) -> list[Path]:
 
 def _accuracy(study: Study, findings: ByMetric) -> Iterator[Figure]:
     comparisons = _by_setting(findings[Metric.final])
-    span = limits(_of_arm(one) for comparison in comparisons for one in comparison.arms)
+    points = [_of_arm(one) for comparison in comparisons for one in comparison.arms]
+    span = limits(points)
     yield Figure(
         name="final_accuracy",
         title="Held-out accuracy",
-        about=f"After the last step. {_IQM}; each small dot is one seed.",
+        about=f"After the last step. {_iqm(points)}; each small dot is one seed.",
         panels=[
             Rows(
                 title=_title(study, comparison),
@@ -98,9 +99,11 @@ def _effects(study: Study, findings: ByMetric) -> Iterator[Figure]:
         Metric.area: "Training accuracy, mean over the steps",
     }
     panels = []
+    points: list[Point] = []
     for metric, name in names.items():
         comparison = findings[metric].overall
         rows = {one.arm: {"difference": _of_difference(one)} for one in comparison.differences}
+        points += [row["difference"] for row in rows.values()]
         if rows:
             label = "percentage points"
             panels.append(
@@ -110,7 +113,7 @@ def _effects(study: Study, findings: ByMetric) -> Iterator[Figure]:
     yield Figure(
         name="effects",
         title=f"Effect of each arm against {study.plan.baseline}",
-        about=f"Mean difference of runs with the same seed{over}, with its 95% interval; each small dot is one seed.",
+        about=f"Mean difference of runs with the same seed{over}{_bootstrap(points)}; each small dot is one seed.",
         panels=panels,
         num_columns=1,
     )
@@ -135,8 +138,8 @@ def _across(study: Study, findings: ByMetric) -> Iterator[Figure]:
     yield Figure(
         name="across",
         title=f"Across {study.plan.across}",
-        about=f"Accuracy: {_IQM.lower()}. Effect: mean difference of runs with the same seed, with its 95% interval. "
-        "Arms stand side by side at each place.",
+        about=f"Accuracy: {_iqm(chain(*finals.values())).lower()}. Effect: mean difference of runs with the same seed"
+        f"{_bootstrap(chain(*effects.values()))}. Arms stand side by side at each place.",
         panels=[panel for panel in panels if panel.lines],
         has_legend=True,
     )
@@ -148,7 +151,7 @@ def _discount(study: Study, findings: ByMetric) -> Iterator[Figure]:
     comparisons = _by_setting(findings[Metric.final])
     swept = {arm for sweep in sweeps for arm in sweep}
     span = limits(_of_arm(one) for comparison in comparisons for one in comparison.arms if one.arm in swept)
-    panels = []
+    panels: list[Lines] = []
     for comparison in comparisons:
         arms = {one.arm: one for one in comparison.arms}
         joined = [found for sweep in sweeps if len(found := [arm for arm in sweep if arm in arms]) > 1]
@@ -156,10 +159,11 @@ def _discount(study: Study, findings: ByMetric) -> Iterator[Figure]:
         if joined:
             axis = {"x_label": "discount (gamma)", "ticks": ticks, "joined": joined, "limits": span}
             panels.append(Lines(title=_title(study, comparison), lines=lines, **_ACCURACY, **axis))
+    points = [point for panel in panels for own in panel.lines.values() for point in own]
     yield Figure(
         name="discount",
         title="Discount",
-        about=f"A thin line joins arms that differ in gamma alone. {_IQM}; each small dot is one seed.",
+        about=f"A thin line joins arms that differ in gamma alone. {_iqm(points)}; each small dot is one seed.",
         panels=panels,
         has_legend=True,
     )
@@ -182,6 +186,14 @@ def _maps(study: Study, findings: ByMetric) -> Iterator[Figure]:
             about="Held-out accuracy after the last step, interquartile mean over seeds. One scale of colours for all.",
             panels=panels,
         )
+
+
+def _iqm(points: Iterable[Point]) -> str:
+    return f"Interquartile mean over seeds{_bootstrap(points)}"
+
+
+def _bootstrap(points: Iterable[Point]) -> str:
+    return courses.interval_words(points, "95% bootstrap interval")
 
 
 def axis_places(settings: Sequence[str]) -> dict[str, float]:

@@ -1,10 +1,11 @@
 import math
+from dataclasses import replace
 
 import pytest
 
 from synthetic_study import synthetic_study
 from turnwise.study import courses
-from turnwise.study.courses import mean_point, smoothed, smoothing_window
+from turnwise.study.courses import interval_words, mean_point, smoothed, smoothing_window
 from turnwise.study.drawing.lines import Lines
 from turnwise.study.drawing.rows import Bars, Rows
 
@@ -37,6 +38,28 @@ def test_few_seeds_have_no_interval():
     point = mean_point([1.0, 2.0])
     assert point.ends == (1.5, 1.5)
     assert math.isinf(point.low)
+
+
+def test_captions_say_where_there_is_an_interval(study):
+    bare, whole = mean_point([1.0, 2.0]), mean_point([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert interval_words([whole, whole]) == " with its 95% interval"
+    assert interval_words([whole, bare]) == " with its 95% interval where there are 5 seeds or more that differ"
+    assert interval_words([bare]) == " (no interval: that takes 5 seeds or more that differ)"
+    late = replace(study, runs=tuple(run for run in study.runs if run.arm == "gtpo" or run.seed < 2))
+    (figure,) = courses.training(late)
+    assert "mean over seeds with its 95% interval where there are 5 seeds or more that differ. Lines" in figure.about
+
+
+def test_figures_of_all_settings_have_one_caption(tmp_path):
+    """A page shows it once, so it holds for all of them."""
+    study = synthetic_study(tmp_path, arms=["no_shaping"], num_seeds=5, settings=["2", "8"], num_steps=2)
+    study = replace(study, runs=tuple(run for run in study.runs if run.setting == "2" or run.seed < 2))
+    for make in (courses.credit, courses.tools, courses.signal):
+        first, second = make(study)
+        assert first.about == second.about
+        assert " with its 95% interval where there are 5 seeds or more that differ. " in first.about
+    (first, _) = courses.signal(study)
+    assert "Groups with an advantage thanks to shaping: none in any arm at task.horizon 2, 8." in first.about
 
 
 def test_training_accuracy_is_the_mean_over_seeds_at_each_step(study):

@@ -112,6 +112,23 @@ def test_what_cannot_be_drawn_is_named_with_what_it_needs(tmp_path):
     assert "final_accuracy" in {figure.name for figure in found.drawn}
 
 
+@pytest.mark.parametrize(("num_seeds", "has_intervals"), [(4, False), (5, True)])
+def test_captions_promise_the_intervals_that_are_drawn(tmp_path, num_seeds, has_intervals):
+    study = synthetic_study(tmp_path, arms=ARMS, num_seeds=num_seeds, settings=["2", "8"], num_steps=2)
+    drawn = study_figures(study, {metric: compare(study, metric) for metric in Metric}).drawn
+    abouts = {
+        figure.name: figure.about for figure in drawn if figure.title not in ("Time of a step", "Discount and pool")
+    }
+    assert len(abouts) == 11
+    with_interval = {
+        name for name, about in abouts.items() if re.search(r" with its 95% (bootstrap )?interval[.;]", about)
+    }
+    without = {
+        name for name, about in abouts.items() if "(no interval: that takes 5 seeds or more that differ)" in about
+    }
+    assert (with_interval, without) == ((set(abouts), set()) if has_intervals else (set(), set(abouts)))
+
+
 def test_settings_that_are_no_numbers_stand_evenly():
     assert axis_places(["2", "4", "8"]) == {"2": 2.0, "4": 4.0, "8": 8.0}
     assert axis_places(["short", "4", "long"]) == {"short": 0.0, "4": 1.0, "long": 2.0}
