@@ -20,12 +20,15 @@ from rich.console import Console
 
 from turnwise.config.errors import ConfigError
 from turnwise.config.multirun import train_missing
+from turnwise.config.options import about_option
 from turnwise.config.stopping import INTERRUPTED
 from turnwise.config.sweep import LAUNCHERS, check_plan, launcher_overrides, read_axis, read_override
+from turnwise.study.kept import checked
 from turnwise.study.results import write_results
 from turnwise.study.runs import Plan, Study, read_plan, read_study, write_plan
 from turnwise.study.statistics import Metric, compare
 from turnwise.study.tables import comparison_table
+from turnwise.study.verdicts import skipped_in_words
 
 ROOT = Path(__file__).resolve().parents[1]
 PRESETS = ROOT / "conf/ablation"
@@ -55,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    study = read_study(out)
+    study = checked(read_study(out))
     show(study, console)
     if was_stopped:
         go_on = f"make ablations ARGS={shlex.quote(f'--out {shlex.quote(str(out))}')}"
@@ -199,13 +202,12 @@ def grown(there: Plan, wanted: Plan, out: Path) -> Plan:
 def show(study: Study, console: Console) -> None:
     """Writes the results of what there is, prints their main table, and names what is missing."""
     if study.runs:
-        paths = write_results(study)
+        paths = write_results(study, {arm: about_option("ablation", arm) for arm in study.plan.arms})
         console.print(comparison_table(compare(study, Metric.final).overall, study.plan.across))
         console.print("", *paths, sep="\n", soft_wrap=True, highlight=False)
-    for one in study.skipped:
-        setting = f", {study.plan.across}={one.setting}" if one.setting else ""
-        text = f"no result: {one.arm}{setting}, seed {one.seed}: {one.why}"
-        console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+    for what, ones, style in (("no result", study.skipped, "red"), ("damaged trajectories", study.damaged, "yellow")):
+        for line in skipped_in_words(ones, study.plan.across):
+            console.print(f"{what}: {line}", style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def _interrupt(*_: object) -> None:

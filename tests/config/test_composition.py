@@ -10,7 +10,7 @@ from turnwise.advantage.end_aligned import EndAlignedAdvantage
 from turnwise.advantage.group_norm import GroupNormAdvantage
 from turnwise.advantage.turn_return import TurnReturnAdvantage
 from turnwise.config.build import build_components, build_mode
-from turnwise.config.options import CONF_DIR, option_groups
+from turnwise.config.options import CONF_DIR, about_option, option_groups
 from turnwise.config.schema import COMPONENTS
 from turnwise.core.group_statistics import Pool
 from turnwise.core.ratios import RatioLevel
@@ -150,6 +150,13 @@ def test_ablations_change_one_thing_each(composed, ablation: str, reward, advant
 def test_every_ablation_is_held_to_its_one_thing() -> None:
     marks = test_ablations_change_one_thing_each.pytestmark  # pyright: ignore[reportFunctionMemberAccess]
     assert {arm for arm, *_ in marks[0].args[1]} == set(option_groups()["ablation"])
+
+
+def test_every_ablation_says_what_it_is() -> None:
+    abouts = [about_option("ablation", arm) for arm in option_groups()["ablation"]]
+    assert all(about.startswith(("GTPO", "GRPO")) and about.endswith(".") for about in abouts)
+    assert len(set(abouts)) == len(abouts)
+    assert (about_option("model", "tiny"), about_option("ablation", "no_such_arm")) == ("", "")
 
 
 def test_command_line_wins_over_presets(composed, choices) -> None:

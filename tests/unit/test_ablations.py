@@ -1,5 +1,6 @@
 """The driver of `make ablations`: its command line, the plan it makes of it, and what it says of fake run folders."""
 
+import gzip
 import importlib.util
 import json
 import sys
@@ -260,6 +261,42 @@ def test_results_are_written_and_what_is_missing_is_named(
     assert row[1:3] == ["2/2", "62.5"]  # (0.75 + 0.5) / 2
     assert str(tmp_path / "results.md") in printed
     assert (tmp_path / "results.md").exists()
+
+
+def test_trajectories_that_are_gone_are_named_once_and_the_figures_stay(
+    tmp_path: Path, trained: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_plan(tmp_path, SMALL)
+    for arm in SMALL.arms:
+        for seed in SMALL.seeds:
+            leave_run(tmp_path, arm, seed, (0.25, 0.75))
+    folder = tmp_path / "grpo_seed1"
+    record = json.loads((folder / "config.json").read_text())
+    for run in (path.parent for path in tmp_path.glob("*/config.json")):
+        record["config"] = {"seed": int(run.name[-1]), "tracker": {"save_groups_every": 2}}
+        record["choices"] = {"ablation": run.name.partition("_")[0]}
+        (run / "config.json").write_text(json.dumps(record))
+        (run / "groups").mkdir()
+        (run / "groups/step_0.jsonl.gz").write_bytes(gzip.compress(b"{}\n"))
+    (folder / "groups/step_0.jsonl.gz").write_bytes(gzip.compress(b"{}\n")[:-4])
+
+    assert ablations.main(["--report-only", "--out", str(tmp_path)]) == 0
+
+    printed = [line for line in capsys.readouterr().out.splitlines() if "seed 1" in line]
+    assert printed == ["damaged trajectories: grpo, seed 1: groups/ is broken at step 0"]
+    text = (tmp_path / "results.md").read_text()
+    assert "- grpo, seed 1: groups/ is broken at step 0\n" in text
+    assert "| grpo | 2/2 |" in text
+
+
+def test_results_say_what_each_arm_is(tmp_path: Path, trained: Trained) -> None:
+    write_plan(tmp_path, SMALL)
+    leave_run(tmp_path, "gtpo", 0, (0.25, 0.75))
+    ablations.main(["--report-only", "--out", str(tmp_path)])
+    text, _, _ = (tmp_path / "results.md").read_text().partition("## ")
+    for arm in SMALL.arms:
+        about = (SCRIPT.parents[1] / f"conf/ablation/{arm}.yaml").read_text().splitlines()[1].removeprefix("# ")
+        assert f": {about}\n" in text
 
 
 def test_ctrl_c_is_followed_by_the_command_that_goes_on(

@@ -18,6 +18,13 @@ def option_groups() -> dict[str, list[str]]:
     return groups
 
 
+def about_option(group: str, option: str) -> str:
+    """What an option says of itself: the first comment of its file that is none of Hydra's; may be empty."""
+    path = CONF_DIR / group / f"{option}.yaml"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return next((line[2:] for line in lines if line.startswith("# ") and not line.startswith("# @")), "")
+
+
 def _groups_page() -> str:
     return "\n".join(
         fill(", ".join(options), width=100, initial_indent=f"  {group:18} ", subsequent_indent=" " * 21)

@@ -1,7 +1,7 @@
 """Everything a study comes to, written beside its runs."""
 
 import shlex
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,16 @@ from turnwise.study.tables import (
     run_rows,
     trend_rows,
 )
-from turnwise.study.verdicts import TITLES, counted, trend_verdict, verdicts
+from turnwise.study.verdicts import TITLES, counted, skipped_in_words, trend_verdict, verdicts
 from turnwise.tracker.atomic import write_atomically
 
 
-def write_results(study: Study) -> list[Path]:
+def write_results(study: Study, arms: Mapping[str, str]) -> list[Path]:
     """Writes tables, figures and the page of the study into its folder.
+
+    Args:
+        study: What to write of.
+        arms: What each arm is, in a line; those that say nothing are not listed.
 
     Returns:
         Paths of the tables, of the folder of the figures, and of report.html.
@@ -37,18 +41,18 @@ def write_results(study: Study) -> list[Path]:
         ValueError: No run is finished; the message says why.
     """
     findings = {metric: compare(study, metric) for metric in Metric}
-    tables = write_tables(study, list(findings.values()))
+    tables = write_tables(study, list(findings.values()), arms)
     figures = study_figures(study, findings)
     write_figures(study, figures.drawn)
     return [*tables, study.root / "figures", write_page(study, findings, figures, command(study.plan))]
 
 
-def write_tables(study: Study, findings: Sequence[Findings]) -> list[Path]:
+def write_tables(study: Study, findings: Sequence[Findings], arms: Mapping[str, str]) -> list[Path]:
     """Writes results.md, results.csv, results.tex and runs.csv into the study's folder; returns their paths."""
     across = study.plan.across
     comparisons = [one for found in findings for one in (found.overall, *found.by_setting) if one.arms]
     texts = {
-        "results.md": report(study, findings),
+        "results.md": report(study, findings, arms),
         "results.csv": csv_text(result_rows(findings)),
         "results.tex": "% \\usepackage{booktabs}\n\n" + "\n".join(latex(one, across) for one in comparisons),
         "runs.csv": csv_text(run_rows(study)),
@@ -58,15 +62,15 @@ def write_tables(study: Study, findings: Sequence[Findings]) -> list[Path]:
     return [study.root / name for name in texts]
 
 
-def report(study: Study, findings: Iterable[Findings]) -> str:
-    """The text of results.md: question, verdicts, tables, how to read them, how it was made, what is missing."""
+def report(study: Study, findings: Iterable[Findings], arms: Mapping[str, str]) -> str:
+    """The text of results.md: question, arms, verdicts, tables, how to read them, how it was made, what is missing."""
     plan = study.plan
     others = [arm for arm in plan.arms if arm != plan.baseline]
     question = f"Does {_listed(others, 'or')} do better or worse than {plan.baseline}?" if others else "How does it do?"
     parts = [f"# {', '.join(others) or plan.baseline} against {plan.baseline}\n", f"{question}\n"]
-    parts += [_section(found, plan) for found in findings]
+    parts += [_arms(plan, arms), *(_section(found, plan) for found in findings)]
     parts += [_HOW_TO_READ.format(columns="\n".join(f"- **{name}**: {text}." for name, text in COLUMNS.items()))]
-    parts += [_noise(study), _provenance(study), _skipped(study)]
+    parts += [_noise(study), _provenance(study), _missing(study)]
     return "\n".join(part for part in parts if part)
 
 
@@ -85,6 +89,15 @@ def command(plan: Plan) -> str:
     ]
     words += ["--across", f"{plan.across}={','.join(plan.settings)}"] if plan.across else []
     return f"make ablations ARGS={shlex.quote(shlex.join([*words, *plan.overrides]))}"
+
+
+def _arms(plan: Plan, arms: Mapping[str, str]) -> str:
+    lines = [
+        f"- **{arm}**{', the baseline' if arm == plan.baseline else ''}: {about}"
+        for arm in plan.arms
+        if (about := arms.get(arm))
+    ]
+    return "\n".join(["An arm is a preset of conf/ablation:\n", *lines, ""]) if lines else ""
 
 
 def _section(findings: Findings, plan: Plan) -> str:
@@ -157,26 +170,17 @@ def _provenance(study: Study) -> str:
     return "\n".join(lines)
 
 
-def _skipped(study: Study) -> str:
-    if not study.skipped:
-        return ""
-    seeds: dict[tuple[str, str, str], list[str]] = defaultdict(list)
-    for one in study.skipped:
-        seeds[one.arm, one.setting, one.why].append(str(one.seed))
-    lines = [
-        f"- {arm}{f', {study.plan.across}={setting}' if setting else ''}, "
-        f"seed{'s' if len(missing) > 1 else ''} {', '.join(missing)}: {why}"
-        for (arm, setting, why), missing in seeds.items()
-    ]
-    total = len(study.runs) + len(study.skipped)
-    return "\n".join(
-        [
-            "## What is missing\n",
-            f"{counted(len(study.skipped), 'run')} of {total}. Where an arm makes runs fail, those left flatter it.\n",
-            *lines,
-            "",
-        ]
-    )
+def _missing(study: Study) -> str:
+    across, parts = study.plan.across, list[str]()
+    if study.skipped:
+        count = f"{counted(len(study.skipped), 'run')} of {len(study.runs) + len(study.skipped)}"
+        lines = [f"- {line}" for line in skipped_in_words(study.skipped, across)]
+        parts += [f"{count}. Where an arm makes runs fail, those left flatter it.\n", *lines, ""]
+    if study.damaged:
+        lines = [f"- {line}" for line in skipped_in_words(study.damaged, across)]
+        count = counted(len(study.damaged), "run")
+        parts += [f"Trajectories of {count}. Their figures lie elsewhere, and count.\n", *lines, ""]
+    return "\n".join(["## What is missing\n", *parts]) if parts else ""
 
 
 def _counted(texts: Iterable[str]) -> str:

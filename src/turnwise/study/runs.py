@@ -116,7 +116,7 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Skipped:
-    """A run of the plan that the study does without, and why."""
+    """A run that the study does without, or something of it, and why."""
 
     arm: str
     setting: str
@@ -132,6 +132,8 @@ class Study:
     plan: Plan
     runs: tuple[Run, ...]
     skipped: tuple[Skipped, ...]
+    damaged: tuple[Skipped, ...] = ()
+    """Runs that count, but whose trajectories are missing or broken, as far as `kept.checked` has looked."""
 
     def of(self, arm: str, setting: str = "") -> list[Run]:
         """The finished runs of an arm in a setting, by seed."""

@@ -1,6 +1,9 @@
 """What the figures allow to be said, in plain sentences that are never stronger than they are."""
 
+from collections.abc import Iterable
+
 from turnwise.study.estimates import ALPHA, MAX_SEEDS, Estimate
+from turnwise.study.runs import Skipped
 from turnwise.study.statistics import Comparison, Difference, Metric, Standing, Trend
 
 TITLES = {
@@ -113,6 +116,17 @@ def seeds_in_words(difference: Difference) -> str:
 def counted(number: int, noun: str) -> str:
     """`1 seed`, `2 seeds`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def skipped_in_words(skipped: Iterable[Skipped], across: str) -> list[str]:
+    """A line for the runs of one arm and setting that the study does without for one reason."""
+    seeds: dict[tuple[str, str, str], list[str]] = {}
+    for one in skipped:
+        seeds.setdefault((one.arm, one.setting, one.why), []).append(str(one.seed))
+    return [
+        f"{arm}{setting and f', {across}={setting}'}, seed{'s' if len(own) > 1 else ''} {', '.join(own)}: {why}"
+        for (arm, setting, why), own in seeds.items()
+    ]
 
 
 def _evidence(estimate: Estimate, seeds: str, p_holm: float, digits: int = 1) -> str:

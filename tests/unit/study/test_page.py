@@ -110,7 +110,7 @@ def test_hostile_text_stays_text(tmp_path):
 
 
 def test_a_study_of_one_run_still_has_results_and_a_page(tmp_path):
-    paths = write_results(synthetic_study(tmp_path, arms=["gtpo"], num_seeds=1, num_steps=2))
+    paths = write_results(synthetic_study(tmp_path, arms=["gtpo"], num_seeds=1, num_steps=2), {})
     assert [path.name for path in paths[-2:]] == ["figures", "report.html"]
     assert (tmp_path / "figures/final_accuracy.png").exists()
     text = paths[-1].read_text()

@@ -1,22 +1,24 @@
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
 from made_runs import NUM_STEPS, made_study
 from turnwise.study.results import command, write_results, write_tables
-from turnwise.study.runs import Plan, Run, Study
+from turnwise.study.runs import Plan, Run, Skipped, Study
 from turnwise.study.statistics import Metric, compare
 
 BASE = {seed: 0.5 + 0.01 * (seed % 3) for seed in range(8)}
 
 
-def tables_of(study: Study) -> list[Path]:
-    return write_tables(study, [compare(study, metric) for metric in Metric])
+def tables_of(study: Study, arms: Mapping[str, str] = MappingProxyType({})) -> list[Path]:
+    return write_tables(study, [compare(study, metric) for metric in Metric], arms)
 
 
-def text_of(study: Study) -> str:
-    tables_of(study)
+def text_of(study: Study, arms: Mapping[str, str] = MappingProxyType({})) -> str:
+    tables_of(study, arms)
     return (study.root / "results.md").read_text()
 
 
@@ -52,6 +54,23 @@ def test_what_is_missing_is_named_seed_by_seed(tmp_path: Path) -> None:
     assert "- grpo, seeds 1, 2, 3, 4, 6, 7: not run\n" in text
 
 
+def test_damaged_trajectories_are_named_and_the_figures_stay(tmp_path: Path) -> None:
+    study = made_study({"gtpo": BASE, "grpo": BASE}, root=tmp_path)
+    damaged = [Skipped(arm="grpo", setting="", seed=seed, why="groups/ holds none") for seed in (0, 3)]
+    text = text_of(replace(study, damaged=tuple(damaged)))
+    assert "| grpo | 8/8 |" in text
+    assert "## What is missing\n\nTrajectories of 2 runs." in text
+    assert text.count("- grpo, seeds 0, 3: groups/ holds none\n") == 1
+    assert text.count("groups/ holds none") == 1
+
+
+def test_arms_are_introduced_before_the_first_verdict(tmp_path: Path) -> None:
+    study = made_study({"gtpo": BASE, "grpo": BASE}, root=tmp_path)
+    text = text_of(study, {"gtpo": "All of it.", "grpo": "Less of it."})
+    assert text.index("- **gtpo**, the baseline: All of it.\n- **grpo**: Less of it.\n") < text.index("## Held-out")
+    assert "An arm is" not in text_of(study, {"gtpo": ""})
+
+
 def test_runs_from_several_sources_are_counted(tmp_path: Path) -> None:
     study = made_study({"gtpo": BASE}, root=tmp_path)
 
@@ -85,7 +104,7 @@ def test_little_is_still_reported(tmp_path: Path, finals: dict[str, dict[int, fl
 
 def test_a_study_without_runs_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="none of the 2 runs can be used: not run"):
-        write_results(made_study({"gtpo": {}, "grpo": {}}, seeds=(0,), root=tmp_path))
+        write_results(made_study({"gtpo": {}, "grpo": {}}, seeds=(0,), root=tmp_path), {})
     assert list(tmp_path.iterdir()) == []
 
 
