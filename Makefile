@@ -17,7 +17,7 @@ PEERS_READY := $(PEERS)/.ready
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-all test-equivalence bench lint format warmstart warmstart-chain ablations ablations-full ci lock clean
+.PHONY: help setup demo test test-all test-equivalence bench lint format warmstart warmstart-chain ablations ablations-full gradients ci lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -77,6 +77,9 @@ ablations: $(READY)  ## train five arms with eight seeds, compare them: tables, 
 
 ablations-full: $(READY)  ## the same with every arm and ten seeds
 	PYTHONPATH=src $(BIN)/python experiments/ablations.py --arms all --seeds 10 $(ARGS)
+
+gradients: $(READY)  ## compare the gradients that arms make of the same trajectories; ARGS=--help
+	PYTHONPATH=src $(BIN)/python experiments/gradients.py $(ARGS)
 
 ci:  ## run what CI runs
 	.ci/run

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from turnwise.config.build import build_components
+from turnwise.config.build import Components, build_components
 from turnwise.config.errors import ConfigError, explain
 from turnwise.config.label import register_label
 from turnwise.config.options import CONF_DIR, option_groups, register_help
@@ -54,8 +54,11 @@ LAUNCHERS = {
 }
 """By the name of their option in the group `hydra/launcher`."""
 
-_OWN_KEYS = ("seed", "ablation", "mode", "trainer.num_steps", "hydra.sweep", "hydra.mode", "hydra/launcher")
-"""What the plan and the launcher decide."""
+_OWN_KEYS = (
+    *("seed", "ablation", "algo", "mode", "trainer.num_steps"),
+    *("hydra.sweep", "hydra.sweeper", "hydra.run", "hydra.mode", "hydra/launcher"),
+)
+"""What the plan, its arms and the launcher decide."""
 
 
 def launcher_overrides(name: str, jobs: int | None, words: Iterable[str]) -> list[str]:
@@ -85,11 +88,16 @@ def read_override(text: str) -> tuple[str, list[str]]:
         raise ConfigError(explain(error)) from error
     key = override.get_key_element()
     bare = key.lstrip("+~")
+    if not bare:
+        raise ConfigError(f"{text!r}: expected KEY=VALUE")
     if any(bare == own or bare.startswith(f"{own}.") for own in _OWN_KEYS):
         raise ConfigError(f"{text}: the study itself decides {bare}")
-    if override.is_discrete_sweep():
-        return key, list(override.sweep_string_iterator())
-    return key, [str(override.get_value_element_as_str())]
+    try:
+        if override.is_discrete_sweep():
+            return key, list(override.sweep_string_iterator())
+        return key, [str(override.get_value_element_as_str())]
+    except HydraException as error:  # an interval, or a pattern of names
+        raise ConfigError(f"{text}: expected single values, with commas between them") from error
 
 
 def read_axis(text: str, overrides: Sequence[str] = ()) -> tuple[str, tuple[str, ...]]:
@@ -101,7 +109,7 @@ def read_axis(text: str, overrides: Sequence[str] = ()) -> tuple[str, tuple[str,
         ConfigError: Unreadable, of one value twice, or of values that make no name of a folder.
     """
     key, values = read_override(text)
-    if not re.fullmatch(r"[\w.]+", key):
+    if not re.fullmatch(r"[\w.]+", key) or key.startswith("hydra."):
         raise ConfigError(f"--across {text}: expected KEY=V1,V2 with a key such as task.horizon")
     if key in option_groups():
         raise ConfigError(f"--across {text}: {key} is a group; runs are compared along a single value")
@@ -123,10 +131,7 @@ def check_plan(plan: Plan, root: Path, launcher: Sequence[str]) -> None:
         for arm in plan.arms:
             where = " ".join(filter(None, [f"ablation={arm}", setting and f"{plan.across}={setting}"]))
             try:
-                config = _compose([*_overrides(plan, [setting], [arm]), *launcher])
-                with open_dict(config):
-                    del config["hydra"]
-                components = build_components(config, label=arm)
+                components = compose_components([*_overrides(plan, [setting], [arm]), *launcher], label=arm)
                 for seed in plan.seeds:
                     record = {"config": {**components.config, "seed": seed}}
                     check_same_run(plan.folder(root, arm, setting, seed), record)
@@ -145,7 +150,7 @@ def multiruns(plan: Plan, cells: Iterable[Cell], root: Path, launcher: Sequence[
             f"seed={','.join(map(str, seeds))}",  # first, so that Hydra's product has it outermost
             *_overrides(plan, settings, arms),
             *launcher,
-            f"hydra.sweep.dir='{root}'",
+            f"hydra.sweep.dir={QuotedString(text=str(root), quote=Quote.single).with_quotes()}",
             f"hydra.sweep.subdir=${{hydra.runtime.choices.ablation}}{setting}_seed${{seed}}",
         ]
 
@@ -154,6 +159,18 @@ def environment(stop_file: Path) -> dict[str, str]:
     """What the processes of a multirun need: the package on their path, and the file that tells them to stop."""
     paths = [str(CONF_DIR.parent / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), STOP_FILE: str(stop_file)}
+
+
+def compose_components(overrides: Sequence[str], label: str) -> Components:
+    """The parts that `src/main.py` would build from `overrides`.
+
+    Raises:
+        ConfigError: Something in them is refused.
+    """
+    config = _compose(overrides)
+    with open_dict(config):
+        del config["hydra"]
+    return build_components(config, label=label)
 
 
 def _overrides(plan: Plan, settings: Sequence[str], arms: Sequence[str]) -> list[str]:

@@ -132,10 +132,32 @@ class TorchPolicy:
         figures |= {"update/num_steps": num_steps, "time/update_s": perf_counter() - started}
         return Update(metrics=figures, logprobs_N=trainer_logprobs_N)
 
+    def gradient(self, batch: TokenBatch, loss: PolicyLoss) -> Tensor:
+        """The gradient of the loss at the weights as they are, which stay: flat, float32, on the CPU.
+
+        What the single optimiser step of an on-policy update would be made from, before clipping. All weights in the
+        order of the model's parameters; zeros where none reaches.
+
+        Raises:
+            FloatingPointError: The loss is not finite.
+        """
+        self._differentiate(batch, range(batch.num_sequences), loss)
+        parameters = list(self._model.parameters())
+        flat = [p.grad.flatten() if p.grad is not None else torch.zeros(p.numel()) for p in parameters]
+        self._optimizer.zero_grad(set_to_none=True)
+        return torch.cat([part.cpu() for part in flat])
+
     def _optimise(
         self, batch: TokenBatch, sequence_numbers: Sequence[int], loss: PolicyLoss
     ) -> tuple[dict[str, float], Tensor]:
         """One optimiser step; its figures, and the log-probs `[N]` of its loss tokens before it."""
+        figures, logprobs_N = self._differentiate(batch, sequence_numbers, loss)
+        return {**figures, "loss/grad_norm": self._step()}, logprobs_N
+
+    def _differentiate(
+        self, batch: TokenBatch, sequence_numbers: Sequence[int], loss: PolicyLoss
+    ) -> tuple[dict[str, float], Tensor]:
+        """Leaves the gradient of the batch in the weights; figures and log-probs as of `_optimise`."""
         self._optimizer.zero_grad(set_to_none=True)
         parts = self._scorer.parts(batch)
         logprobs_N = torch.zeros(batch.token_ids.numel(), device=batch.token_ids.device)
@@ -157,7 +179,6 @@ class TorchPolicy:
             num_padded += len(sequences) * int(part.cu_seqlens.diff().max())
         figures = {
             **summed,
-            "loss/grad_norm": self._step(),
             "update/num_micro_batches": len(parts),
             "update/padding_fraction": 1 - num_tokens / num_padded if parts else 0.0,
         }

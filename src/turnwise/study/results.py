@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from turnwise.study.diagnostics import MEANINGS, diagnostic_rows, late_steps
 from turnwise.study.estimates import spread
 from turnwise.study.figures import study_figures, write_figures
 from turnwise.study.page import write_page
@@ -70,7 +71,7 @@ def report(study: Study, findings: Iterable[Findings], arms: Mapping[str, str]) 
     parts = [f"# {', '.join(others) or plan.baseline} against {plan.baseline}\n", f"{question}\n"]
     parts += [_arms(plan, arms), *(_section(found, plan) for found in findings)]
     parts += [_HOW_TO_READ.format(columns="\n".join(f"- **{name}**: {text}." for name, text in COLUMNS.items()))]
-    parts += [_noise(study), _provenance(study), _missing(study)]
+    parts += [_noise(study), _in_training(study), _provenance(study), _missing(study)]
     return "\n".join(part for part in parts if part)
 
 
@@ -148,6 +149,17 @@ def _noise(study: Study) -> str:
     )
 
 
+def _in_training(study: Study) -> str:
+    """The diagnostics of each setting."""
+    plan = study.plan
+    parts = [f"## In training, {late_steps(plan.num_steps)}\n", "Means over these steps, then over the runs.\n"]
+    for setting in plan.settings:
+        table = markdown(diagnostic_rows(study, setting))
+        parts += [f"### {plan.across}={setting}\n", table] if setting else [table]
+    parts += [f"- **{name}**: {text}." for name, text in MEANINGS.items()]
+    return "\n".join([*parts, ""])
+
+
 def _provenance(study: Study) -> str:
     plan = study.plan
     lines = [
@@ -179,7 +191,7 @@ def _missing(study: Study) -> str:
     if study.damaged:
         lines = [f"- {line}" for line in skipped_in_words(study.damaged, across)]
         count = counted(len(study.damaged), "run")
-        parts += [f"Trajectories of {count}. Their figures lie elsewhere, and count.\n", *lines, ""]
+        parts += [f"Trajectories of {count}, whose figures count all the same.\n", *lines, ""]
     return "\n".join(["## What is missing\n", *parts]) if parts else ""
 
 

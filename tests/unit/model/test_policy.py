@@ -98,6 +98,23 @@ def test_the_gradient_is_that_of_the_plain_formula() -> None:
         torch.testing.assert_close(part, parameter.grad, rtol=1e-4, atol=1e-6)
 
 
+def test_the_gradient_alone_leaves_everything_as_it_was() -> None:
+    batch, model = token_batch(SEQUENCES), small_model()
+    made, before = policy(model, token_budget=14), copy_of(model.state_dict())
+    found = made.gradient(batch, PolicyGradientLoss())
+    expected, _ = gradients(batch)
+    torch.testing.assert_close(found, torch.cat([part.flatten() for part in expected]), rtol=1e-4, atol=1e-6)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(bool((model.state_dict()[name] == tensor).all()) for name, tensor in before.items())
+    assert not made.state_dict()["state"]
+
+
+def test_without_loss_tokens_the_gradient_is_zero() -> None:
+    found = policy().gradient(token_batch([((5, 6, 7), (0, 0, 0))]), PolicyGradientLoss())
+    assert found.numel() == sum(parameter.numel() for parameter in small_model().parameters())
+    assert not found.any()
+
+
 def test_padding_and_micro_batches_are_reported() -> None:
     _, metrics = gradients(token_batch(SEQUENCES), token_budget=14)
     assert metrics["update/num_micro_batches"] == 2

@@ -59,7 +59,7 @@ def test_damaged_trajectories_are_named_and_the_figures_stay(tmp_path: Path) -> 
     damaged = [Skipped(arm="grpo", setting="", seed=seed, why="groups/ holds none") for seed in (0, 3)]
     text = text_of(replace(study, damaged=tuple(damaged)))
     assert "| grpo | 8/8 |" in text
-    assert "## What is missing\n\nTrajectories of 2 runs." in text
+    assert "## What is missing\n\nTrajectories of 2 runs, whose figures count all the same.\n" in text
     assert text.count("- grpo, seeds 0, 3: groups/ holds none\n") == 1
     assert text.count("groups/ holds none") == 1
 

@@ -1,0 +1,165 @@
+"""Compares the gradients that the arms make of the very same trajectories of one policy, which stays as it is.
+
+    make gradients ARGS="--arms gtpo,grpo,no_discount --steps 24 experiment=chain task.horizon=6"
+
+For each arm: how much of a step's gradient is signal, and whether step and expectation point towards higher accuracy
+and towards more turns. docs/STATISTICS.md says how. `model.path=FOLDER` takes another policy than the warm start.
+"""
+
+import argparse
+import shlex
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
+
+from turnwise.config.errors import ConfigError
+from turnwise.config.gradients import StepGradients, step_gradients
+from turnwise.config.provenance import describe_run
+from turnwise.config.stopping import INTERRUPTED
+from turnwise.config.sweep import compose_components, read_override
+from turnwise.study.directions import MIN_STEPS, Direction, direction
+from turnwise.study.estimates import Estimate
+from turnwise.study.tables import Rows, csv_text, markdown
+from turnwise.tracker.atomic import write_atomically
+
+ROOT = Path(__file__).resolve().parents[1]
+ARMS = ("gtpo", "grpo", "no_discount", "pool_turn_index", "end_aligned")
+NUM_STEPS = 24
+COLUMNS = {
+    "signal": "share of the mean squared length of a step's gradient that belongs to its expectation; the rest is noise",
+    "step": "mean cosine between the gradient of a step and the direction in which the goal grows fastest",
+    "expectation": "the same of the expected gradient: what is left when noise averages out, so 1 where nothing is biased",
+    "success": "the goal is the expected accuracy",
+    "turns": "the goal is the expected number of turns; below 0 the policy learns to stop sooner",
+}
+"""What the figures mean; brackets hold 95% intervals by the jackknife over steps."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Samples, differentiates, compares; exit code 2 for a mistake."""
+    console = Console()
+    options = parse(arguments)
+    try:
+        for word in options.words:
+            if len(read_override(word)[1]) > 1:
+                raise ConfigError(f"{word}: expected one value")
+        arms = {arm: compose_components([f"ablation={arm}", *options.words], label=arm) for arm in options.arms}
+        with Progress(console=console, transient=True) as progress:
+            bar = progress.add_task("steps", total=options.steps)
+            found = step_gradients(arms, options.steps, lambda done: progress.update(bar, completed=done))
+        directions = [direction(arm, gradients, found.goals) for arm, gradients in found.arms.items()]
+        first = next(iter(arms.values()))
+        record = describe_run(first, choices={}, overrides=options.words)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    rows = direction_rows(directions)
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_atomically(options.out / "gradients.md", report(options, found, rows, record).encode())
+    write_atomically(options.out / "gradients.csv", csv_text(figure_rows(directions)).encode())
+    console.print(as_table(rows), f"\nin {options.out}", soft_wrap=True, highlight=False)
+    return 0
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; a mistake in it ends with one line on it and exit code 2, before anything is sampled."""
+    parser = argparse.ArgumentParser(
+        prog="gradients",
+        usage="%(prog)s [--arms A,B] [--steps N] [--out FOLDER] [KEY=VALUE ...]",
+        description=(__doc__ or "").partition("\n")[0],
+    )
+    parser.add_argument(
+        "--arms", default=",".join(ARMS), help="presets of conf/ablation, with commas (default: %(default)s)"
+    )
+    parser.add_argument("--steps", type=int, default=NUM_STEPS, help="independent steps (default: %(default)s)")
+    parser.add_argument("--out", type=Path, help="folder of the results (default: runs/gradients/<now>)")
+    parser.add_argument("words", nargs="*", metavar="KEY=VALUE", help="overrides for all arms")
+    options = parser.parse_intermixed_args(arguments)
+    options.arms = tuple(filter(None, options.arms.split(",")))
+    if not options.arms or len(set(options.arms)) < len(options.arms):
+        parser.error("--arms: expected names of conf/ablation, each once")
+    if options.steps < MIN_STEPS:
+        parser.error(f"--steps={options.steps}: expected >= {MIN_STEPS}")
+    for word in options.words:
+        if "=" not in word:
+            parser.error(f"{word!r} is no override: expected KEY=VALUE")
+    options.out = (options.out or ROOT / f"runs/gradients/{datetime.now():%Y-%m-%d_%H-%M-%S}").absolute()
+    return options
+
+
+def direction_rows(directions: Sequence[Direction]) -> Rows:
+    """An arm a row, for people to read; a figure with its 95% interval."""
+    goals = list(directions[0].step)
+    rows = [["arm", "signal", *(f"step, {goal}" for goal in goals), *(f"expectation, {goal}" for goal in goals)]]
+    for one in directions:
+        figures = [one.signal, *(one.step[goal] for goal in goals), *(one.expectation[goal] for goal in goals)]
+        rows.append([one.name, *map(_shown, figures)])
+    return rows
+
+
+def figure_rows(directions: Sequence[Direction]) -> Rows:
+    """A figure a row, as it is; for programs."""
+    rows = [["arm", "figure", "goal", "value", "low", "high"]]
+    for one in directions:
+        figures = [("signal", "", one.signal)]
+        figures += [("step", goal, figure) for goal, figure in one.step.items()]
+        figures += [("expectation", goal, figure) for goal, figure in one.expectation.items()]
+        for name, goal, figure in figures:
+            ends = [f"{figure.low:.6g}", f"{figure.high:.6g}"] if figure.has_interval else ["", ""]
+            rows.append([one.name, name, goal, f"{figure.value:.6g}", *ends])
+    return rows
+
+
+def report(options: argparse.Namespace, found: StepGradients, rows: Rows, record: Mapping[str, Any]) -> str:
+    """The text of gradients.md."""
+    words = ["--arms", ",".join(options.arms), "--steps", str(options.steps), *options.words]
+    git = record["git"]
+    source = git["revision"] + (" with changes" if git["is_dirty"] else "") if git else "no git checkout"
+    per_step = record["config"]["rollout"]["num_problems"] * record["config"]["rollout"]["group_size"]
+    return "\n".join(
+        [
+            "# Where the gradients of a step point\n",
+            f"{options.steps} independent steps of {per_step} trajectories, all from one policy "
+            f"({record['config']['model']['path']}): {100 * found.accuracy:.1f}% of them end right, after "
+            f"{found.num_turns:.2f} turns in the mean. Every arm makes its gradient of the same trajectories.\n",
+            markdown(rows),
+            *(f"- **{name}**: {text}." for name, text in COLUMNS.items()),
+            f"\n    make gradients ARGS={shlex.quote(shlex.join(words))}\n",
+            f"Source {source}; seed {record['config']['seed']}. docs/STATISTICS.md has the formulas. gradients.csv holds "
+            "every figure.\n",
+        ]
+    )
+
+
+def as_table(rows: Rows) -> Table:
+    """The same table for a terminal."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
+    for place, heading in enumerate(rows[0]):
+        table.add_column(heading, justify="right" if place else "left")
+    for row in rows[1:]:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def _shown(figure: Estimate) -> str:
+    ends = f" [{figure.low:+.2f}, {figure.high:+.2f}]" if figure.has_interval else ""
+    return f"{figure.value:+.2f}{ends}" if isfinite(figure.value) else "hidden by noise"
+
+
+if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)

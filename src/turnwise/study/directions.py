@@ -1,0 +1,111 @@
+"""Where the gradient of a step points, and how much of it is noise, estimated from independent steps."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import nan, sqrt
+
+import torch
+from torch import Tensor
+
+from turnwise.study.estimates import ALPHA, Estimate
+
+MIN_STEPS = 3
+"""Steps below which nothing can be said: without one of them there must be two left to compare."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Direction:
+    """The gradients that an arm makes of independent steps of one policy; each figure with its 95% interval."""
+
+    name: str
+    signal: Estimate
+    """Share of the mean squared length of a step's gradient that belongs to its expectation; the rest is noise."""
+    step: Mapping[str, Estimate]
+    """By goal: mean cosine between the gradient of a step and the expected gradient of the goal."""
+    expectation: Mapping[str, Estimate]
+    """By goal: cosine between the expected gradients of arm and goal; NaN where the noise hides either."""
+
+
+def direction(name: str, gradients_BD: Tensor, goals: Mapping[str, Tensor]) -> Direction:
+    """How the gradients of an arm lie to those of goals, free of what two gradients of one step have in common.
+
+    With g_b and h_b the gradients of arm and goal at step b, let `<g, h>` be the mean of `g_b . h_c` over b != c, which
+    estimates `E g . E h` without bias because steps are independent, and `|g|^2` the mean of `g_b . g_b`. Then
+
+        signal = <g, g> / |g|^2,  expectation = <g, h> / sqrt(<g, g> <h, h>),  step = <g, h> / sqrt(|g|^2 <h, h>)
+
+    so that `step = expectation sqrt(signal)`: a step goes astray by its bias and by its noise. Ours [O].
+
+    Args:
+        name: Of the arm.
+        gradients_BD: One row for each step.
+        goals: The same steps' gradients of each goal, `[B, D]`.
+
+    Returns:
+        Figures with intervals by the jackknife over steps.
+
+    Raises:
+        ValueError: Shapes differ, or there are fewer than `MIN_STEPS` steps.
+    """
+    if gradients_BD.ndim != 2 or len(gradients_BD) < MIN_STEPS:
+        raise ValueError(f"{name}: gradients of shape {tuple(gradients_BD.shape)}: expected {MIN_STEPS} rows or more")
+    own_BB = _products(gradients_BD, gradients_BD)
+    step: dict[str, Estimate] = {}
+    expectation: dict[str, Estimate] = {}
+    for goal, goal_BD in goals.items():
+        if goal_BD.shape != gradients_BD.shape:
+            raise ValueError(f"{goal} has shape {tuple(goal_BD.shape)}, {name} {tuple(gradients_BD.shape)}")
+        products_3BB = torch.stack([own_BB, _products(gradients_BD, goal_BD), _products(goal_BD, goal_BD)])
+        step[goal] = _jackknife(_step_cosine, products_3BB)
+        expectation[goal] = _jackknife(_expected_cosine, products_3BB)
+    return Direction(name=name, signal=_jackknife(_signal, own_BB[None]), step=step, expectation=expectation)
+
+
+def _products(left_BD: Tensor, right_BD: Tensor) -> Tensor:
+    """Inner products of every step of one with every step of the other, float64 `[B, B]`."""
+    return (left_BD @ right_BD.T).double()
+
+
+def _signal(products_1BB: Tensor) -> float:
+    power = _within_steps(products_1BB[0])
+    return _across_steps(products_1BB[0]) / power if power > 0 else nan
+
+
+def _step_cosine(products_3BB: Tensor) -> float:
+    own, cross, goal = products_3BB
+    return _over_root(_across_steps(cross), _within_steps(own) * _across_steps(goal))
+
+
+def _expected_cosine(products_3BB: Tensor) -> float:
+    own, cross, goal = products_3BB
+    own_power, goal_power = _across_steps(own), _across_steps(goal)
+    return _over_root(_across_steps(cross), own_power * goal_power) if min(own_power, goal_power) > 0 else nan
+
+
+def _over_root(value: float, square: float) -> float:
+    return value / sqrt(square) if square > 0 else nan
+
+
+def _within_steps(products_BB: Tensor) -> float:
+    return float(products_BB.diagonal().mean())
+
+
+def _across_steps(products_BB: Tensor) -> float:
+    """Mean over pairs of different steps."""
+    count = len(products_BB)
+    return float(products_BB.sum() - products_BB.diagonal().sum()) / (count * (count - 1))
+
+
+def _jackknife(figure: Callable[[Tensor], float], products_XBB: Tensor) -> Estimate:
+    """A figure of all steps; its interval by Student's t from how it changes when each step in turn is left out."""
+    from scipy.stats import t
+
+    count = products_XBB.shape[-1]
+    value = figure(products_XBB)
+    kept = [[place for place in range(count) if place != left_out] for left_out in range(count)]
+    without = torch.tensor([figure(products_XBB[:, rows][:, :, rows]) for rows in kept], dtype=torch.float64)
+    if not bool(torch.isfinite(without).all()):
+        return Estimate(value=value)
+    error = sqrt((count - 1) / count * float(((without - without.mean()) ** 2).sum()))
+    half = float(t.ppf(1 - ALPHA / 2, count - 1)) * error
+    return Estimate(value=value, low=value - half, high=value + half)

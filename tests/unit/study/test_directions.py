@@ -1,0 +1,89 @@
+"""Directions of gradients: by hand, without the bias of one step's noise, and what cannot be said."""
+
+from math import isnan, sqrt
+
+import pytest
+import torch
+from torch import Tensor
+
+from turnwise.study.directions import direction
+
+
+def noisy(mean: Tensor, scale: float, num_steps: int, seed: int) -> Tensor:
+    """Steps whose expectation is `mean`."""
+    generator = torch.Generator().manual_seed(seed)
+    return mean + scale * torch.randn(num_steps, mean.numel(), generator=generator)
+
+
+def test_three_steps_by_hand() -> None:
+    # g: (1, 0), (1, 1), (1, -1). Pairs of different steps: 1 + 1 + (1 - 1) = 2 of 3, so <g, g> = 2/3.
+    # |g|^2 = (1 + 2 + 2) / 3 = 5/3; signal = (2/3) / (5/3) = 0.4.
+    # h: (2, 0) always, <h, h> = 4, <g, h> = 2: step = 2 / sqrt(5/3 * 4), expectation = 2 / sqrt(2/3 * 4) > 1 by noise.
+    gradients = torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, -1.0]])
+    found = direction("arm", gradients, {"goal": torch.tensor([[2.0, 0.0]] * 3)})
+    assert found.signal.value == pytest.approx(0.4)
+    assert found.step["goal"].value == pytest.approx(2 / sqrt(5 / 3 * 4))
+    assert found.expectation["goal"].value == pytest.approx(2 / sqrt(2 / 3 * 4))
+
+
+def test_without_noise_everything_is_certain() -> None:
+    gradients, goal = torch.tensor([[3.0, 4.0]] * 4), torch.tensor([[4.0, 3.0]] * 4)
+    found = direction("arm", gradients, {"goal": goal})
+    for figure, value in ((found.signal, 1.0), (found.step["goal"], 0.96), (found.expectation["goal"], 0.96)):
+        assert (figure.value, figure.low, figure.high) == pytest.approx((value, value, value))
+
+
+def test_noise_in_common_does_not_look_like_agreement() -> None:
+    # Arm and goal have orthogonal expectations and the very same noise, ten times as long as either.
+    east, north = torch.eye(2, 400)
+    noise = noisy(torch.zeros(400), 0.5, 60, seed=1)
+    found = direction("arm", east + noise, {"goal": north + noise})
+    naive = torch.nn.functional.cosine_similarity(east + noise, north + noise).mean()
+    assert float(naive) > 0.9
+    assert abs(found.step["goal"].value) < 0.1
+
+
+def test_a_step_goes_astray_by_bias_and_by_noise() -> None:
+    goal, arm = torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.6, 0.8, 0.0])
+    # The noise has 3 * 0.5^2 = 0.75 of power beside 1 of signal: 1 / 1.75 = 0.571.
+    found = direction("arm", noisy(arm, 0.5, 300, seed=0), {"goal": noisy(goal, 0.5, 300, seed=1)})
+    assert found.signal.value == pytest.approx(1 / 1.75, abs=0.05)
+    assert found.expectation["goal"].value == pytest.approx(0.6, abs=0.06)
+    assert found.step["goal"].value == pytest.approx(0.6 * sqrt(1 / 1.75), abs=0.06)
+
+
+def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
+    mean = torch.tensor([1.0, 0.0, 0.0, 0.0])
+    hits = 0
+    for seed in range(100):
+        found = direction("arm", noisy(mean, 0.5, 12, seed), {"goal": noisy(mean, 0.1, 12, seed + 1000)})
+        hits += found.step["goal"].low <= 1 / sqrt(2) <= found.step["goal"].high  # noise 4 * 0.25 = 1 beside 1
+    assert 88 <= hits <= 99
+
+
+def test_what_noise_hides_is_not_a_number() -> None:
+    # Steps that point away from one another: <g, g> = -1/3 of pairs, so there is no expectation to have a direction.
+    gradients = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    found = direction("arm", gradients, {"goal": torch.tensor([[1.0, 0.0]] * 4)})
+    assert found.signal.value == pytest.approx(-1 / 3)
+    assert isnan(found.expectation["goal"].value)
+    assert not found.expectation["goal"].has_interval
+
+
+def test_an_arm_that_says_nothing_has_no_direction() -> None:
+    found = direction("arm", torch.zeros(4, 2), {"goal": torch.ones(4, 2)})
+    assert isnan(found.signal.value)
+    assert isnan(found.step["goal"].value)
+
+
+@pytest.mark.parametrize(
+    ("gradients", "goal", "message"),
+    [
+        (torch.ones(2, 4), torch.ones(2, 4), r"arm: gradients of shape \(2, 4\): expected 3 rows or more"),
+        (torch.ones(4), torch.ones(4), r"arm: gradients of shape \(4,\)"),
+        (torch.ones(4, 2), torch.ones(4, 3), r"goal has shape \(4, 3\), arm \(4, 2\)"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(gradients: Tensor, goal: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        direction("arm", gradients, {"goal": goal})
