@@ -20,6 +20,8 @@ from turnwise.tracker.atomic import write_atomically
 HERE = Path(__file__).parent
 MAX_BYTES = 4_000_000
 """Of embedded trajectories."""
+TELLING = ("arm", "difference", "verdict")
+"""Columns of a comparison that a narrow page shows first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,8 @@ class Plot:
     title: str
     axis: str
     """What columns of marks are named by, such as step; empty: they name themselves."""
+    arm: int | None
+    """Place in the plan of the arm that its title names, with which it comes and goes; None: it is about several."""
     drawing: Drawing
     table: Sequence[Sequence[str]]
 
@@ -82,6 +86,7 @@ def write_page(study: Study, findings: Mapping[Metric, Findings], figures: Figur
         hues={"light": (LIGHT, PARTS_LIGHT), "dark": (DARK, PARTS_DARK)},
         sections={TITLES[metric]: _sections(study, one) for metric, one in findings.items()},
         columns=COLUMNS,
+        telling=TELLING,
         figures=shown_figures,
         left_out=figures.left_out,
         marks=[plot.drawing.marks for plot in plots],
@@ -132,6 +137,7 @@ def _shown_figures(study: Study, figures: Figures) -> list[ShownFigure]:
             Plot(
                 number=(number := next(numbers)),
                 title=panel.title,
+                arm=look.strokes[named].place if (named := panel.title.partition(", ")[0]) in look.strokes else None,
                 axis=getattr(panel, "x_label", "") if hasattr(panel, "lines") else "",
                 drawing=draw_panel(panel, look, f"panel {number}"),
                 table=panel.table(),

@@ -1,4 +1,5 @@
-// The figures of a study: what a pointer or the arrow keys stand on is said in words, and arms are shown or hidden.
+// The figures of a study: what a pointer or the arrow keys stand on is said in words, and arms are shown or hidden,
+// so that no row and no plot stays empty.
 {
   const boxes = [...document.querySelectorAll("#arms input")];
   const drawn = JSON.parse(byId("marks").textContent);
@@ -25,13 +26,43 @@
     return columns;
   }
 
+  // Where `gone` of `height` below `top` has closed up, what lay from there to the bottom is shorter.
+  const squeezed = (top, height, gone) => `translate(0 ${(top * gone) / height}) scale(1 ${1 - gone / height})`;
+  const lifted = (by) => `translate(0 ${-by})`;
+
   function watch(plot) {
     const own = drawn[plot.dataset.plot];
+    const rows = JSON.parse(plot.dataset.rows);
+    const about = plot.parentElement.dataset.arm;
     const svg = plot.querySelector("svg");
+    const whole = svg.viewBox.baseVal.height;
+    const lifts = new Map(); // how far the row of each arm has moved up
     const words = plot.querySelector(".readout");
     const rings = document.createElementNS(svg.namespaceURI, "g");
     svg.append(rings);
     let current = null;
+
+    // The marks that are shown, where they are shown.
+    const present = () => own.filter(isShown).map(([arm, column, x, y, text]) => [arm, column, x, y - (lifts.get(arm) ?? 0), text]);
+
+    function closeUp() {
+      clear();
+      const isEmpty = !own.some(isShown) || (about !== undefined && !boxes[about].checked);
+      plot.parentElement.hidden = isEmpty;
+      if (isEmpty || rows === null) return;
+      const [arms, top, pitch] = rows;
+      let gone = 0;
+      for (const arm of arms) {
+        lifts.set(arm, gone);
+        if (!boxes[arm].checked) gone += pitch;
+      }
+      const squeeze = squeezed(top, pitch * arms.length, gone);
+      const move = (names, transform) => svg.querySelectorAll(names).forEach((one) => one.setAttribute("transform", transform(one)));
+      move("[data-arm]", (one) => lifted(lifts.get(Number(one.dataset.arm))));
+      move("[data-part=axis] g:has(> text), [data-part=foot]", () => lifted(gone));
+      move("[data-part=axis] g:has(> path), [data-part=span]", () => squeeze);
+      svg.setAttribute("viewBox", `0 0 ${svg.viewBox.baseVal.width} ${whole - gone}`);
+    }
 
     function show(name, marks) {
       current = name;
@@ -59,7 +90,7 @@
     }
 
     function onPointer(event) {
-      const shown = own.filter(isShown);
+      const shown = present();
       if (!shown.length) return clear();
       const box = svg.getBoundingClientRect();
       const scale = svg.viewBox.baseVal.width / box.width;
@@ -76,7 +107,7 @@
       if (event.key === "Escape") clear();
       if (!step) return;
       event.preventDefault();
-      const { columns } = columnsOf(own.filter(isShown));
+      const { columns } = columnsOf(present());
       const names = [...columns.keys()];
       if (!names.length) return;
       const place = current === null ? (step > 0 ? 0 : names.length - 1) : names.indexOf(current) + step;
@@ -89,13 +120,28 @@
     plot.addEventListener("pointerleave", clear);
     plot.addEventListener("keydown", onKey);
     plot.addEventListener("blur", clear);
+    return closeUp;
+  }
+
+  const plots = [...document.querySelectorAll(".plot")].map(watch);
+
+  function update() {
+    plots.forEach((closeUp) => closeUp());
+    const ticked = boxes.filter((box) => box.checked).length;
+    byId("num-arms").textContent = ticked ? `${ticked} of ${boxes.length} shown` : "No arm is ticked, so nothing is drawn";
+    for (const words of document.querySelectorAll("#figures .none")) {
+      words.hidden = [...words.nextElementSibling.children].some((one) => !one.hidden);
+      words.textContent = ticked ? "No arm that is ticked is in this figure." : "No arm is ticked.";
+    }
   }
 
   function choose(isWanted) {
     for (const box of boxes) box.checked = isWanted(box);
+    update();
   }
 
-  document.querySelectorAll(".plot").forEach(watch);
+  byId("arms").addEventListener("change", update);
+  update(); // a browser may have kept boxes as they were left
   byId("all-arms").addEventListener("click", () => choose(() => true));
   byId("no-arms").addEventListener("click", () => choose((box) => box.dataset.baseline !== undefined));
 }

@@ -36,6 +36,11 @@ class Lines:
     height: float = 2.5
 
     @property
+    def row_arms(self) -> Sequence[str]:
+        """See `Panel`."""
+        return ()
+
+    @property
     def has_head(self) -> bool:
         """See `Panel`."""
         return False
@@ -45,8 +50,10 @@ class Lines:
         if self.has_zero:
             axes.axhline(0.0, color=look.muted, linewidth=0.8)
         for arms in self.joined:
-            row = sorted((point.x + self._shift(arm), point.value) for arm in arms for point in self.lines[arm])
-            axes.plot(*zip(*row, strict=True), color=look.muted, linewidth=0.8)
+            row = sorted((point.x + self._shift(arm), point.value, arm) for arm in arms for point in self.lines[arm])
+            for (x, value, arm), (next_x, next_value, following) in pairwise(row):
+                gid = f"arms-{look.strokes[arm].place}-{look.strokes[following].place}"
+                axes.plot([x, next_x], [value, next_value], color=look.muted, linewidth=0.8, gid=gid)
         for arm, points in self.lines.items():
             draw = self._draw_band if self.is_band else self._draw_bars
             draw(axes, look.strokes[arm], points, self._shift(arm))

@@ -128,6 +128,11 @@ class Panel(Protocol):
         ...
 
     @property
+    def row_arms(self) -> Sequence[str]:
+        """Arms that have a row each, from the top down, at 0, 1, 2 and on; empty where they share a plot."""
+        ...
+
+    @property
     def has_head(self) -> bool:
         """Whether a line of text stands between title and axes."""
         ...

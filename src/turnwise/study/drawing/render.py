@@ -114,11 +114,15 @@ def write_figure(figure: Figure, look: Look, folder: Path) -> list[Path]:
 class Drawing:
     """A panel in a page: its `svg`, whose elements name their arm, and `marks`, what its numbers say and where.
 
-    A mark is `[arm's place in the plan, column, x, y, text]`, x and y in the units of the SVG's view box.
+    A mark is `[arm's place in the plan, column, x, y, text]`, x and y in the units of the SVG's view box. Of a panel
+    with a row an arm, `rows` is `[the arms' places from the top down, the top of the first row, a row's height]` in the
+    same units, and the SVG names what a page moves when it closes up rows: the `axis` below them, its line (`foot`),
+    and lines from there to the top (`span`).
     """
 
     svg: str
     marks: Sequence[tuple[int, str, float, float, str]]
+    rows: tuple[Sequence[int], float, float] | None
 
 
 def draw_panel(panel: Panel, look: Look, salt: str) -> Drawing:
@@ -130,6 +134,11 @@ def draw_panel(panel: Panel, look: Look, salt: str) -> Drawing:
         canvas = Canvas(figsize=(4.3, panel.height), layout="constrained")
         axes = canvas.subplots()
         _draw(panel, axes, look)
+        if panel.row_arms:
+            axes.xaxis.set_gid("axis")
+            axes.spines["bottom"].set_gid("foot")
+            for line in axes.lines:
+                line.set_gid(line.get_gid() or "span")  # what is no arm's
         buffer = io.StringIO()
         canvas.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     height, unit = canvas.get_figheight() * 72, 72 / canvas.dpi
@@ -137,8 +146,16 @@ def draw_panel(panel: Panel, look: Look, salt: str) -> Drawing:
     for mark in panel.marks():
         x, y = axes.transData.transform((mark.x, mark.y)) * unit
         marks.append((look.strokes[mark.arm].place, mark.column, round(x, 1), round(height - y, 1), mark.text))
+    rows = None
+    if panel.row_arms:
+        ends = (axes.transData.transform((0.0, y))[1] * unit for y in (-0.5, len(panel.row_arms) - 0.5))
+        top, bottom = (float(height - end) for end in ends)
+        places = [look.strokes[arm].place for arm in panel.row_arms]
+        rows = (places, round(top, 2), round((bottom - top) / len(places), 3))
     named = re.sub(r'<g id="arm-(\d+)"', r'<g data-arm="\1"', buffer.getvalue())
-    return Drawing(svg=inline_svg(named, _VARIABLES), marks=marks)
+    named = re.sub(r'<g id="arms-(\d+)-(\d+)"', r'<g data-arms="\1 \2"', named)
+    named = re.sub(r'<g id="(axis|foot|span)"', r'<g data-part="\1"', named)
+    return Drawing(svg=inline_svg(named, _VARIABLES), marks=marks, rows=rows)
 
 
 def _draw(panel: Panel, axes: "Axes", look: Look) -> None:

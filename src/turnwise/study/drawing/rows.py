@@ -32,6 +32,11 @@ class Rows:
         return 0.75 + 0.34 * len(self.rows)
 
     @property
+    def row_arms(self) -> Sequence[str]:
+        """See `Panel`."""
+        return list(self.rows)
+
+    @property
     def has_head(self) -> bool:
         """See `Panel`."""
         return bool(self.zero) or any(len(points) > 1 for points in self.rows.values())
@@ -102,6 +107,11 @@ class Bars:
         return 0.95 + 0.32 * len(self.bars)
 
     @property
+    def row_arms(self) -> Sequence[str]:
+        """See `Panel`."""
+        return list(self.bars)
+
+    @property
     def has_head(self) -> bool:
         """See `Panel`."""
         return True
@@ -155,6 +165,11 @@ class Map:
     def height(self) -> float:
         """See `Panel`."""
         return 0.9 + 0.5 * len(self._rows)
+
+    @property
+    def row_arms(self) -> Sequence[str]:
+        """See `Panel`."""
+        return ()
 
     @property
     def has_head(self) -> bool:

@@ -51,6 +51,24 @@ def test_marks_lie_where_the_drawing_has_them():
     assert all(0 < x < width and 0 < y < height for x, y in found)
 
 
+def test_rows_are_told_where_they_lie_and_what_is_moved_with_them():
+    rows = {arm: {"": POINTS[0]} for arm in ARMS}
+    drawing = draw_panel(Rows(x_label="points", rows=rows, zero="base"), shown(ARMS, "base"), "salt")
+    assert drawing.rows is not None
+    places, top, pitch = drawing.rows
+    assert places == [0, 1, 2]
+    assert [y for *_, y, _ in drawing.marks] == pytest.approx([top + pitch * (row + 0.5) for row in range(3)], abs=0.1)
+    parts = re.findall(r'data-part="(\w+)"', drawing.svg)
+    assert sorted(parts) == ["axis", "foot", "span"]  # the axis, its line, and the line at 0
+    assert draw_panel(PANELS[0], shown(ARMS, "base"), "salt").rows is None
+
+
+def test_a_line_between_two_arms_names_both():
+    lines = {"grpo": POINTS[:1], "gtpo": POINTS[1:]}
+    panel = Lines(x_label="gamma", y_label="", lines=lines, joined=[["grpo", "gtpo"]])
+    assert re.findall(r'data-arms="([^"]+)"', draw_panel(panel, shown(ARMS, "base"), "salt").svg) == ["0 2"]
+
+
 def test_drawings_of_one_page_do_not_share_names():
     first, second = (
         set(re.findall(r' id="([^"]+)"', draw_panel(PANELS[0], shown(ARMS, "base"), salt).svg)) for salt in "ab"
