@@ -23,7 +23,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
 PAGE = HERE.parent / "docs" / "PERFORMANCE.md"
 BEGIN, END = "<!-- written by make bench -->\n", "<!-- end -->\n"
-BENCHMARKS = ("advantages", "similarity", "rescore")
+BENCHMARKS = ("advantages", "similarity", "rescore", "viewer")
 
 
 def main() -> None:
