@@ -12,7 +12,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -55,11 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             check_plan(plan, out, overrides)
             write_plan(out, plan)
             was_stopped = not train_missing(plan, out, options.launcher, overrides, console)
-    except ConfigError as error:
+        study = checked(read_study(out))
+        show(study, console)
+    except (ConfigError, OSError) as error:  # a folder may be no place to write to
         print(f"error: {error}", file=sys.stderr)
         return 2
-    study = checked(read_study(out))
-    show(study, console)
     if was_stopped:
         go_on = f"make ablations ARGS={shlex.quote(f'--out {shlex.quote(str(out))}')}"
         console.print(f"\nstopped; to go on: {go_on}", soft_wrap=True, highlight=False, markup=False)
@@ -79,7 +79,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--arms", help=f"presets of conf/ablation, with commas, or all (default: {','.join(ARMS)})")
     parser.add_argument("--seeds", help=f"how many, or which: 3 means 0,1,2 (default: {NUM_SEEDS}); 7, means seed 7")
     parser.add_argument("--steps", type=int, help=f"steps of a run (default: {NUM_STEPS})")
-    parser.add_argument("--across", help="also run every arm with each of these values, such as task.horizon=2,4,8")
+    parser.add_argument(
+        "--across", action="append", help="also run every arm with each of these values, such as task.horizon=2,4,8"
+    )
     parser.add_argument("--baseline", help=f"arm that the others are compared with (default: {BASELINE} or the first)")
     parser.add_argument(
         "--launcher", choices=LAUNCHERS, default="joblib", help="what starts the runs (default: joblib)"
@@ -101,6 +103,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         values = getattr(options, name)
         if values is not None and len(set(values)) < len(values):
             parser.error(f"--{name} names one twice: {','.join(map(str, values))}")
+    if options.across is not None:
+        *others, options.across = options.across
+        if others or not options.across:
+            parser.error("--across: expected one KEY=V1,V2; a study goes across one key")
     for name in ("steps", "jobs"):
         if (value := getattr(options, name)) is not None and value < 1:
             parser.error(f"--{name}={value}: expected >= 1")
@@ -111,7 +117,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         given = [name for name in ("arms", "seeds", "steps", "across", "baseline", "words") if getattr(options, name)]
         if given or options.out is None:
             parser.error("--report-only reads a study as it lies: give --out, and nothing else")
-    options.out = (options.out or ROOT / f"runs/ablations/{datetime.now():%Y-%m-%d_%H-%M-%S}").absolute()
+    options.out = (options.out or ROOT / f"runs/ablations/{datetime.now():%Y-%m-%d_%H-%M-%S}").expanduser().absolute()
     return options
 
 
@@ -159,18 +165,22 @@ def plan_of(options: argparse.Namespace, there: Plan | None) -> Plan:
         raise ConfigError(f"{several[0]}: runs with several values of a key are asked for by --across {several[0]}")
     others = tuple(own.values()) if own or not there else there.overrides
     across, settings = read_axis(options.across, others) if options.across else ("", ("",))
+    axis = across or (there.across if there else "")
+    if word := own.get(axis):
+        raise ConfigError(f"{word}: this study goes across {axis}, so no single value of it holds for all runs")
     steps = options.steps or (there.num_steps if there else NUM_STEPS)
     usual = {
         "evaluation.num_problems": "evaluation.num_problems=1024",
         "trainer.eval_every": f"trainer.eval_every={steps}",  # before the first step and after the last
         "trainer.save_every": "trainer.save_every=10",
     }
+    usual.pop(axis, None)
     plan = Plan(
         arms=options.arms or (there.arms if there else ARMS),
         seeds=options.seeds or (there.seeds if there else tuple(range(NUM_SEEDS))),
         baseline=options.baseline or (there.baseline if there else ""),
         num_steps=steps,
-        across=across or (there.across if there else ""),
+        across=axis,
         settings=settings if across or not there else there.settings,
         overrides=tuple((usual | own).values()) if own or not there else there.overrides,
     )
@@ -189,11 +199,14 @@ def grown(there: Plan, wanted: Plan, out: Path) -> Plan:
     Raises:
         ConfigError: They differ in more than that.
     """
-    for field in fields(Plan):
-        old, new = getattr(there, field.name), getattr(wanted, field.name)
-        if field.name in ("num_steps", "across", "overrides") and old != new:
-            shown = [" ".join(value) if isinstance(value, tuple) else value or "none" for value in (old, new)]
-            raise ConfigError(f"{out} is another study: its {field.name} is {shown[0]}, not {shown[1]}")
+    words, own = set(there.overrides), set(wanted.overrides)
+    for name, old, new in (
+        ("steps", there.num_steps, wanted.num_steps),
+        ("across", there.across, wanted.across),
+        ("overrides", " ".join(sorted(words - own)), " ".join(sorted(own - words))),
+    ):
+        if old != new:
+            raise ConfigError(f"{out} is another study: {name} {old or 'none'} there, {new or 'none'} here")
     both = {name: getattr(there, name) for name in ("arms", "seeds", "settings")}
     joined = {name: old + tuple(one for one in getattr(wanted, name) if one not in old) for name, old in both.items()}
     return replace(there, baseline=wanted.baseline, **joined)

@@ -5,10 +5,14 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from made_runs import NUM_STEPS, leave_run
+from turnwise.config import multirun
 from turnwise.config.errors import ConfigError
-from turnwise.config.multirun import _start_all
+from turnwise.config.multirun import _start_all, train_missing
 from turnwise.config.sweep import Cell
+from turnwise.study.runs import Plan, write_plan
 
 CELLS: list[Cell] = [(seed, "", arm) for seed in (0, 1) for arm in ("gtpo", "grpo", "no_discount")]
 KILLER = CELLS[1]
@@ -71,3 +75,24 @@ def test_a_command_that_hydra_refuses(tmp_path: Path) -> None:
         log.flush()
         with pytest.raises(ConfigError, match=r"study\.log ends with: error: hydra\.launcher\.n_job: no such key"):
             _start_all(CELLS, study.start, study, log, may_start_again=True)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_run_that_ended_without_its_figures_is_named_and_not_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = Plan(arms=("gtpo", "grpo"), seeds=(0, 1), baseline="gtpo", num_steps=NUM_STEPS)
+    write_plan(tmp_path, plan)
+    for arm in plan.arms:
+        leave_run(plan.folder(tmp_path, arm, "", 0), arm, 0)
+    (tmp_path / "grpo_seed0/metrics.jsonl").unlink()
+    started: list[Cell] = []
+    monkeypatch.setattr(multirun, "_start_all", lambda missing, *_, **__: started.extend(missing) or True)
+    output = StringIO()
+    assert train_missing(plan, tmp_path, "basic", [], Console(file=output))
+    assert started == [(1, "", "gtpo"), (1, "", "grpo")]
+    first, second = output.getvalue().splitlines()
+    assert first == (
+        "grpo seed 0 has ended, and is run again only when its folder is gone: "
+        "metrics.jsonl holds rollout/accuracy of 0 steps, expected 2"
+    )
+    assert second == f"2 of 4 runs to go, in {tmp_path}"

@@ -47,7 +47,7 @@ def cells_of(plan: Plan, cells: Iterable[Cell], root: Path) -> list[list[Cell]]:
 
 
 def test_a_whole_study_is_one_multirun_in_the_order_of_the_plan(tmp_path: Path) -> None:
-    root = tmp_path / "a folder=1"
+    root = tmp_path / "it's a folder, =1"
     assert cells_of(PLAN, PLAN.cells(), root) == [list(PLAN.cells())]
     (command,) = multiruns(PLAN, PLAN.cells(), root, BASIC)
     assert jobs_of(command)[0] == [
@@ -101,8 +101,18 @@ def test_a_sound_plan_passes_and_leaves_nothing(tmp_path: Path) -> None:
         (replace(PLAN, overrides=("advantage.discount=2",)), BASIC, r"advantage\.discount=2\.0: expected 0 to 1"),
         (PLAN, ["hydra/launcher=basic", "hydra.launcher.cpus=3"], "hydra.launcher.cpus"),
         (PLAN, ["hydra/launcher=none"], "hydra/launcher=none: no such option"),
+        (
+            replace(PLAN, across="advantage.discount", settings=("0.5",)),
+            BASIC,
+            r"ablation=no_discount advantage\.discount=0\.5: everything is set as with ablation=gtpo",
+        ),
+        (
+            replace(PLAN, overrides=("task=jsonl", "task.path=no_such_file.jsonl")),
+            BASIC,
+            r"ablation=gtpo rollout\.max_turns=2: .*'no_such_file\.jsonl': no such file",
+        ),
     ],
-    ids=["key", "setting", "range", "launcher's key", "launcher"],
+    ids=["key", "setting", "range", "launcher's key", "launcher", "arms alike", "task"],
 )
 def test_what_a_run_would_refuse_is_refused_beforehand(
     tmp_path: Path, plan: Plan, launcher: list[str], message: str

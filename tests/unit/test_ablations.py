@@ -161,9 +161,13 @@ def test_arms_and_seeds_join_a_study(tmp_path: Path, trained: Trained) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--steps", "3"], "is another study: its num_steps is 2, not 3"),
-        (["--across", "rollout.group_size=2,4"], "is another study: its across is none, not rollout.group_size"),
-        (["trainer.save_every=1"], "its overrides is model.num_threads=1, not evaluation.num_problems=1024"),
+        (["--steps", "3"], "is another study: steps 2 there, 3 here"),
+        (["--across", "rollout.group_size=2,4"], "is another study: across none there, rollout.group_size here"),
+        (
+            ["trainer.save_every=1", "trainer.eval_every=2", "evaluation.num_problems=9"],
+            "is another study: overrides model.num_threads=1 there, "
+            "evaluation.num_problems=9 trainer.eval_every=2 trainer.save_every=1 here",
+        ),
         (["--baseline", "no_discount"], "--baseline no_discount: expected one of the arms: gtpo, grpo"),
     ],
 )
@@ -177,6 +181,30 @@ def test_another_study_is_refused(
     assert printed.count("\n") == 1
     assert message in printed
     assert (trained.plans, read_plan(tmp_path)) == ([], SMALL)
+
+
+def test_the_words_of_a_study_may_come_in_another_order(tmp_path: Path, trained: Trained) -> None:
+    there = replace(SMALL, overrides=("trainer.save_every=1", "evaluation.num_problems=9", "trainer.eval_every=2"))
+    write_plan(tmp_path, there)
+    ablations.main(["--out", str(tmp_path), "evaluation.num_problems=9", "trainer.save_every=1"])
+    assert trained.plans == [there]
+
+
+def test_an_axis_takes_the_place_of_the_usual_value(tmp_path: Path, trained: Trained) -> None:
+    ablations.main(["--across", "evaluation.num_problems=64,128", "--out", str(tmp_path)])
+    (plan,) = trained.plans
+    assert plan.settings == ("64", "128")
+    assert plan.overrides == ("trainer.eval_every=30", "trainer.save_every=10")
+
+
+@pytest.mark.parametrize("out", ["/dev/null/study", "/proc/no_such_folder/study"])
+def test_a_place_where_nothing_can_be_written(out: str, trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ablations.main(["--out", out]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ")
+    assert printed.count("\n") == 1
+    assert out.rpartition("/")[0] in printed
+    assert trained.plans == []
 
 
 def test_broken_plan_is_refused(tmp_path: Path, trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
@@ -211,6 +239,19 @@ def test_broken_plan_is_refused(tmp_path: Path, trained: Trained, capsys: pytest
         (["trainer.num_steps=3"], "trainer.num_steps=3: the study itself decides trainer.num_steps"),
         (["rollout.group_size=[1"], "cannot read the override 'rollout.group_size=[1'"),
         (["rollout.group_size=4,8"], "asked for by --across rollout.group_size=4,8"),
+        (["--across", ""], "--across: expected one KEY=V1,V2"),
+        (["--across", "rollout.group_size=4,8", "--across", "rollout.max_turns=2,4"], "a study goes across one key"),
+        (
+            ["--across", "rollout.group_size=4,8", "rollout.group_size=2"],
+            "goes across rollout.group_size, so no single",
+        ),
+        (["--across", "rollout.group_size=range(2,4)", "rollout.group_size=2"], "goes across rollout.group_size"),
+        (["--across", "trainer.learning_rate=interval(0,1)"], "expected single values, with commas between them"),
+        (["rollout.group_size=glob(*)"], "expected single values, with commas between them"),
+        (["--across", "hydra.verbose=true,false"], "expected KEY=V1,V2 with a key such as task.horizon"),
+        (["=4"], "'=4': expected KEY=VALUE"),
+        (["algo=grpo"], "algo=grpo: the study itself decides algo"),
+        (["hydra.run.dir=elsewhere"], "hydra.run.dir=elsewhere: the study itself decides hydra.run.dir"),
         (["--launcher", "basic", "--jobs", "2"], "--jobs: the launcher basic takes no number of jobs"),
     ],
 )

@@ -26,7 +26,7 @@ STOP_NAME = ".stop"
 
 
 def train_missing(plan: Plan, root: Path, launcher: str, overrides: Sequence[str], console: Console) -> bool:
-    """Starts every run of the plan that is not finished, and shows how they go.
+    """Starts every run of the plan that is not finished, and shows how they go; names those that no start can mend.
 
     Args:
         plan: The study, as study.json in `root` has it.
@@ -47,10 +47,18 @@ def train_missing(plan: Plan, root: Path, launcher: str, overrides: Sequence[str
         except BlockingIOError:
             raise ConfigError(f"another start of this study is at work in {root}") from None
         (root / STOP_NAME).unlink(missing_ok=True)
-        missing = [(one.seed, one.setting, one.arm) for one in read_study(root).skipped]
+        progress = StudyProgress(plan, root)
+        missing: list[Cell] = []
+        for one in read_study(root).skipped:
+            cell = (one.seed, one.setting, one.arm)
+            if not progress.has_ended(cell):
+                missing.append(cell)
+                continue
+            name = f"{progress.row_name(cell)} seed {one.seed}"
+            text = f"{name} has ended, and is run again only when its folder is gone: {one.why}"
+            console.print(text, style="red", soft_wrap=True, highlight=False, markup=False)
         count = f"{len(missing)} of {len(list(plan.cells()))} runs to go"
         console.print(f"{count}, in {root}", soft_wrap=True, highlight=False, markup=False)
-        progress = StudyProgress(plan, root)
         live = Live(get_renderable=progress.table, console=console, refresh_per_second=1)
 
         def start(cells: Sequence[Cell]) -> bool:

@@ -1,5 +1,6 @@
 """A study as Hydra multiruns: what is checked before anything trains, the launchers, and the commands."""
 
+import json
 import os
 import re
 import sys
@@ -17,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from turnwise.config.build import Components, build_components
-from turnwise.config.errors import ConfigError, explain
+from turnwise.config.errors import ConfigError, building, explain
 from turnwise.config.label import register_label
 from turnwise.config.options import CONF_DIR, option_groups, register_help
 from turnwise.config.provenance import check_same_run
@@ -125,13 +126,21 @@ def check_plan(plan: Plan, root: Path, launcher: Sequence[str]) -> None:
     """Composes and builds every arm in every setting; compares it with what a run of it in `root` was made with.
 
     Raises:
-        ConfigError: Something would be refused once its turn came; the arm is named.
+        ConfigError: Something would be refused once its turn came, or an arm is the same as another; the arm is named.
     """
     for setting in plan.settings:
+        arm_of: dict[str, str] = {}
         for arm in plan.arms:
             where = " ".join(filter(None, [f"ablation={arm}", setting and f"{plan.across}={setting}"]))
             try:
                 components = compose_components([*_overrides(plan, [setting], [arm]), *launcher], label=arm)
+                same = arm_of.setdefault(json.dumps(components.config, sort_keys=True), arm)
+                if same != arm:
+                    raise ConfigError(f"everything is set as with ablation={same}, so there is nothing to compare")
+                if arm == plan.arms[0]:
+                    with building():  # what the task refuses, it would refuse in every run
+                        task = components.task.start(plan.seeds[0])
+                        task.eval_problems(components.evaluation.num_problems)
                 for seed in plan.seeds:
                     record = {"config": {**components.config, "seed": seed}}
                     check_same_run(plan.folder(root, arm, setting, seed), record)
