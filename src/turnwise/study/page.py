@@ -9,6 +9,7 @@ from urllib.parse import quote
 from turnwise.report.page import render_page
 from turnwise.report.trajectories import read_trajectories
 from turnwise.study.contrasts import differing_options
+from turnwise.study.diagnostics import MEANINGS, diagnostic_rows, late_steps
 from turnwise.study.drawing.render import DARK, LIGHT, PARTS_DARK, PARTS_LIGHT, Drawing, draw_panel, shown
 from turnwise.study.figures import Figures
 from turnwise.study.runs import Run, Study
@@ -90,6 +91,9 @@ def write_page(study: Study, findings: Mapping[Metric, Findings], figures: Figur
         figures=shown_figures,
         left_out=figures.left_out,
         marks=[plot.drawing.marks for plot in plots],
+        late=late_steps(plan.num_steps),
+        diagnostics={setting: diagnostic_rows(study, setting) for setting in plan.settings},
+        diagnostic_meanings=MEANINGS,
         differing=differing_options(study),
         missing=_missing(study),
         runs=[(run, _link(study, run)) for run in study.runs],

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from synthetic_study import synthetic_study
+from turnwise.study.diagnostics import diagnostic_rows, late_steps
 from turnwise.study.results import write_results
 from turnwise.study.runs import Skipped
 
@@ -33,6 +34,15 @@ def test_the_page_says_what_differs(text):
         "advantage.pool",
     ]
     assert re.findall(r'class="unlike">([^<]+)<', section) == ["False", "1.0", "turn_index"]
+
+
+def test_the_page_says_how_training_went_in_every_setting(paged_study, text):
+    start = text.index("<h2>In training</h2>")
+    part = text[start : text.index("</section>", start)]
+    assert f"Means over {late_steps(paged_study.plan.num_steps)}" in part
+    for setting in paged_study.plan.settings:
+        for _, *figures in diagnostic_rows(paged_study, setting)[1:]:
+            assert "".join(f"<td>{figure}</td>" for figure in figures) in part
 
 
 def test_the_page_needs_nothing_but_itself(text):
