@@ -3,6 +3,7 @@
 import gzip
 import importlib.util
 import json
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -110,6 +111,14 @@ def test_a_study_is_put_nowhere_but_into_a_folder_of_its_own(
     assert ablations.main(["--out", str(tmp_path / "notes.txt")]) == 2
     assert "expected a folder, this is a file" in capsys.readouterr().err
     assert (trained.plans, [path.name for path in tmp_path.iterdir()]) == ([], ["notes.txt"])
+
+
+def test_the_documented_plan_is_the_one_that_is_written(tmp_path: Path, trained: Trained) -> None:
+    page = (SCRIPT.parents[1] / "docs/ARCHITECTURE.md").read_text()
+    found = re.search(r'`make ablations ARGS="([^"]+)"` leaves[^{]+(\{[^}]+\})', page)
+    assert found is not None
+    ablations.main([*found[1].split(), "--out", str(tmp_path)])
+    assert json.loads((tmp_path / "study.json").read_text()) == json.loads(found[2])
 
 
 def test_words_may_stand_anywhere(tmp_path: Path, trained: Trained) -> None:

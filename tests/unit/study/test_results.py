@@ -86,8 +86,9 @@ def test_runs_from_several_sources_are_counted(tmp_path: Path) -> None:
 def test_every_setting_has_its_section(tmp_path: Path) -> None:
     base = dict.fromkeys(("2", "4"), BASE)
     text = text_of(made_study({"gtpo": base, "grpo": base}, across="task.horizon", root=tmp_path))
-    for heading in ("### Along task.horizon", "### task.horizon=2", "### task.horizon=4"):
-        assert text.count(heading) == 2  # once for each metric
+    assert text.count("### Along task.horizon") == 2  # once for each metric
+    for heading in ("### task.horizon=2", "### task.horizon=4"):
+        assert text.count(heading) == 3  # and once for the diagnostics
     assert "grpo ended exactly as gtpo did" in text
     assert "- settings: task.horizon = 2, 4\n" in text
 
