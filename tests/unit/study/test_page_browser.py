@@ -217,6 +217,16 @@ def test_a_phone_shows_arm_difference_and_verdict_of_every_row_side_by_side(brow
     page.close()
 
 
+def test_a_wide_page_has_room_for_every_column(opened):
+    region = opened.locator(".scroll", has=opened.locator(".compared")).first
+    assert region.evaluate("(one) => one.scrollWidth - one.clientWidth") == 0
+    rows = region.get_by_role("row").all()
+    assert {round(row.get_by_role("cell").last.bounding_box()["y"] - row.bounding_box()["y"]) for row in rows[1:]} == {
+        0
+    }
+    assert {one.evaluate("(one) => getComputedStyle(one).display") for one in rows} == {"table-row"}
+
+
 def test_a_table_with_more_to_the_side_has_a_shade_there(browser, page_path):
     page = browser.new_page(viewport={"width": NARROW, "height": 800})
     page.goto(page_path.as_uri())
