@@ -36,9 +36,9 @@ ROOT = Path(__file__).resolve().parents[1]
 ARMS = ("gtpo", "grpo", "no_discount", "pool_turn_index", "end_aligned")
 NUM_STEPS = 24
 COLUMNS = {
-    "signal": "share of the mean squared length of a step's gradient that belongs to its expectation; the rest is noise",
+    "signal": "share of a step's mean squared gradient that belongs to its expectation; the rest is noise",
     "step": "mean cosine between the gradient of a step and the direction in which the goal grows fastest",
-    "expectation": "the same of the expected gradient: what is left when noise averages out, so 1 where nothing is biased",
+    "expectation": "the same of the expected gradient: what is left when noise averages out; 1 without bias",
     "success": "the goal is the expected accuracy",
     "turns": "the goal is the expected number of turns; below 0 the policy learns to stop sooner",
 }
@@ -135,8 +135,8 @@ def report(options: argparse.Namespace, found: StepGradients, rows: Rows, record
             markdown(rows),
             *(f"- **{name}**: {text}." for name, text in COLUMNS.items()),
             f"\n    make gradients ARGS={shlex.quote(shlex.join(words))}\n",
-            f"Source {source}; seed {record['config']['seed']}. docs/STATISTICS.md has the formulas. gradients.csv holds "
-            "every figure.\n",
+            f"Source {source}; seed {record['config']['seed']}. gradients.csv holds every figure; docs/STATISTICS.md says "
+            "how they are made.\n",
         ]
     )
 
