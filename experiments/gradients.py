@@ -135,8 +135,8 @@ def report(options: argparse.Namespace, found: StepGradients, rows: Rows, record
             markdown(rows),
             *(f"- **{name}**: {text}." for name, text in COLUMNS.items()),
             f"\n    make gradients ARGS={shlex.quote(shlex.join(words))}\n",
-            f"Source {source}; seed {record['config']['seed']}. gradients.csv holds every figure; docs/STATISTICS.md says "
-            "how they are made.\n",
+            f"Source {source}; seed {record['config']['seed']}. gradients.csv holds every figure; docs/STATISTICS.md "
+            "says how they are made.\n",
         ]
     )
 

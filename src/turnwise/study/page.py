@@ -15,7 +15,7 @@ from turnwise.study.figures import Figures
 from turnwise.study.runs import Run, Study
 from turnwise.study.statistics import Comparison, Findings, Metric
 from turnwise.study.tables import COLUMNS, comparison_rows
-from turnwise.study.verdicts import TITLES, trend_verdict, verdicts
+from turnwise.study.verdicts import TITLES, skipped_in_words, trend_verdict, verdicts
 from turnwise.tracker.atomic import write_atomically
 
 HERE = Path(__file__).parent
@@ -95,7 +95,8 @@ def write_page(study: Study, findings: Mapping[Metric, Findings], figures: Figur
         diagnostics={setting: diagnostic_rows(study, setting) for setting in plan.settings},
         diagnostic_meanings=MEANINGS,
         differing=differing_options(study),
-        missing=_missing(study),
+        missing=skipped_in_words(study.skipped, plan.across),
+        damaged=skipped_in_words(study.damaged, plan.across),
         runs=[(run, _link(study, run)) for run in study.runs],
         wall_s=sum(run.summary.wall_s for run in study.runs),
         evaluation=study.runs[0].record["config"].get("evaluation"),
@@ -162,18 +163,6 @@ def _chosen_runs(study: Study) -> dict[str, Path]:
     chosen: dict[str, Run] = {arm: runs[shared[0] if shared else min(runs)] for arm, runs in by_arm.items()}
     where = f", {plan.across} {setting}" if setting else ""
     return {f"{arm}{where}, seed {run.seed}": run.folder for arm, run in chosen.items()}
-
-
-def _missing(study: Study) -> list[str]:
-    """A line for runs of one arm and setting that are missing for one reason."""
-    seeds: dict[tuple[str, str, str], list[str]] = {}
-    for one in study.skipped:
-        seeds.setdefault((one.arm, one.setting, one.why), []).append(str(one.seed))
-    axis = study.plan.across
-    return [
-        f"{arm}{f', {axis} {setting}' if setting else ''}, seed{'s' * (len(own) > 1)} {', '.join(own)}: {why}"
-        for (arm, setting, why), own in seeds.items()
-    ]
 
 
 def _link(study: Study, run: Run) -> str:

@@ -19,7 +19,7 @@ def text(page_path) -> str:
 
 def test_the_page_says_what_was_found_and_what_is_missing(paged_study, text):
     assert "3 arms against gtpo" in text
-    assert "<li>no_shaping, task.horizon 8, seed 1: " in text
+    assert "<li>no_shaping, task.horizon=8, seed 1: " in text
     assert "15 <small>of 16</small>" in text
     assert 'href="gtpo_horizon2_seed0/report.html"' in text
     for run in paged_study.of("gtpo", "8"):
@@ -54,6 +54,14 @@ def test_the_page_needs_nothing_but_itself(text):
 def test_names_within_the_page_are_used_once(text):
     names = re.findall(r'<[^>]* id="([^"]+)"', text)
     assert len(names) == len(set(names))
+
+
+def test_damaged_trajectories_are_named(page_of, tmp_path):
+    study = synthetic_study(tmp_path, arms=["gtpo"], num_seeds=1, num_steps=2)
+    damaged = (Skipped(arm="gtpo", setting="", seed=0, why="groups/ is broken at step 1"),)
+    text = page_of(replace(study, damaged=damaged)).read_text()
+    assert "<li>gtpo, seed 0: groups/ is broken at step 1</li>" in text
+    assert "missing or broken" not in page_of(study).read_text()
 
 
 def test_hostile_text_stays_text(page_of, tmp_path):
