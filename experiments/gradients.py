@@ -27,7 +27,7 @@ from turnwise.config.gradients import StepGradients, step_gradients
 from turnwise.config.provenance import describe_run
 from turnwise.config.stopping import INTERRUPTED
 from turnwise.config.sweep import compose_components, read_override
-from turnwise.study.directions import MIN_STEPS, Direction, direction
+from turnwise.study.directions import MIN_STEPS, Direction, directions
 from turnwise.study.estimates import Estimate
 from turnwise.study.tables import Rows, csv_text, markdown
 from turnwise.tracker.atomic import write_atomically
@@ -35,10 +35,13 @@ from turnwise.tracker.atomic import write_atomically
 ROOT = Path(__file__).resolve().parents[1]
 ARMS = ("gtpo", "grpo", "no_discount", "pool_turn_index", "end_aligned")
 NUM_STEPS = 24
+NUM_SHOWN = 5
+"""Columns on the terminal."""
 COLUMNS = {
     "signal": "share of a step's mean squared gradient that belongs to its expectation; the rest is noise",
     "step": "mean cosine between the gradient of a step and the direction in which the goal grows fastest",
-    "expectation": "the same of the expected gradient: what is left when noise averages out; 1 without bias",
+    "above": "that of the arm minus that of the first arm, in which noise that both have in common cancels",
+    "expectation": "as step, but of the expected gradient: what is left when noise averages out; 1 without bias",
     "success": "the goal is the expected accuracy",
     "turns": "the goal is the expected number of turns; below 0 the policy learns to stop sooner",
 }
@@ -57,16 +60,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with Progress(console=console, transient=True) as progress:
             bar = progress.add_task("steps", total=options.steps)
             found = step_gradients(arms, options.steps, lambda done: progress.update(bar, completed=done))
-        directions = [direction(arm, gradients, found.goals) for arm, gradients in found.arms.items()]
         first = next(iter(arms.values()))
         record = describe_run(first, choices={}, overrides=options.words)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    rows = direction_rows(directions)
+    compared = directions(found.arms, found.goals)
+    rows = direction_rows(compared)
     options.out.mkdir(parents=True, exist_ok=True)
     write_atomically(options.out / "gradients.md", report(options, found, rows, record).encode())
-    write_atomically(options.out / "gradients.csv", csv_text(figure_rows(directions)).encode())
+    write_atomically(options.out / "gradients.csv", csv_text(figure_rows(compared)).encode())
     console.print(as_table(rows), f"\nin {options.out}", soft_wrap=True, highlight=False)
     return 0
 
@@ -97,26 +100,27 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def direction_rows(directions: Sequence[Direction]) -> Rows:
+def direction_rows(compared: Sequence[Direction]) -> Rows:
     """An arm a row, for people to read; a figure with its 95% interval."""
-    goals = list(directions[0].step)
-    rows = [["arm", "signal", *(f"step, {goal}" for goal in goals), *(f"expectation, {goal}" for goal in goals)]]
-    for one in directions:
-        figures = [one.signal, *(one.step[goal] for goal in goals), *(one.expectation[goal] for goal in goals)]
-        rows.append([one.name, *map(_shown, figures)])
+    goals = list(compared[0].step)
+    by_goal = [f"{name}, {goal}" for goal in goals for name in ("step", f"above {compared[0].arm}", "expectation")]
+    rows = [["arm", "signal", *by_goal]]
+    for one in compared:
+        figures = [figure for goal in goals for figure in (one.step[goal], one.ahead.get(goal), one.expectation[goal])]
+        rows.append([one.arm, _shown(one.signal), *("" if figure is None else _shown(figure) for figure in figures)])
     return rows
 
 
-def figure_rows(directions: Sequence[Direction]) -> Rows:
+def figure_rows(compared: Sequence[Direction]) -> Rows:
     """A figure a row, as it is; for programs."""
     rows = [["arm", "figure", "goal", "value", "low", "high"]]
-    for one in directions:
+    for one in compared:
         figures = [("signal", "", one.signal)]
-        figures += [("step", goal, figure) for goal, figure in one.step.items()]
-        figures += [("expectation", goal, figure) for goal, figure in one.expectation.items()]
+        for name, by_goal in (("step", one.step), ("ahead", one.ahead), ("expectation", one.expectation)):
+            figures += [(name, goal, figure) for goal, figure in by_goal.items()]
         for name, goal, figure in figures:
             ends = [f"{figure.low:.6g}", f"{figure.high:.6g}"] if figure.has_interval else ["", ""]
-            rows.append([one.name, name, goal, f"{figure.value:.6g}", *ends])
+            rows.append([one.arm, name, goal, f"{figure.value:.6g}", *ends])
     return rows
 
 
@@ -142,12 +146,12 @@ def report(options: argparse.Namespace, found: StepGradients, rows: Rows, record
 
 
 def as_table(rows: Rows) -> Table:
-    """The same table for a terminal."""
+    """What tells most, for a terminal: signal and the steps towards the first goal."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
-    for place, heading in enumerate(rows[0]):
-        table.add_column(heading, justify="right" if place else "left")
+    for place, heading in enumerate(rows[0][:NUM_SHOWN]):
+        table.add_column(heading, justify="right" if place else "left", overflow="fold")
     for row in rows[1:]:
-        table.add_row(*map(Text, row))
+        table.add_row(*map(Text, row[:NUM_SHOWN]))
     return table
 
 

@@ -149,6 +149,10 @@ class Policy(Protocol):
         """Trains on the batch: one or more optimiser steps, each cut into micro-batches as memory asks."""
         ...
 
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """What later updates use, for a schedule."""
+        ...
+
     def logprobs(self, batch: TokenBatch) -> Tensor:
         """Log-probabilities `[N]` of the loss tokens at the batch's temperature, without gradient; 0 elsewhere."""
         ...

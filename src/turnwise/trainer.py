@@ -57,7 +57,10 @@ class TrainerSettings:
     keep_checkpoints: int = 2
     """Newest checkpoints to keep; 0 keeps all."""
     learning_rate: float = 2e-4
-    """Constant learning rate of AdamW."""
+    """Learning rate of AdamW, constant after the warm-up."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises linearly to its full value. AdamW's first steps are as long as its later
+    ones however little of a gradient is signal."""
     weight_decay: float = 0.0
     """Decoupled weight decay of AdamW."""
     beta1: float = 0.9
@@ -84,7 +87,7 @@ class TrainerSettings:
     """Precision of forward and backward passes."""
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "keep_checkpoints"):
+        for name in ("num_steps", "keep_checkpoints", "warmup_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"trainer.{name}={getattr(self, name)}: expected >= 0")
         for name in ("eval_every", "save_every", "num_epochs", "num_minibatches", "token_budget", "logit_chunk"):
@@ -98,6 +101,10 @@ class TrainerSettings:
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"trainer.{name}={getattr(self, name)}: expected in [0, 1)")
+
+    def learning_rate_at(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        return self.learning_rate * min(1.0, (step + 1) / max(self.warmup_steps, 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +182,11 @@ class Trainer:
         finally:  # the trajectories of an update that fails are the ones to read
             self.tracker.log_groups(scored, returns, advantages, step)
 
-        trained = {"loss/num_tokens": batch.num_loss_tokens, "loss/num_sequences": batch.num_loss_sequences}
+        trained = {
+            "loss/num_tokens": batch.num_loss_tokens,
+            "loss/num_sequences": batch.num_loss_sequences,
+            "update/learning_rate": self.settings.learning_rate_at(step),
+        }
         timing = {
             "time/step_s": time.perf_counter() - started,
             "time/rollout_s": rollout.wall_s,
@@ -191,6 +202,7 @@ class Trainer:
         Raises:
             FloatingPointError: A loss or gradient is not finite. The batch then lies beside the checkpoints.
         """
+        self.policy.set_learning_rate(self.settings.learning_rate_at(step))
         try:
             return self.policy.update(batch, self.loss)
         except FloatingPointError as error:

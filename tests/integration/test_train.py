@@ -113,6 +113,16 @@ def test_groups_hold_how_trainer_and_sampler_agree_on_every_token(run: Run):
         assert turn.trainer_logprobs == pytest.approx(turn.behaviour_logprobs, abs=1e-4)
 
 
+def test_the_first_step_of_a_warm_up_is_one_at_its_share_of_the_learning_rate(run: Run):
+    warmed = run("trainer.num_steps=1", "trainer.learning_rate=4e-4", "trainer.warmup_steps=4", folder="warmed")
+    lower = run("trainer.num_steps=1", "trainer.learning_rate=1e-4", folder="lower")
+    for one, other in zip(lines(warmed), lines(lower), strict=True):
+        assert one == other
+        assert one.get("update/learning_rate", 1e-4) == 1e-4
+    left, right = weights(warmed), weights(lower)
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
 def test_the_same_command_twice_gives_the_same_run(run: Run):
     assert_same_run(run("seed=3", folder="one"), run("seed=3", folder="two"))
 

@@ -13,6 +13,7 @@ from turnwise.trainer import TrainerSettings
     [
         ("num_steps", -1),
         ("keep_checkpoints", -1),
+        ("warmup_steps", -1),
         ("eval_every", 0),
         ("save_every", 0),
         ("token_budget", 0),
@@ -28,3 +29,14 @@ from turnwise.trainer import TrainerSettings
 def test_a_value_out_of_range_is_named_with_its_key(name: str, value: Any):
     with pytest.raises(ValueError, match=rf"trainer\.{name}={value}"):
         TrainerSettings(**{name: value})
+
+
+def test_the_learning_rate_rises_over_the_warm_up():
+    settings = TrainerSettings(learning_rate=0.4, warmup_steps=4)
+    assert [settings.learning_rate_at(step) for step in (0, 1, 2, 3, 4, 1000)] == pytest.approx(
+        [0.1, 0.2, 0.3, 0.4, 0.4, 0.4]
+    )
+
+
+def test_without_a_warm_up_it_is_full_from_the_first_step():
+    assert TrainerSettings(learning_rate=0.3).learning_rate_at(0) == 0.3

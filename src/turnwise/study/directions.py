@@ -17,28 +17,30 @@ MIN_STEPS = 3
 class Direction:
     """The gradients that an arm makes of independent steps of one policy; each figure with its 95% interval."""
 
-    name: str
+    arm: str
     signal: Estimate
     """Share of the mean squared length of a step's gradient that belongs to its expectation; the rest is noise."""
     step: Mapping[str, Estimate]
     """By goal: mean cosine between the gradient of a step and the expected gradient of the goal."""
+    ahead: Mapping[str, Estimate]
+    """By goal: that cosine minus the baseline's; empty for the baseline."""
     expectation: Mapping[str, Estimate]
     """By goal: cosine between the expected gradients of arm and goal; NaN where the noise hides either."""
 
 
-def direction(name: str, gradients_BD: Tensor, goals: Mapping[str, Tensor]) -> Direction:
-    """How the gradients of an arm lie to those of goals, free of what two gradients of one step have in common.
+def directions(arms: Mapping[str, Tensor], goals: Mapping[str, Tensor]) -> list[Direction]:
+    """How the gradients of arms lie to those of goals, free of what two gradients of one step have in common.
 
     With g_b and h_b the gradients of arm and goal at step b, let `<g, h>` be the mean of `g_b . h_c` over b != c, which
     estimates `E g . E h` without bias because steps are independent, and `|g|^2` the mean of `g_b . g_b`. Then
 
         signal = <g, g> / |g|^2,  expectation = <g, h> / sqrt(<g, g> <h, h>),  step = <g, h> / sqrt(|g|^2 <h, h>)
 
-    so that `step = expectation sqrt(signal)`: a step goes astray by its bias and by its noise. Ours [O].
+    so that `step = expectation sqrt(signal)`: a step goes astray by its bias and by its noise. Ours [O]. All made their
+    gradients of the same trajectories, so in the difference of two arms much of the noise cancels.
 
     Args:
-        name: Of the arm.
-        gradients_BD: One row for each step.
+        arms: Gradients by arm, the baseline first, `[B, D]`: one row for each step.
         goals: The same steps' gradients of each goal, `[B, D]`.
 
     Returns:
@@ -47,18 +49,29 @@ def direction(name: str, gradients_BD: Tensor, goals: Mapping[str, Tensor]) -> D
     Raises:
         ValueError: Shapes differ, or there are fewer than `MIN_STEPS` steps.
     """
-    if gradients_BD.ndim != 2 or len(gradients_BD) < MIN_STEPS:
-        raise ValueError(f"{name}: gradients of shape {tuple(gradients_BD.shape)}: expected {MIN_STEPS} rows or more")
-    own_BB = _products(gradients_BD, gradients_BD)
-    step: dict[str, Estimate] = {}
-    expectation: dict[str, Estimate] = {}
-    for goal, goal_BD in goals.items():
-        if goal_BD.shape != gradients_BD.shape:
-            raise ValueError(f"{goal} has shape {tuple(goal_BD.shape)}, {name} {tuple(gradients_BD.shape)}")
-        products_3BB = torch.stack([own_BB, _products(gradients_BD, goal_BD), _products(goal_BD, goal_BD)])
-        step[goal] = _jackknife(_step_cosine, products_3BB)
-        expectation[goal] = _jackknife(_expected_cosine, products_3BB)
-    return Direction(name=name, signal=_jackknife(_signal, own_BB[None]), step=step, expectation=expectation)
+    shape = next(iter(arms.values())).shape
+    if len(shape) != 2 or shape[0] < MIN_STEPS:
+        raise ValueError(f"gradients of shape {tuple(shape)}: expected {MIN_STEPS} rows or more")
+    for name, rows_BD in (*arms.items(), *goals.items()):
+        if rows_BD.shape != shape:
+            raise ValueError(f"{name}: gradients of shape {tuple(rows_BD.shape)}, those of the baseline {tuple(shape)}")
+    found = []
+    blocks: dict[str, Tensor] = {}  # of the baseline, by goal
+    for arm, rows_BD in arms.items():
+        own_BB = _products(rows_BD, rows_BD)
+        step: dict[str, Estimate] = {}
+        ahead: dict[str, Estimate] = {}
+        expectation: dict[str, Estimate] = {}
+        for goal, goal_BD in goals.items():
+            products_3BB = torch.stack([own_BB, _products(rows_BD, goal_BD), _products(goal_BD, goal_BD)])
+            step[goal] = _jackknife(_step_cosine, products_3BB)
+            expectation[goal] = _jackknife(_expected_cosine, products_3BB)
+            if goal in blocks:
+                ahead[goal] = _jackknife(_step_difference, torch.cat([products_3BB, blocks[goal]]))
+            blocks.setdefault(goal, products_3BB)
+        signal = _jackknife(_signal, own_BB[None])
+        found.append(Direction(arm=arm, signal=signal, step=step, ahead=ahead, expectation=expectation))
+    return found
 
 
 def _products(left_BD: Tensor, right_BD: Tensor) -> Tensor:
@@ -74,6 +87,10 @@ def _signal(products_1BB: Tensor) -> float:
 def _step_cosine(products_3BB: Tensor) -> float:
     own, cross, goal = products_3BB
     return _over_root(_across_steps(cross), _within_steps(own) * _across_steps(goal))
+
+
+def _step_difference(products_6BB: Tensor) -> float:
+    return _step_cosine(products_6BB[:3]) - _step_cosine(products_6BB[3:])
 
 
 def _expected_cosine(products_3BB: Tensor) -> float:

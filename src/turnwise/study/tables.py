@@ -32,7 +32,7 @@ COLUMNS = {
 """Headings and what they mean."""
 
 
-_ON_TERMINAL = ("arm", "runs", "mean", "difference", "Holm p", "verdict", "seeds needed")
+_ON_TERMINAL = ("arm", "mean", "difference", "Holm p", "verdict", "seeds needed")
 _IN_PAPER = ("arm", "runs", "IQM", "difference", "P(better)", "Holm p", "verdict")
 
 

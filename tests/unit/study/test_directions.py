@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from turnwise.study.directions import direction
+from turnwise.study.directions import Direction, directions
 
 
 def noisy(mean: Tensor, scale: float, num_steps: int, seed: int) -> Tensor:
@@ -15,20 +15,49 @@ def noisy(mean: Tensor, scale: float, num_steps: int, seed: int) -> Tensor:
     return mean + scale * torch.randn(num_steps, mean.numel(), generator=generator)
 
 
+def direction(gradients: Tensor, goal: Tensor) -> Direction:
+    """Of a single arm."""
+    (found,) = directions({"arm": gradients}, {"goal": goal})
+    assert not found.ahead
+    return found
+
+
 def test_three_steps_by_hand() -> None:
     # g: (1, 0), (1, 1), (1, -1). Pairs of different steps: 1 + 1 + (1 - 1) = 2 of 3, so <g, g> = 2/3.
     # |g|^2 = (1 + 2 + 2) / 3 = 5/3; signal = (2/3) / (5/3) = 0.4.
     # h: (2, 0) always, <h, h> = 4, <g, h> = 2: step = 2 / sqrt(5/3 * 4), expectation = 2 / sqrt(2/3 * 4) > 1 by noise.
     gradients = torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, -1.0]])
-    found = direction("arm", gradients, {"goal": torch.tensor([[2.0, 0.0]] * 3)})
+    found = direction(gradients, torch.tensor([[2.0, 0.0]] * 3))
     assert found.signal.value == pytest.approx(0.4)
     assert found.step["goal"].value == pytest.approx(2 / sqrt(5 / 3 * 4))
     assert found.expectation["goal"].value == pytest.approx(2 / sqrt(2 / 3 * 4))
 
 
+def test_the_difference_from_the_baseline_by_hand() -> None:
+    # As above the arm's step is 2 / sqrt(5/3 * 4) = 0.7746; the baseline is the goal itself without noise, 1.
+    gradients, goal = torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, -1.0]]), torch.tensor([[2.0, 0.0]] * 3)
+    baseline, arm = directions({"baseline": goal, "arm": gradients}, {"goal": goal})
+    assert (baseline.arm, baseline.ahead, arm.arm) == ("baseline", {}, "arm")
+    assert arm.ahead["goal"].value == pytest.approx(2 / sqrt(5 / 3 * 4) - 1)
+    _, same = directions({"baseline": gradients, "same": gradients}, {"goal": goal})
+    assert (same.ahead["goal"].value, same.ahead["goal"].low, same.ahead["goal"].high) == (0, 0, 0)
+
+
+def test_noise_in_common_cancels_in_a_difference() -> None:
+    goal = torch.tensor([1.0, 0.0, 0.0, 0.0])
+    baseline = noisy(goal, 0.5, 24, seed=0)
+    # Beside the noise of the baseline the arm has some of its own, in one direction.
+    arm = baseline + torch.tensor([0.0, 0.0, 0.0, 1.0]) * noisy(torch.zeros(1), 0.8, 24, seed=1)
+    first, second = directions({"baseline": baseline, "arm": arm}, {"goal": noisy(goal, 0.1, 24, seed=2)})
+    apart, together = second.step["goal"], second.ahead["goal"]
+    assert together.value == pytest.approx(apart.value - first.step["goal"].value)
+    assert together.high - together.low < apart.high - apart.low
+    assert together.high < 0
+
+
 def test_without_noise_everything_is_certain() -> None:
     gradients, goal = torch.tensor([[3.0, 4.0]] * 4), torch.tensor([[4.0, 3.0]] * 4)
-    found = direction("arm", gradients, {"goal": goal})
+    found = direction(gradients, goal)
     for figure, value in ((found.signal, 1.0), (found.step["goal"], 0.96), (found.expectation["goal"], 0.96)):
         assert (figure.value, figure.low, figure.high) == pytest.approx((value, value, value))
 
@@ -37,7 +66,7 @@ def test_noise_in_common_does_not_look_like_agreement() -> None:
     # Arm and goal have orthogonal expectations and the very same noise, ten times as long as either.
     east, north = torch.eye(2, 400)
     noise = noisy(torch.zeros(400), 0.5, 60, seed=1)
-    found = direction("arm", east + noise, {"goal": north + noise})
+    found = direction(east + noise, north + noise)
     naive = torch.nn.functional.cosine_similarity(east + noise, north + noise).mean()
     assert float(naive) > 0.9
     assert abs(found.step["goal"].value) < 0.1
@@ -46,7 +75,7 @@ def test_noise_in_common_does_not_look_like_agreement() -> None:
 def test_a_step_goes_astray_by_bias_and_by_noise() -> None:
     goal, arm = torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.6, 0.8, 0.0])
     # The noise has 3 * 0.5^2 = 0.75 of power beside 1 of signal: 1 / 1.75 = 0.571.
-    found = direction("arm", noisy(arm, 0.5, 300, seed=0), {"goal": noisy(goal, 0.5, 300, seed=1)})
+    found = direction(noisy(arm, 0.5, 300, seed=0), noisy(goal, 0.5, 300, seed=1))
     assert found.signal.value == pytest.approx(1 / 1.75, abs=0.05)
     assert found.expectation["goal"].value == pytest.approx(0.6, abs=0.06)
     assert found.step["goal"].value == pytest.approx(0.6 * sqrt(1 / 1.75), abs=0.06)
@@ -56,7 +85,7 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
     mean = torch.tensor([1.0, 0.0, 0.0, 0.0])
     hits = 0
     for seed in range(100):
-        found = direction("arm", noisy(mean, 0.5, 12, seed), {"goal": noisy(mean, 0.1, 12, seed + 1000)})
+        found = direction(noisy(mean, 0.5, 12, seed), noisy(mean, 0.1, 12, seed + 1000))
         hits += found.step["goal"].low <= 1 / sqrt(2) <= found.step["goal"].high  # noise 4 * 0.25 = 1 beside 1
     assert 88 <= hits <= 99
 
@@ -64,14 +93,14 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
 def test_what_noise_hides_is_not_a_number() -> None:
     # Steps that point away from one another: <g, g> = -1/3 of pairs, so there is no expectation to have a direction.
     gradients = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
-    found = direction("arm", gradients, {"goal": torch.tensor([[1.0, 0.0]] * 4)})
+    found = direction(gradients, torch.tensor([[1.0, 0.0]] * 4))
     assert found.signal.value == pytest.approx(-1 / 3)
     assert isnan(found.expectation["goal"].value)
     assert not found.expectation["goal"].has_interval
 
 
 def test_an_arm_that_says_nothing_has_no_direction() -> None:
-    found = direction("arm", torch.zeros(4, 2), {"goal": torch.ones(4, 2)})
+    found = direction(torch.zeros(4, 2), torch.ones(4, 2))
     assert isnan(found.signal.value)
     assert isnan(found.step["goal"].value)
 
@@ -79,11 +108,11 @@ def test_an_arm_that_says_nothing_has_no_direction() -> None:
 @pytest.mark.parametrize(
     ("gradients", "goal", "message"),
     [
-        (torch.ones(2, 4), torch.ones(2, 4), r"arm: gradients of shape \(2, 4\): expected 3 rows or more"),
-        (torch.ones(4), torch.ones(4), r"arm: gradients of shape \(4,\)"),
-        (torch.ones(4, 2), torch.ones(4, 3), r"goal has shape \(4, 3\), arm \(4, 2\)"),
+        (torch.ones(2, 4), torch.ones(2, 4), r"gradients of shape \(2, 4\): expected 3 rows or more"),
+        (torch.ones(4), torch.ones(4), r"gradients of shape \(4,\)"),
+        (torch.ones(4, 2), torch.ones(4, 3), r"goal: gradients of shape \(4, 3\), those of the baseline \(4, 2\)"),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(gradients: Tensor, goal: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        direction("arm", gradients, {"goal": goal})
+        direction(gradients, goal)
