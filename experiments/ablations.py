@@ -18,7 +18,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from turnwise.config.errors import ConfigError
+from turnwise.config.errors import ConfigError, building
 from turnwise.config.multirun import train_missing
 from turnwise.config.options import about_option
 from turnwise.config.stopping import INTERRUPTED
@@ -45,19 +45,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out: Path = options.out
     was_stopped = False
     try:
-        there = plan_in(out)
-        if options.report_only:
-            if there is None:
-                raise ConfigError(f"--report-only: there is no study in {out}")
-        else:
-            plan, words = plan_of(options, there), [word for word in options.words if is_for_hydra(word)]
-            overrides = launcher_overrides(options.launcher, options.jobs, words)
-            check_plan(plan, out, overrides)
-            write_plan(out, plan)
+        with building():
+            prepared = prepare(options)
+        if prepared is not None:
+            plan, overrides = prepared
             was_stopped = not train_missing(plan, out, options.launcher, overrides, console)
         study = checked(read_study(out))
-        show(study, console)
-    except (ConfigError, OSError) as error:  # a folder may be no place to write to
+        with building():  # the folder may be no place to write to
+            show(study, console)
+    except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if was_stopped:
@@ -65,6 +61,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(f"\nstopped; to go on: {go_on}", soft_wrap=True, highlight=False, markup=False)
         return INTERRUPTED
     return 1 if study.skipped else 0
+
+
+def prepare(options: argparse.Namespace) -> tuple[Plan, list[str]] | None:
+    """Checks and writes the plan; returns it with the launcher's overrides, or None where only a report is wanted.
+
+    Raises:
+        ConfigError: There is no study to report on, or something of the plan would be refused once its turn came.
+    """
+    there = plan_in(options.out)
+    if options.report_only:
+        if there is None:
+            raise ConfigError(f"--report-only: there is no study in {options.out}")
+        return None
+    plan, words = plan_of(options, there), [word for word in options.words if is_for_hydra(word)]
+    overrides = launcher_overrides(options.launcher, options.jobs, words)
+    check_plan(plan, options.out, overrides)
+    write_plan(options.out, plan)
+    return plan, overrides
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -12,7 +12,6 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,11 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from turnwise.config.errors import ConfigError
+from turnwise.config.errors import ConfigError, building
 from turnwise.config.gradients import StepGradients, step_gradients
 from turnwise.config.provenance import describe_run
 from turnwise.config.stopping import INTERRUPTED
-from turnwise.config.sweep import compose_components, read_override
+from turnwise.config.sweep import compose_components
 from turnwise.study.directions import MIN_STEPS, Direction, directions
 from turnwise.study.estimates import Estimate
 from turnwise.study.tables import Rows, csv_text, markdown
@@ -38,10 +37,10 @@ NUM_STEPS = 24
 NUM_SHOWN = 5
 """Columns on the terminal."""
 COLUMNS = {
-    "signal": "share of a step's mean squared gradient that belongs to its expectation; the rest is noise",
+    "signal": "mean cosine between the gradients of two steps: the share of a step that is no noise",
     "step": "mean cosine between the gradient of a step and the direction in which the goal grows fastest",
-    "above": "that of the arm minus that of the first arm, in which noise that both have in common cancels",
-    "expectation": "as step, but of the expected gradient: what is left when noise averages out; 1 without bias",
+    "ahead": "step of the arm minus that of the first arm; made of the same trajectories, much of their noise cancels",
+    "expectation": "that cosine of the mean step: what is left when noise averages out, near 1 without bias",
     "success": "the goal is the expected accuracy",
     "turns": "the goal is the expected number of turns; below 0 the policy learns to stop sooner",
 }
@@ -53,21 +52,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     options = parse(arguments)
     try:
-        for word in options.words:
-            if len(read_override(word)[1]) > 1:
-                raise ConfigError(f"{word}: expected one value")
-        arms = {arm: compose_components([f"ablation={arm}", *options.words], label=arm) for arm in options.arms}
+        words = [*options.words, f"seed={options.seed}"]
+        arms = {arm: compose_components([f"ablation={arm}", *words], label=arm) for arm in options.arms}
+        with building():
+            options.out.mkdir(parents=True, exist_ok=True)
         with Progress(console=console, transient=True) as progress:
             bar = progress.add_task("steps", total=options.steps)
             found = step_gradients(arms, options.steps, lambda done: progress.update(bar, completed=done))
-        first = next(iter(arms.values()))
-        record = describe_run(first, choices={}, overrides=options.words)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     compared = directions(found.arms, found.goals)
     rows = direction_rows(compared)
-    options.out.mkdir(parents=True, exist_ok=True)
+    record = describe_run(next(iter(arms.values())), choices={}, overrides=options.words)
     write_atomically(options.out / "gradients.md", report(options, found, rows, record).encode())
     write_atomically(options.out / "gradients.csv", csv_text(figure_rows(compared)).encode())
     console.print(as_table(rows), f"\nin {options.out}", soft_wrap=True, highlight=False)
@@ -78,13 +75,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line; a mistake in it ends with one line on it and exit code 2, before anything is sampled."""
     parser = argparse.ArgumentParser(
         prog="gradients",
-        usage="%(prog)s [--arms A,B] [--steps N] [--out FOLDER] [KEY=VALUE ...]",
+        usage="%(prog)s [--arms A,B] [--steps N] [--seed N] [--out FOLDER] [KEY=VALUE ...]",
         description=(__doc__ or "").partition("\n")[0],
     )
     parser.add_argument(
         "--arms", default=",".join(ARMS), help="presets of conf/ablation, with commas (default: %(default)s)"
     )
     parser.add_argument("--steps", type=int, default=NUM_STEPS, help="independent steps (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of problems and samples (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="folder of the results (default: runs/gradients/<now>)")
     parser.add_argument("words", nargs="*", metavar="KEY=VALUE", help="overrides for all arms")
     options = parser.parse_intermixed_args(arguments)
@@ -93,17 +91,22 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--arms: expected names of conf/ablation, each once")
     if options.steps < MIN_STEPS:
         parser.error(f"--steps={options.steps}: expected >= {MIN_STEPS}")
+    if options.seed < 0:
+        parser.error(f"--seed={options.seed}: expected >= 0")
     for word in options.words:
-        if "=" not in word:
+        key, equals, value = word.partition("=")
+        if not equals:
             parser.error(f"{word!r} is no override: expected KEY=VALUE")
-    options.out = (options.out or ROOT / f"runs/gradients/{datetime.now():%Y-%m-%d_%H-%M-%S}").absolute()
+        if (option := {"seed": "--seed", "ablation": "--arms"}.get(key)) is not None:
+            parser.error(f"{word}: expected {option} {value}")
+    options.out = (options.out or ROOT / f"runs/gradients/{datetime.now():%Y-%m-%d_%H-%M-%S}").expanduser().absolute()
     return options
 
 
 def direction_rows(compared: Sequence[Direction]) -> Rows:
     """An arm a row, for people to read; a figure with its 95% interval."""
     goals = list(compared[0].step)
-    by_goal = [f"{name}, {goal}" for goal in goals for name in ("step", f"above {compared[0].arm}", "expectation")]
+    by_goal = [f"{name}, {goal}" for goal in goals for name in ("step", f"ahead of {compared[0].arm}", "expectation")]
     rows = [["arm", "signal", *by_goal]]
     for one in compared:
         figures = [figure for goal in goals for figure in (one.step[goal], one.ahead.get(goal), one.expectation[goal])]
@@ -126,7 +129,15 @@ def figure_rows(compared: Sequence[Direction]) -> Rows:
 
 def report(options: argparse.Namespace, found: StepGradients, rows: Rows, record: Mapping[str, Any]) -> str:
     """The text of gradients.md."""
-    words = ["--arms", ",".join(options.arms), "--steps", str(options.steps), *options.words]
+    words = [
+        "--arms",
+        ",".join(options.arms),
+        "--steps",
+        str(options.steps),
+        "--seed",
+        str(options.seed),
+        *options.words,
+    ]
     git = record["git"]
     source = git["revision"] + (" with changes" if git["is_dirty"] else "") if git else "no git checkout"
     per_step = record["config"]["rollout"]["num_problems"] * record["config"]["rollout"]["group_size"]
@@ -139,8 +150,7 @@ def report(options: argparse.Namespace, found: StepGradients, rows: Rows, record
             markdown(rows),
             *(f"- **{name}**: {text}." for name, text in COLUMNS.items()),
             f"\n    make gradients ARGS={shlex.quote(shlex.join(words))}\n",
-            f"Source {source}; seed {record['config']['seed']}. gradients.csv holds every figure; docs/STATISTICS.md "
-            "says how they are made.\n",
+            f"Source {source}. gradients.csv holds every figure; docs/STATISTICS.md says how they are made.\n",
         ]
     )
 
@@ -156,8 +166,9 @@ def as_table(rows: Rows) -> Table:
 
 
 def _shown(figure: Estimate) -> str:
-    ends = f" [{figure.low:+.2f}, {figure.high:+.2f}]" if figure.has_interval else ""
-    return f"{figure.value:+.2f}{ends}" if isfinite(figure.value) else "hidden by noise"
+    if not figure.has_interval:  # without one step or another there is nothing left to compare
+        return "hidden by noise"
+    return f"{figure.value:+.2f} [{figure.low:+.2f}, {figure.high:+.2f}]"
 
 
 if __name__ == "__main__":

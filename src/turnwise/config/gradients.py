@@ -13,6 +13,7 @@ from turnwise.config.wiring import (
     check_similarity,
     check_task,
     choose_device,
+    evaluation_reward,
     load_model,
     run_to_end,
     sampling,
@@ -20,6 +21,7 @@ from turnwise.config.wiring import (
     start_policy,
     start_probe,
 )
+from turnwise.core.segments import Reduction
 from turnwise.loss.clipped import ClippedLoss
 from turnwise.protocols import PGK
 from turnwise.rollout.packing import pack, taking_part
@@ -34,7 +36,7 @@ Rows = tuple[tuple[float, ...], ...]
 def success(scored: ScoredGroup) -> Rows:
     """1 on the last turn of a trajectory that ends right."""
     pairs = zip(scored.turn_rewards_GK, scored.correct_G, strict=True)
-    return tuple((*[0.0] * (len(row) - 1), float(is_correct)) for row, is_correct in pairs)
+    return tuple((*[0.0] * (len(row) - 1), float(is_correct)) if row else () for row, is_correct in pairs)
 
 
 def turns(scored: ScoredGroup) -> Rows:
@@ -44,6 +46,11 @@ def turns(scored: ScoredGroup) -> Rows:
 
 GOALS: Mapping[str, Callable[[ScoredGroup], Rows]] = {"success": success, "turns": turns}
 """What the arms' gradients are compared with: the unbiased ones of the expected accuracy and number of turns."""
+
+CREDIT = ("reward", "advantage", "loss", "trainer")
+"""Sections of a configuration that make a gradient of trajectories."""
+UNBIASED = ClippedLoss(reduction=Reduction.constant)
+"""Of the goals: a mean over the tokens of a step would divide by a number that depends on what was sampled."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +68,7 @@ class StepGradients:
 def step_gradients(
     arms: Mapping[str, Components], num_steps: int, watch: Callable[[int], object] = lambda _: None
 ) -> StepGradients:
-    """Samples `num_steps` steps from one policy and differentiates each as every arm would, and for every goal.
+    """Samples `num_steps` steps from one policy and differentiates each as every arm would at its only optimiser step.
 
     Memory: a float32 number for every weight, step, arm and goal.
 
@@ -89,6 +96,7 @@ def step_gradients(
             check_similarity(arm)
         engine = start_engine(first, renderer, device)
 
+    reward = evaluation_reward(first)
     found: dict[str, list[Tensor]] = {name: [] for name in (*arms, *GOALS)}
     outcomes: list[tuple[bool, int]] = []
 
@@ -112,10 +120,10 @@ def step_gradients(
                         scored, arm.advantage(scored), temperature=first.rollout.temperature, takes_part=takes_part
                     )
                     found[name].append(-policy.gradient(batch, arm.loss))
-                scored = [first.reward(group) for group in rollout.groups]
+                scored = [reward(group) for group in rollout.groups]
                 for name, goal in GOALS.items():
                     batch = pack(scored, above_siblings(scored, goal), temperature=first.rollout.temperature)
-                    found[name].append(-policy.gradient(batch, ClippedLoss()))
+                    found[name].append(-policy.gradient(batch, UNBIASED))
                 outcomes.extend(
                     (is_correct, len(trajectory.turns))
                     for one in scored
@@ -127,8 +135,8 @@ def step_gradients(
     run_to_end(run())
     accuracy, num_turns = torch.tensor(outcomes, dtype=torch.float64).mean(dim=0).tolist()
     return StepGradients(
-        arms={name: torch.stack(found[name]) for name in arms},
-        goals={name: torch.stack(found[name]) for name in GOALS},
+        arms={name: torch.stack(found.pop(name)) for name in arms},
+        goals={name: torch.stack(found.pop(name)) for name in GOALS},
         accuracy=accuracy,
         num_turns=num_turns,
     )
@@ -137,8 +145,8 @@ def step_gradients(
 def above_siblings(scored_groups: Sequence[ScoredGroup], goal: Callable[[ScoredGroup], Rows]) -> PGK:
     """Advantages of the unbiased gradient of a goal: its sum over the trajectory, above the mean of the siblings'.
 
-    Nothing is discounted or divided by a spread, so that the gradient of a step is, in expectation and up to the count
-    of its tokens, that of the expected goal.
+    Nothing is discounted or divided by a spread, so that with `UNBIASED` the gradient of a step is, in expectation and
+    up to a constant, that of the expected goal.
     """
     rewarded = []
     for scored in scored_groups:
@@ -148,7 +156,7 @@ def above_siblings(scored_groups: Sequence[ScoredGroup], goal: Callable[[ScoredG
 
 
 def check_arms(arms: Mapping[str, Components]) -> None:
-    """Refuses arms that do not sample the same, or whose gradient is not a matter of sampled tokens alone.
+    """Refuses arms that do not sample alike, take several optimiser steps, or need more than the sampled tokens.
 
     Raises:
         ConfigError: With the arm and the key.
@@ -163,13 +171,19 @@ def check_arms(arms: Mapping[str, Components]) -> None:
                     f"{name} has {key}={own.get(key)}, {first} has {sampled.get(key)}: only arms that sample alike can "
                     "be compared on the same trajectories"
                 )
+    makers: dict[str, str] = {}
     for name, arm in arms.items():
         for key in ("kl_weight", "entropy_weight"):
             if getattr(arm.loss, key):
                 raise ConfigError(f"{name}: loss.{key}={getattr(arm.loss, key)}: expected 0, the gradient of rewards")
+        for key in ("num_epochs", "num_minibatches"):
+            if (value := getattr(arm.trainer, key)) > 1:
+                raise ConfigError(f"{name}: trainer.{key}={value}: expected 1, a step that is one gradient")
+        maker = str({key: arm.config[key] for key in CREDIT})
+        if (other := makers.setdefault(maker, name)) != name:
+            raise ConfigError(f"{name} makes the same gradients as {other}")
 
 
 def _what_samples(arm: Components) -> dict[str, object]:
     """The configuration by flat keys, without what makes a gradient of trajectories."""
-    credit = ("reward", "advantage", "loss", "trainer")
-    return flat({name: value for name, value in arm.config.items() if name not in credit})
+    return flat({name: value for name, value in arm.config.items() if name not in CREDIT})

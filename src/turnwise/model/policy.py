@@ -139,13 +139,16 @@ class TorchPolicy:
         order of the model's parameters; zeros where none reaches.
 
         Raises:
-            FloatingPointError: The loss is not finite.
+            FloatingPointError: The loss or the gradient is not finite.
         """
         self._differentiate(batch, range(batch.num_sequences), loss)
         parameters = list(self._model.parameters())
         flat = [p.grad.flatten() if p.grad is not None else torch.zeros(p.numel()) for p in parameters]
         self._optimizer.zero_grad(set_to_none=True)
-        return torch.cat([part.cpu() for part in flat])
+        gradient = torch.cat([part.cpu() for part in flat])
+        if not bool(torch.isfinite(gradient).all()):
+            raise FloatingPointError("the gradient is not finite")
+        return gradient
 
     def _optimise(
         self, batch: TokenBatch, sequence_numbers: Sequence[int], loss: PolicyLoss

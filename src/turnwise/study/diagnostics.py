@@ -1,6 +1,6 @@
 """What the figures of training say about the ways in which arms came to where they ended."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -34,7 +34,7 @@ FELL = "fell"
 DIAGNOSTICS = {
     "turns": Diagnostic(metric="rollout/num_turns", form=_plain, meaning="turns of a trajectory"),
     "format errors": Diagnostic(
-        metric="rollout/format_errors", form=_share, meaning="turns that are neither a well-formed call nor an answer"
+        metric="rollout/format_errors", form=_share, meaning="turns with a malformed tool call"
     ),
     "one reward": Diagnostic(
         metric="reward/zero_variance_groups",
@@ -52,17 +52,12 @@ DIAGNOSTICS = {
     "place": Diagnostic(
         metric="advantage/turn_correlation",
         form=_signed,
-        meaning="correlation of the advantage with the place of the turn: how much of the credit is for being late",
+        meaning="correlation of advantage and place of the turn; above 0 too where long trajectories are better",
     ),
     "entropy": Diagnostic(metric="loss/entropy", form=_plain, meaning="of a sampled token, in nats"),
     "gradient": Diagnostic(metric="loss/grad_norm", form=_plain, meaning="norm of a step's gradient before clipping"),
 }
 """By heading."""
-MEANINGS = {
-    FELL: "runs that ended with a lower held-out accuracy than they began with, of those finished",
-    **{heading: one.meaning for heading, one in DIAGNOSTICS.items()},
-}
-"""What each heading of `diagnostic_rows` means."""
 
 
 def diagnostic_rows(study: Study, setting: str) -> Rows:
@@ -83,6 +78,14 @@ def diagnostic_rows(study: Study, setting: str) -> Rows:
         shown = [DIAGNOSTICS[name].form(fmean(own)) if (own := of_arm[arm]) else "" for name, of_arm in logged.items()]
         rows.append([arm, fell, *shown])
     return rows
+
+
+def meanings(tables: Iterable[Rows]) -> dict[str, str]:
+    """What the headings of tables of `diagnostic_rows` mean."""
+    headings = {heading for header, *_ in tables for heading in header}
+    known = {FELL: "runs that ended with a lower held-out accuracy than they began with, of those finished"}
+    known |= {heading: one.meaning for heading, one in DIAGNOSTICS.items()}
+    return {heading: text for heading, text in known.items() if heading in headings}
 
 
 def late_steps(num_steps: int) -> str:

@@ -19,25 +19,27 @@ class Direction:
 
     arm: str
     signal: Estimate
-    """Share of the mean squared length of a step's gradient that belongs to its expectation; the rest is noise."""
+    """Mean cosine between the gradients of two steps: the share of a step's squared length that is no noise."""
     step: Mapping[str, Estimate]
     """By goal: mean cosine between the gradient of a step and the expected gradient of the goal."""
     ahead: Mapping[str, Estimate]
     """By goal: that cosine minus the baseline's; empty for the baseline."""
     expectation: Mapping[str, Estimate]
-    """By goal: cosine between the expected gradients of arm and goal; NaN where the noise hides either."""
+    """By goal: cosine between the arm's expected step and the goal's gradient; NaN where the noise hides either."""
 
 
 def directions(arms: Mapping[str, Tensor], goals: Mapping[str, Tensor]) -> list[Direction]:
     """How the gradients of arms lie to those of goals, free of what two gradients of one step have in common.
 
-    With g_b and h_b the gradients of arm and goal at step b, let `<g, h>` be the mean of `g_b . h_c` over b != c, which
-    estimates `E g . E h` without bias because steps are independent, and `|g|^2` the mean of `g_b . g_b`. Then
+    With u_b the gradient of an arm at step b brought to length 1 (as an optimiser that adapts to the size of gradients
+    does, more or less), h_b that of a goal as it is, and `<x, y>` the mean of `x_b . y_c` over b != c, which estimates
+    `E x . E y` without bias where steps are independent,
 
-        signal = <g, g> / |g|^2,  expectation = <g, h> / sqrt(<g, g> <h, h>),  step = <g, h> / sqrt(|g|^2 <h, h>)
+        signal = <u, u>,  step = <u, h> / sqrt(<h, h>),  expectation = <u, h> / sqrt(<u, u> <h, h>)
 
-    so that `step = expectation sqrt(signal)`: a step goes astray by its bias and by its noise. Ours [O]. All made their
-    gradients of the same trajectories, so in the difference of two arms much of the noise cancels.
+    so that `step = expectation sqrt(signal)`: a step goes astray by its bias and by its noise. A gradient of zero goes
+    nowhere and counts as 0. Ours [O]. All arms made their gradients of the same trajectories, so in the difference of
+    two much of the noise cancels.
 
     Args:
         arms: Gradients by arm, the baseline first, `[B, D]`: one row for each step.
@@ -58,12 +60,13 @@ def directions(arms: Mapping[str, Tensor], goals: Mapping[str, Tensor]) -> list[
     found = []
     blocks: dict[str, Tensor] = {}  # of the baseline, by goal
     for arm, rows_BD in arms.items():
-        own_BB = _products(rows_BD, rows_BD)
+        units_BD = torch.nn.functional.normalize(rows_BD, dim=1)
+        own_BB = _products(units_BD, units_BD)
         step: dict[str, Estimate] = {}
         ahead: dict[str, Estimate] = {}
         expectation: dict[str, Estimate] = {}
         for goal, goal_BD in goals.items():
-            products_3BB = torch.stack([own_BB, _products(rows_BD, goal_BD), _products(goal_BD, goal_BD)])
+            products_3BB = torch.stack([own_BB, _products(units_BD, goal_BD), _products(goal_BD, goal_BD)])
             step[goal] = _jackknife(_step_cosine, products_3BB)
             expectation[goal] = _jackknife(_expected_cosine, products_3BB)
             if goal in blocks:
@@ -80,13 +83,13 @@ def _products(left_BD: Tensor, right_BD: Tensor) -> Tensor:
 
 
 def _signal(products_1BB: Tensor) -> float:
-    power = _within_steps(products_1BB[0])
-    return _across_steps(products_1BB[0]) / power if power > 0 else nan
+    return _across_steps(products_1BB[0])
 
 
 def _step_cosine(products_3BB: Tensor) -> float:
-    own, cross, goal = products_3BB
-    return _over_root(_across_steps(cross), _within_steps(own) * _across_steps(goal))
+    _, cross, goal = products_3BB
+    power = _across_steps(goal)
+    return _across_steps(cross) / sqrt(power) if power > 0 else nan
 
 
 def _step_difference(products_6BB: Tensor) -> float:
@@ -94,17 +97,8 @@ def _step_difference(products_6BB: Tensor) -> float:
 
 
 def _expected_cosine(products_3BB: Tensor) -> float:
-    own, cross, goal = products_3BB
-    own_power, goal_power = _across_steps(own), _across_steps(goal)
-    return _over_root(_across_steps(cross), own_power * goal_power) if min(own_power, goal_power) > 0 else nan
-
-
-def _over_root(value: float, square: float) -> float:
-    return value / sqrt(square) if square > 0 else nan
-
-
-def _within_steps(products_BB: Tensor) -> float:
-    return float(products_BB.diagonal().mean())
+    own, cross, goal = (_across_steps(products_BB) for products_BB in products_3BB)
+    return cross / sqrt(own * goal) if min(own, goal) > 0 else nan
 
 
 def _across_steps(products_BB: Tensor) -> float:

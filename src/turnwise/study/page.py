@@ -9,7 +9,7 @@ from urllib.parse import quote
 from turnwise.report.page import render_page
 from turnwise.report.trajectories import read_trajectories
 from turnwise.study.contrasts import differing_options
-from turnwise.study.diagnostics import MEANINGS, diagnostic_rows, late_steps
+from turnwise.study.diagnostics import diagnostic_rows, late_steps, meanings
 from turnwise.study.drawing.render import DARK, LIGHT, PARTS_DARK, PARTS_LIGHT, Drawing, draw_panel, shown
 from turnwise.study.figures import Figures
 from turnwise.study.runs import Run, Study
@@ -77,6 +77,7 @@ def write_page(study: Study, findings: Mapping[Metric, Findings], figures: Figur
     strokes = shown(plan.arms, plan.baseline).strokes
     shown_figures = _shown_figures(study, figures)
     plots = [plot for figure in shown_figures for _, plots in figure.parts for plot in plots]
+    diagnostics = {setting: diagnostic_rows(study, setting) for setting in plan.settings}
     page = render_page(
         "study.html.j2",
         folder=HERE,
@@ -92,8 +93,8 @@ def write_page(study: Study, findings: Mapping[Metric, Findings], figures: Figur
         left_out=figures.left_out,
         marks=[plot.drawing.marks for plot in plots],
         late=late_steps(plan.num_steps),
-        diagnostics={setting: diagnostic_rows(study, setting) for setting in plan.settings},
-        diagnostic_meanings=MEANINGS,
+        diagnostics=diagnostics,
+        diagnostic_meanings=meanings(diagnostics.values()),
         differing=differing_options(study),
         missing=skipped_in_words(study.skipped, plan.across),
         damaged=skipped_in_words(study.damaged, plan.across),

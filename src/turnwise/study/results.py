@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from turnwise.study.diagnostics import MEANINGS, diagnostic_rows, late_steps
+from turnwise.study.diagnostics import diagnostic_rows, late_steps, meanings
 from turnwise.study.estimates import spread
 from turnwise.study.figures import study_figures, write_figures
 from turnwise.study.page import write_page
@@ -153,10 +153,10 @@ def _in_training(study: Study) -> str:
     """The diagnostics of each setting."""
     plan = study.plan
     parts = [f"## In training, {late_steps(plan.num_steps)}\n", "Means over these steps, then over the runs.\n"]
-    for setting in plan.settings:
-        table = markdown(diagnostic_rows(study, setting))
-        parts += [f"### {plan.across}={setting}\n", table] if setting else [table]
-    parts += [f"- **{name}**: {text}." for name, text in MEANINGS.items()]
+    tables = {setting: diagnostic_rows(study, setting) for setting in plan.settings}
+    for setting, rows in tables.items():
+        parts += [f"### {plan.across}={setting}\n", markdown(rows)] if setting else [markdown(rows)]
+    parts += [f"- **{name}**: {text}." for name, text in meanings(tables.values()).items()]
     return "\n".join([*parts, ""])
 
 

@@ -23,22 +23,31 @@ def direction(gradients: Tensor, goal: Tensor) -> Direction:
 
 
 def test_three_steps_by_hand() -> None:
-    # g: (1, 0), (1, 1), (1, -1). Pairs of different steps: 1 + 1 + (1 - 1) = 2 of 3, so <g, g> = 2/3.
-    # |g|^2 = (1 + 2 + 2) / 3 = 5/3; signal = (2/3) / (5/3) = 0.4.
-    # h: (2, 0) always, <h, h> = 4, <g, h> = 2: step = 2 / sqrt(5/3 * 4), expectation = 2 / sqrt(2/3 * 4) > 1 by noise.
-    gradients = torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, -1.0]])
+    # u: (1, 0), (0.6, 0.8), (0.6, -0.8). Pairs: 0.6, 0.6, 0.36 - 0.64 = -0.28: signal = 0.92 / 3.
+    # h: (2, 0) always: <h, h> = 4; <u, h> = 2 (1 + 0.6 + 0.6) / 3 = 4.4 / 3: step = 2.2 / 3, the mean cosine.
+    gradients = torch.tensor([[7.0, 0.0], [3.0, 4.0], [0.3, -0.4]])
     found = direction(gradients, torch.tensor([[2.0, 0.0]] * 3))
-    assert found.signal.value == pytest.approx(0.4)
-    assert found.step["goal"].value == pytest.approx(2 / sqrt(5 / 3 * 4))
-    assert found.expectation["goal"].value == pytest.approx(2 / sqrt(2 / 3 * 4))
+    assert found.signal.value == pytest.approx(0.92 / 3)
+    assert found.step["goal"].value == pytest.approx(2.2 / 3)
+    assert found.expectation["goal"].value == pytest.approx(2.2 / 3 / sqrt(0.92 / 3))
+
+
+def test_the_length_of_a_gradient_does_not_count() -> None:
+    goal = torch.tensor([[1.0, 1.0]] * 4)
+    found = direction(goal * torch.tensor([[1.0], [9.0], [1.0], [100.0]]), goal)
+    assert found.signal.value == pytest.approx(1)
+    assert found.step["goal"].value == pytest.approx(1)
+    # A step of no length goes nowhere: of 12 ordered pairs 6 are left, and 3 of 4 steps.
+    found = direction(goal * torch.tensor([[1.0], [9.0], [1.0], [0.0]]), goal)
+    assert found.signal.value == pytest.approx(1 / 2)
+    assert found.step["goal"].value == pytest.approx(3 / 4)
 
 
 def test_the_difference_from_the_baseline_by_hand() -> None:
-    # As above the arm's step is 2 / sqrt(5/3 * 4) = 0.7746; the baseline is the goal itself without noise, 1.
-    gradients, goal = torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, -1.0]]), torch.tensor([[2.0, 0.0]] * 3)
+    gradients, goal = torch.tensor([[7.0, 0.0], [3.0, 4.0], [0.3, -0.4]]), torch.tensor([[2.0, 0.0]] * 3)
     baseline, arm = directions({"baseline": goal, "arm": gradients}, {"goal": goal})
     assert (baseline.arm, baseline.ahead, arm.arm) == ("baseline", {}, "arm")
-    assert arm.ahead["goal"].value == pytest.approx(2 / sqrt(5 / 3 * 4) - 1)
+    assert arm.ahead["goal"].value == pytest.approx(2.2 / 3 - 1)  # as above, and 1 for the goal itself
     _, same = directions({"baseline": gradients, "same": gradients}, {"goal": goal})
     assert (same.ahead["goal"].value, same.ahead["goal"].low, same.ahead["goal"].high) == (0, 0, 0)
 
@@ -73,20 +82,22 @@ def test_noise_in_common_does_not_look_like_agreement() -> None:
 
 
 def test_a_step_goes_astray_by_bias_and_by_noise() -> None:
-    goal, arm = torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.6, 0.8, 0.0])
-    # The noise has 3 * 0.5^2 = 0.75 of power beside 1 of signal: 1 / 1.75 = 0.571.
-    found = direction(noisy(arm, 0.5, 300, seed=0), noisy(goal, 0.5, 300, seed=1))
-    assert found.signal.value == pytest.approx(1 / 1.75, abs=0.05)
-    assert found.expectation["goal"].value == pytest.approx(0.6, abs=0.06)
-    assert found.step["goal"].value == pytest.approx(0.6 * sqrt(1 / 1.75), abs=0.06)
+    # In many dimensions the length of noise hardly varies: 1 of signal beside 1000 * 0.05^2 = 2.5 of noise.
+    goal, arm = torch.zeros(1000), torch.zeros(1000)
+    goal[0], arm[0], arm[1] = 1.0, 0.6, 0.8
+    found = direction(noisy(arm, 0.05, 200, seed=0), noisy(goal, 0.01, 200, seed=1))
+    assert found.signal.value == pytest.approx(1 / 3.5, abs=0.02)
+    assert found.expectation["goal"].value == pytest.approx(0.6, abs=0.03)
+    assert found.step["goal"].value == pytest.approx(0.6 * sqrt(1 / 3.5), abs=0.02)
 
 
 def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
-    mean = torch.tensor([1.0, 0.0, 0.0, 0.0])
+    mean = torch.zeros(300)
+    mean[0] = 1.0
     hits = 0
     for seed in range(100):
-        found = direction(noisy(mean, 0.5, 12, seed), noisy(mean, 0.1, 12, seed + 1000))
-        hits += found.step["goal"].low <= 1 / sqrt(2) <= found.step["goal"].high  # noise 4 * 0.25 = 1 beside 1
+        found = direction(noisy(mean, 0.1, 12, seed), noisy(mean, 0.02, 12, seed + 1000))
+        hits += found.step["goal"].low <= 1 / sqrt(4) <= found.step["goal"].high  # 300 * 0.01 = 3 of noise beside 1
     assert 88 <= hits <= 99
 
 
@@ -99,10 +110,10 @@ def test_what_noise_hides_is_not_a_number() -> None:
     assert not found.expectation["goal"].has_interval
 
 
-def test_an_arm_that_says_nothing_has_no_direction() -> None:
+def test_an_arm_that_says_nothing_goes_nowhere() -> None:
     found = direction(torch.zeros(4, 2), torch.ones(4, 2))
-    assert isnan(found.signal.value)
-    assert isnan(found.step["goal"].value)
+    assert (found.signal.value, found.step["goal"].value) == (0, 0)
+    assert isnan(found.expectation["goal"].value)
 
 
 @pytest.mark.parametrize(
