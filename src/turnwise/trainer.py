@@ -59,8 +59,7 @@ class TrainerSettings:
     learning_rate: float = 2e-4
     """Learning rate of AdamW, constant after the warm-up."""
     warmup_steps: int = 0
-    """Steps over which the learning rate rises linearly to its full value. AdamW's first steps are as long as its later
-    ones however little of a gradient is signal."""
+    """Steps over which the learning rate rises linearly to its full value; 0: full from the first step."""
     weight_decay: float = 0.0
     """Decoupled weight decay of AdamW."""
     beta1: float = 0.9
