@@ -67,7 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     record = describe_run(next(iter(arms.values())), choices={}, overrides=options.words)
     write_atomically(options.out / "gradients.md", report(options, found, rows, record).encode())
     write_atomically(options.out / "gradients.csv", csv_text(figure_rows(compared)).encode())
-    console.print(as_table(rows), f"\nin {options.out}", soft_wrap=True, highlight=False)
+    path = options.out / "gradients.md"
+    console.print(as_table(rows), f"\nall of it, and what it means: {path}", soft_wrap=True, highlight=False)
     return 0
 
 

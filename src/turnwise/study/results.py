@@ -26,6 +26,7 @@ from turnwise.study.tables import (
 )
 from turnwise.study.verdicts import TITLES, counted, skipped_in_words, trend_verdict, verdicts
 from turnwise.tracker.atomic import write_atomically
+from turnwise.tracker.progress import duration
 
 
 def write_results(study: Study, arms: Mapping[str, str]) -> list[Path]:
@@ -152,7 +153,10 @@ def _noise(study: Study) -> str:
 def _in_training(study: Study) -> str:
     """The diagnostics of each setting."""
     plan = study.plan
-    parts = [f"## In training, {late_steps(plan.num_steps)}\n", "Means over these steps, then over the runs.\n"]
+    parts = [
+        f"## In training, {late_steps(plan.num_steps)}\n",
+        "Means over these steps, the last fifth, then over the runs.\n",
+    ]
     tables = {setting: diagnostic_rows(study, setting) for setting in plan.settings}
     for setting, rows in tables.items():
         parts += [f"### {plan.across}={setting}\n", markdown(rows)] if setting else [markdown(rows)]
@@ -174,7 +178,7 @@ def _provenance(study: Study) -> str:
         f"- source: {_counted(run.revision for run in study.runs)}",
         f"- device: {_counted(_device(run.record) for run in study.runs)}",
         f"- versions: {_counted(_versions(run.record) for run in study.runs)}",
-        f"- time: {sum(run.summary.wall_s for run in study.runs) / 3600:.1f} hours of runs",
+        f"- time: {duration(sum(run.summary.wall_s for run in study.runs))} (h:mm:ss or m:ss), that of all runs in sum",
         "",
         "Every run by itself is in runs.csv, every figure of this page in results.csv.",
         "",

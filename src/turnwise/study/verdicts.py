@@ -56,10 +56,10 @@ def verdict(difference: Difference) -> str:
     arm, baseline, mean, values = difference.arm, difference.baseline, difference.mean, difference.values
     seeds = counted(difference.num_pairs, "seed")
     if not any(values):
-        return f"{arm} ended exactly as {baseline} did, with {seeds}: is there any difference between these arms?"
+        return f"{arm} ended exactly as {baseline} did, with {seeds}."
     if not mean.has_interval:
         spread = f", from {points(min(values))} to {points(max(values))}" if len(values) > 1 else ""
-        return f"{arm} against {baseline}: {points(mean.value)} points{spread}; {seeds} carry no conclusion."
+        return f"{arm} against {baseline}: {points(mean.value)} points{spread}; nothing follows from {seeds}."
     evidence = _evidence(mean, seeds, difference.p_holm)
     if difference.is_distinguishable:
         return f"{arm} is {points(abs(mean.value), signed=False)} points {difference.standing} {baseline} ({evidence})."
@@ -84,7 +84,7 @@ def trend_verdict(trend: Trend, axis: str) -> str:
     slope, seeds = trend.slope, counted(len(trend.seeds), "seed")
     change = f"{points(slope.value, digits=2)} points for each unit of {axis}"
     if not slope.has_interval:
-        return f"{trend.arm} against {trend.baseline}: {change}; {seeds} carry no conclusion."
+        return f"{trend.arm} against {trend.baseline}: {change}; nothing follows from {seeds}."
     evidence = _evidence(slope, seeds, trend.p_holm, digits=2)
     if trend.is_distinguishable:
         return f"The difference of {trend.arm} from {trend.baseline} changes by {change} ({evidence})."
