@@ -44,6 +44,9 @@ class FakePolicy:
     def update(self, batch, loss):
         raise NotImplementedError
 
+    def set_learning_rate(self, learning_rate: float) -> None:
+        raise NotImplementedError
+
     def logprobs(self, batch):
         raise NotImplementedError
 
