@@ -66,8 +66,8 @@ def comparison_table(comparison: Comparison, across: str = "") -> Table:
     table.title = Text(title(comparison, across))
     header, *rows = _chosen(comparison_rows(comparison), _ON_TERMINAL)
     for place, heading in enumerate(header):
-        is_last = place == len(header) - 1
-        table.add_column(heading, justify="right" if place else "left", no_wrap=not is_last, overflow="fold")
+        is_figure = 0 < place < len(header) - 1
+        table.add_column(heading, justify="right" if place else "left", no_wrap=is_figure, overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
     return table
