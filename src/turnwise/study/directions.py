@@ -57,6 +57,7 @@ def directions(arms: Mapping[str, Tensor], goals: Mapping[str, Tensor]) -> list[
     for name, rows_BD in (*arms.items(), *goals.items()):
         if rows_BD.shape != shape:
             raise ValueError(f"{name}: gradients of shape {tuple(rows_BD.shape)}, those of the baseline {tuple(shape)}")
+    power = {goal: _products(goal_BD, goal_BD) for goal, goal_BD in goals.items()}
     found = []
     blocks: dict[str, Tensor] = {}  # of the baseline, by goal
     for arm, rows_BD in arms.items():
@@ -66,7 +67,7 @@ def directions(arms: Mapping[str, Tensor], goals: Mapping[str, Tensor]) -> list[
         ahead: dict[str, Estimate] = {}
         expectation: dict[str, Estimate] = {}
         for goal, goal_BD in goals.items():
-            products_3BB = torch.stack([own_BB, _products(units_BD, goal_BD), _products(goal_BD, goal_BD)])
+            products_3BB = torch.stack([own_BB, _products(units_BD, goal_BD), power[goal]])
             step[goal] = _jackknife(_step_cosine, products_3BB)
             expectation[goal] = _jackknife(_expected_cosine, products_3BB)
             if goal in blocks:
