@@ -47,14 +47,31 @@ class Renderer(Protocol):
         ...
 
 
-class RolloutEngine(Protocol):
-    """Samples turns. Concurrent calls are batched; reuse of prefixes and keys/values is its own affair."""
+class EngineSession(Protocol):
+    """One trajectory's turns with the engine, which may keep its keys and values until the session is closed."""
 
     async def generate(self, token_ids: Sequence[int], sampling: Sampling) -> Completion:
-        """Samples one turn after `token_ids`."""
+        """Samples one turn after `token_ids`, which begin with those of the session's last turn and that turn."""
         ...
 
-    def load_weights(self, weights: Mapping[str, Tensor], version: int) -> None:
+    def close(self) -> None:
+        """Ends the session; safe to call twice. An engine may wait for a session that is neither asked nor closed."""
+        ...
+
+
+class RolloutEngine(Protocol):
+    """Samples turns for many trajectories at a time. How they are batched and what is reused is its own affair."""
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds since its start in which it computed something, for the share of a step that nothing fills."""
+        ...
+
+    def session(self) -> EngineSession:
+        """Begins a trajectory."""
+        ...
+
+    async def load_weights(self, weights: Mapping[str, Tensor], version: int) -> None:
         """Copies `weights`; every later completion comes from them and bears `version`. Forgets cached keys/values."""
         ...
 

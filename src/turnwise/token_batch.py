@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from turnwise.core.truncation import NO_TOP_K, NO_TOP_P
+
 PER_TOKEN_DTYPES = {
     **dict.fromkeys(("token_ids", "position_ids", "turn_index", "sequence_index"), torch.int64),
     **dict.fromkeys(("advantages", "behaviour_logprobs", "proximal_logprobs", "reference_logprobs"), torch.float32),
@@ -20,7 +22,8 @@ class TokenBatch:
 
     Sequence s holds tokens `cu_seqlens[s]:cu_seqlens[s + 1]`. Entries of the per-token tensors belong
     to the token at that place: `behaviour_logprobs[n]` is the log-probability of `token_ids[n]` given the
-    tokens before it, at `temperature`, under the policy that sampled it. `turn_index` counts the turns of its
+    tokens before it, at `temperature` and among the tokens that `top_k` and `top_p` leave, under the policy that
+    sampled it. `turn_index` counts the turns of its
     sequence from 0 and is -1 on prompt and tool tokens. The `num_loss_*` counts are those of the whole optimiser
     step, whichever part of it the batch holds, so that a loss does not depend on how the step was cut.
 
@@ -40,6 +43,8 @@ class TokenBatch:
     num_loss_turns: int
     num_loss_sequences: int
     temperature: float
+    top_k: int = NO_TOP_K
+    top_p: float = NO_TOP_P
     proximal_logprobs: Tensor | None = None
     reference_logprobs: Tensor | None = None
 

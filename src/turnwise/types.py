@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from turnwise.completion import Completion, FinishReason, Sampling
 from turnwise.token_batch import LossOutput, TokenBatch
 
 __all__ = [  # the nouns of every stage, this module's own and those that hold tensors
@@ -56,14 +57,6 @@ class ToolStatus(StrEnum):
     output_limit = "output_limit"
     blocked = "blocked"
     infrastructure = "infrastructure"
-
-
-class FinishReason(StrEnum):
-    """Why the engine stopped sampling a turn."""
-
-    stop = "stop"
-    length = "length"
-    abort = "abort"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,33 +112,6 @@ class StepResult:
     def __post_init__(self) -> None:
         if (self.stop_reason is None) != bool(self.messages):
             raise ValueError(f"StepResult: expected either messages or a stop_reason, got {self}")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sampling:
-    """How one turn is sampled. The same weights, tokens and `seed` give the same turn."""
-
-    temperature: float
-    max_new_tokens: int
-    seed: int
-
-    def __post_init__(self) -> None:
-        if not self.temperature >= 0 or self.max_new_tokens < 1:
-            raise ValueError(f"{self}: expected temperature >= 0 (0 is greedy) and max_new_tokens >= 1")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Completion:
-    """What an engine sampled: ids (stop token included), their log-probs, the version of the weights."""
-
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    finish_reason: FinishReason
-    policy_version: int
-
-    def __post_init__(self) -> None:
-        if len(self.token_ids) != len(self.logprobs):
-            raise ValueError(f"Completion: {len(self.token_ids)} tokens but {len(self.logprobs)} log-probs")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
