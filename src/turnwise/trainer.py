@@ -77,7 +77,7 @@ class TrainerSettings:
     drop_equal_outcomes: bool = False
     """Leave groups that are all correct or all wrong out of the loss and its denominators (DAPO)."""
     token_budget: int = 2048
-    """Padded tokens per micro-batch; changes memory and speed, never the gradient."""
+    """Computed tokens per micro-batch, a shared prompt counted once; changes memory and speed, never the gradient."""
     logit_chunk: int = 4096
     """Tokens whose logits over the vocabulary are held at once."""
     device: Device = Device.auto

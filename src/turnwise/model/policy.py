@@ -52,7 +52,7 @@ class TorchPolicy:
             weight_decay: Decoupled, on all weights.
             betas: AdamW's decays of the first and second moments of the gradient.
             max_grad_norm: Larger gradients are scaled down to this norm.
-            token_budget: Padded tokens per micro-batch; a longer sequence stands alone.
+            token_budget: Computed tokens per micro-batch; a longer sequence stands alone.
             logit_chunk: Tokens whose logits over the vocabulary exist at the same time.
             dtype: Precision of forward and backward passes: float32, or bfloat16 by autocast.
             num_epochs: Passes over the batch of an update.
@@ -69,12 +69,7 @@ class TorchPolicy:
         self._num_epochs = num_epochs
         self._num_minibatches = num_minibatches
         self._has_entropy_gradient = has_entropy_gradient
-        scoring: dict[str, Any] = {
-            "pad_token_id": renderer.pad_token_id,
-            "token_budget": token_budget,
-            "logit_chunk": logit_chunk,
-            "dtype": dtype,
-        }
+        scoring: dict[str, Any] = {"token_budget": token_budget, "logit_chunk": logit_chunk, "dtype": dtype}
         self._scorer = TokenScorer(model, **scoring)
         self._reference = None if reference is None else TokenScorer(reference.eval().requires_grad_(False), **scoring)
         self._optimizer = torch.optim.AdamW(
@@ -94,7 +89,8 @@ class TorchPolicy:
         Returns:
             The log-probs of the loss tokens as the update found the policy, and as metrics the loss's own figures;
             `loss/entropy`, nats, mean over loss tokens; `loss/grad_norm`, before clipping; `update/num_micro_batches`;
-            `update/padding_fraction`: all of them means over the optimiser steps that had a loss token. `mismatch/*`,
+            `update/shared_fraction`, the share of the tokens that were not computed because a sibling has them too: all
+            of them means over the optimiser steps that had a loss token. `mismatch/*`,
             between the sampler and the policy as the update found it. `update/num_steps`, the optimiser steps;
             `time/update_s`. Without a loss token in the whole batch there is neither an entropy nor a mismatch, and the
             rest is 0.
@@ -166,24 +162,25 @@ class TorchPolicy:
         logprobs_N = torch.zeros(batch.token_ids.numel(), device=batch.token_ids.device)
         # Without a loss token the loss is still asked, so that its figures stand in every line.
         summed: Counter[str] = Counter() if parts else Counter(loss(logprobs_N, batch, logprobs_N).metrics)
-        num_tokens = num_padded = 0
+        num_tokens = num_computed = 0
         for sequences in parts:
             part = batch.select(sequences).to(self._scorer.device)
-            scores = self._scorer.score(part, has_entropy_gradient=self._has_entropy_gradient)
-            output = loss(scores.logprobs_N, part, scores.entropy_N)
+            scores = self._scorer.score(part)
+            entropy_N = scores.entropy_N if self._has_entropy_gradient else scores.entropy_N.detach()
+            output = loss(scores.logprobs_N, part, entropy_N)
             if not math.isfinite(value := output.loss.item()):
                 names = [sequence_numbers[sequence] for sequence in sequences]
                 raise FloatingPointError(f"the loss of sequences {names} is {value}")
             output.loss.backward()
-            logprobs_N[batch.places(sequences)] = scores.logprobs_N.detach().to(logprobs_N.device)
+            logprobs_N[batch.places(sequences)] = scores.logprobs_N.detach().to(logprobs_N)
             entropy = scores.entropy_N.detach().sum().item() / batch.num_loss_tokens
             summed.update({**output.metrics, "loss/entropy": entropy})
             num_tokens += part.token_ids.numel()
-            num_padded += len(sequences) * int(part.cu_seqlens.diff().max())
+            num_computed += scores.num_computed_tokens
         figures = {
             **summed,
             "update/num_micro_batches": len(parts),
-            "update/padding_fraction": 1 - num_tokens / num_padded if parts else 0.0,
+            "update/shared_fraction": 1 - num_computed / num_tokens if parts else 0.0,
         }
         return figures, logprobs_N
 

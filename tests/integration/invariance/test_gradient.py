@@ -47,7 +47,7 @@ def test_micro_batches_of_one_sequence_or_of_all(loss: ClippedLoss):
     assert alone.figures["update/num_micro_batches"] == batch.num_sequences
     assert max(float(gradient.abs().max()) for gradient in whole.gradient.values()) > 1e-4, "there is one to compare"
     assert_same_gradient(whole.gradient, alone.gradient)
-    for name in whole.figures.keys() - {"update/num_micro_batches", "update/padding_fraction"}:
+    for name in whole.figures.keys() - {"update/num_micro_batches", "update/shared_fraction"}:
         assert alone.figures[name] == pytest.approx(whole.figures[name], rel=1e-4, abs=1e-6), name
 
 

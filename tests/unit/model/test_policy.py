@@ -10,7 +10,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tiny_models import VOCAB_SIZE, PolicyGradientLoss, reference_logprobs, renderer, small_model, token_batch
 from turnwise.model.policy import TorchPolicy
-from turnwise.model.token_scores import micro_batches
 from turnwise.types import LossOutput, TokenBatch
 
 # Lengths 4, 7, 2, 7; prompt and tool tokens (mask 0) surround sampled ones.
@@ -62,17 +61,6 @@ def test_uniform_logits_have_logprob_and_entropy_of_the_vocabulary() -> None:
     assert made.update(batch, PolicyGradientLoss()).metrics["loss/entropy"] == pytest.approx(math.log(VOCAB_SIZE))
 
 
-def test_micro_batches_are_longest_first_and_within_the_budget() -> None:
-    batch = token_batch(SEQUENCES)
-    # Lengths 4, 7, 2, 7: two rows of 7 make 14; 4 and 2 padded to 4 make 8.
-    assert micro_batches(batch, 14) == [[1, 3], [0, 2]]
-    assert micro_batches(batch, 13) == [[1], [3], [0, 2]]
-    assert micro_batches(batch, 28) == [[1, 3, 0, 2]]
-    assert micro_batches(batch, 1) == [[1], [3], [0], [2]]
-    untrained = token_batch([*SEQUENCES, ((60, 61, 62), (0, 0, 0))])
-    assert micro_batches(untrained, 28) == [[1, 3, 0, 2]]
-
-
 @pytest.mark.parametrize("token_budget", [1, 8, 14])
 @pytest.mark.parametrize("logit_chunk", [1, 3, 1000])
 def test_the_gradient_does_not_depend_on_how_the_batch_is_cut(token_budget: int, logit_chunk: int) -> None:
@@ -115,11 +103,14 @@ def test_without_loss_tokens_the_gradient_is_zero() -> None:
     assert not found.any()
 
 
-def test_padding_and_micro_batches_are_reported() -> None:
-    _, metrics = gradients(token_batch(SEQUENCES), token_budget=14)
-    assert metrics["update/num_micro_batches"] == 2
-    # Two rows of 7 hold 14 tokens, two of 4 hold 6: 20 real ones of 22.
-    assert metrics["update/padding_fraction"] == pytest.approx(2 / 22)
+def test_shared_prompts_and_micro_batches_are_reported() -> None:
+    siblings = (((20, 21, 22, 23, 24), (0, 0, 0, 1, 1)), ((20, 21, 22, 25), (0, 0, 0, 1)), ((40, 41), (0, 1)))
+    _, metrics = gradients(token_batch(siblings))
+    assert metrics["update/num_micro_batches"] == 1
+    assert metrics["update/shared_fraction"] == pytest.approx(3 / 11)  # the second prompt, of 5 + 4 + 2 tokens
+    _, metrics = gradients(token_batch(siblings), token_budget=5)
+    assert metrics["update/num_micro_batches"] == 3
+    assert metrics["update/shared_fraction"] == 0
 
 
 def test_the_first_step_moves_each_weight_by_the_learning_rate_against_its_gradient() -> None:
@@ -157,7 +148,7 @@ def test_without_loss_tokens_nothing_happens(sequences: Sequence[Any]) -> None:
     metrics = dict(made.update(token_batch(sequences), PolicyGradientLoss()).metrics)
     del metrics["time/update_s"]
     assert metrics.pop("update/num_steps") == 1
-    names = ("loss/value", "loss/grad_norm", "update/num_micro_batches", "update/padding_fraction")
+    names = ("loss/value", "loss/grad_norm", "update/num_micro_batches", "update/shared_fraction")
     assert metrics == dict.fromkeys(names, 0), "no entropy and no mismatch of nothing"
     assert all(tensor.equal(before[name]) for name, tensor in made.weights().items())
     assert made.logprobs(token_batch(sequences)).abs().sum() == 0

@@ -13,7 +13,7 @@ from turnwise.loss.clipped import ClippedLoss
 from turnwise.model.policy import TorchPolicy
 from turnwise.types import LossOutput, TokenBatch
 
-# Four sequences with 2, 4, 1 and 3 loss tokens.
+# Four sequences of 20 tokens in all, with 2, 4, 1 and 3 loss tokens.
 SEQUENCES = (
     ((20, 21, 22, 23), (0, 0, 1, 1)),
     ((30, 31, 32, 33, 34, 35, 36), (0, 1, 1, 0, 0, 1, 1)),
@@ -49,12 +49,12 @@ class Recorder:
 
 
 def forward_passes(model: Any) -> list[int]:
-    """Grows by the number of rows at each forward pass of `model`."""
-    rows: list[int] = []
+    """Grows by the number of tokens at each forward pass of `model`."""
+    tokens: list[int] = []
     model.get_decoder().register_forward_hook(
-        lambda module, args, kwargs, out: rows.append(len(out[0])), with_kwargs=True
+        lambda module, args, kwargs, out: tokens.append(out[0].shape[1]), with_kwargs=True
     )
-    return rows
+    return tokens
 
 
 def test_a_single_step_is_on_policy_and_makes_no_extra_pass() -> None:
@@ -62,7 +62,7 @@ def test_a_single_step_is_on_policy_and_makes_no_extra_pass() -> None:
     made = policy(model)
     passes = forward_passes(model)
     made.update(BATCH, loss)
-    assert passes == [4]
+    assert passes == [20]
     assert loss.batches[0].proximal_logprobs is None
 
 
@@ -73,9 +73,9 @@ def test_several_steps_share_the_proximal_policy_of_one_pass(num_epochs: int, nu
     made = policy(model, num_epochs=num_epochs, num_minibatches=num_minibatches)
     passes = forward_passes(model)
     made.update(BATCH, loss)
-    assert passes[0] == 4, "the proximal pass over the whole batch"
+    assert passes[0] == 20, "the proximal pass over the whole batch"
     assert len(passes) == 1 + num_epochs * num_minibatches
-    assert sum(passes[1:]) == 4 * num_epochs
+    assert sum(passes[1:]) == 20 * num_epochs
     # A first minibatch is scored by the proximal policy itself; later ones have moved away from it.
     first, last = loss.batches[0], loss.batches[-1]
     assert first.proximal_logprobs is not None
@@ -94,7 +94,7 @@ def test_minibatches_are_steps_with_counts_of_their_own() -> None:
     loss = Recorder()
     made = policy(num_minibatches=2, token_budget=1)
     made.update(BATCH, loss)
-    # Sequences 0 and 2, then 1 and 3, longest first; the counts are those of the minibatch, not of the part.
+    # Sequences 0 and 2, then 1 and 3; the counts are those of the minibatch, not of the part.
     assert [batch.token_ids[0].item() for batch in loss.batches] == [20, 40, 30, 50]
     assert [batch.num_loss_tokens for batch in loss.batches] == [3, 3, 7, 7]
     assert [batch.num_loss_sequences for batch in loss.batches] == [2, 2, 2, 2]
@@ -186,7 +186,7 @@ def test_the_reference_is_scored_once_an_update_and_never_moves() -> None:
     made = policy(reference=reference, num_epochs=2)
     passes, loss = forward_passes(reference), Recorder()
     made.update(BATCH, loss)
-    assert passes == [4]
+    assert passes == [20]
     for batch in loss.batches:
         assert batch.reference_logprobs is not None
         found = batch.reference_logprobs[batch.loss_mask]
@@ -217,7 +217,7 @@ def test_what_is_not_finite_in_a_later_step_keeps_the_earlier_ones() -> None:
 
     made, alone = policy(num_epochs=2), policy()
     with pytest.raises(
-        FloatingPointError, match=r"optimiser step 2 of 2 was not taken: the loss of sequences \[1, 3, 0, 2\] is nan"
+        FloatingPointError, match=r"optimiser step 2 of 2 was not taken: the loss of sequences \[0, 1, 2, 3\] is nan"
     ):
         made.update(BATCH, SecondFails())
     alone.update(BATCH, PolicyGradientLoss())

@@ -1,0 +1,173 @@
+"""Packed sequences as trees: what several of them begin with is held, and computed, once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, pairwise
+
+import torch
+from torch import Tensor
+
+from turnwise.types import TokenBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """A stretch of consecutive tokens. Each attends to its segment's tokens up to itself, and to all of the prefix."""
+
+    length: int
+    prefix: int | None
+    """Place among the segments of the one that this one continues; None for a beginning."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrefixTree:
+    """The tokens of a batch's sequences, end to end, without the repetitions of prompts that sequences share.
+
+    A forward pass over the M tokens of the tree gives every sequence the hidden states that it would have alone.
+
+    Attributes:
+        token_ids_M: Tokens, segment after segment.
+        position_ids_M: Position of each token in its sequence.
+        predictors_L: For each loss token of the batch, in order, the place in the tree of the token before it.
+        segments: What attends to what.
+    """
+
+    token_ids_M: Tensor
+    position_ids_M: Tensor
+    predictors_L: Tensor
+    segments: tuple[Segment, ...]
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """Place of each segment's first token."""
+        return list(accumulate((segment.length for segment in self.segments), initial=0))[:-1]
+
+    @cached_property
+    def key_lengths(self) -> list[int]:
+        """Tokens that a segment's last token attends to."""
+        prefixes = [0 if one.prefix is None else self.segments[one.prefix].length for one in self.segments]
+        return [one.length + prefix for one, prefix in zip(self.segments, prefixes, strict=True)]
+
+    @cached_property
+    def key_places(self) -> Tensor:
+        """Places of the tokens that segment after segment attends to, its prefix first; int64."""
+        ranges = []
+        for start, segment in zip(self.starts, self.segments, strict=True):
+            if segment.prefix is not None:
+                first = self.starts[segment.prefix]
+                ranges.append(torch.arange(first, first + self.segments[segment.prefix].length))
+            ranges.append(torch.arange(start, start + segment.length))
+        return torch.cat(ranges).to(self.token_ids_M.device)
+
+    @cached_property
+    def masks(self) -> list[Tensor | None]:
+        """Which keys each query of a segment sees, bool `[queries, keys]`; None stands for a plain causal mask."""
+        device = self.token_ids_M.device
+        return [
+            None
+            if segment.prefix is None
+            else torch.ones(segment.length, keys, dtype=torch.bool, device=device).tril(keys - segment.length)
+            for segment, keys in zip(self.segments, self.key_lengths, strict=True)
+        ]
+
+
+def plant(batch: TokenBatch) -> PrefixTree:
+    """The tree of the sequences with a loss token; those whose tokens before the first of these are equal share them.
+
+    Raises:
+        ValueError: A sequence begins with a loss token, which nothing predicts.
+    """
+    edges = batch.cu_seqlens.tolist()
+    prompts = prompt_lengths(batch)
+    token_ids = batch.token_ids.tolist()
+    segments: list[Segment] = []
+    places: list[range] = []  # of each segment's tokens in the batch
+    predictors = torch.zeros(edges[-1], dtype=torch.int64)
+    size = 0
+
+    def grow(start: int, end: int, prefix: int | None) -> int:
+        nonlocal size
+        segments.append(Segment(length=end - start, prefix=prefix))
+        places.append(range(start, end))
+        predictors[start + 1 : end] = torch.arange(size, size + end - start - 1)
+        size += end - start
+        return size - 1
+
+    for family in families(batch, trained_sequences(batch), prompts):
+        begin, length = edges[family[0]], prompts[family[0]]
+        if len(family) == 1:
+            grow(begin, edges[family[0] + 1], None)
+            continue
+        trunk, end_of_prompt = len(segments), grow(begin, begin + length, None)
+        for sequence in family:
+            start = edges[sequence] + length
+            grow(start, edges[sequence + 1], trunk)
+            predictors[start] = end_of_prompt
+    index = torch.tensor([place for stretch in places for place in stretch], dtype=torch.int64)
+    device = batch.token_ids.device
+    return PrefixTree(
+        token_ids_M=torch.tensor([token_ids[place] for place in index.tolist()], device=device),
+        position_ids_M=batch.position_ids[index.to(device)],
+        predictors_L=predictors.to(device)[batch.loss_mask],
+        segments=tuple(segments),
+    )
+
+
+def trained_sequences(batch: TokenBatch) -> list[int]:
+    """The sequences that have a loss token."""
+    return batch.sequence_index[batch.loss_mask].unique().tolist()
+
+
+def prompt_lengths(batch: TokenBatch) -> list[int]:
+    """Tokens of each sequence before its first loss token; all of them where there is none.
+
+    Raises:
+        ValueError: A sequence begins with a loss token.
+    """
+    edges = batch.cu_seqlens.tolist()
+    lengths = [end - start for start, end in pairwise(edges)]
+    places = batch.loss_mask.nonzero().squeeze(1).tolist()
+    for place, sequence in reversed(list(zip(places, batch.sequence_index[batch.loss_mask].tolist(), strict=True))):
+        lengths[sequence] = place - edges[sequence]
+    if 0 in lengths:
+        raise ValueError("a sequence begins with a loss token: nothing before it predicts it")
+    return lengths
+
+
+def families(batch: TokenBatch, sequences: Sequence[int], prompts: Sequence[int]) -> list[list[int]]:
+    """The given sequences by their prompts: those that share one, in order of their first member."""
+    edges = batch.cu_seqlens.tolist()
+    token_ids = batch.token_ids.tolist()
+    found: dict[tuple[int, ...], list[int]] = {}
+    for sequence in sequences:
+        prompt = tuple(token_ids[edges[sequence] : edges[sequence] + prompts[sequence]])
+        found.setdefault(prompt, []).append(sequence)
+    return list(found.values())
+
+
+def micro_batches(batch: TokenBatch, token_budget: int) -> list[list[int]]:
+    """Cuts a batch into lists of sequences whose trees have at most `token_budget` tokens.
+
+    Args:
+        batch: The whole step.
+        token_budget: Tokens of a tree; a single sequence may exceed it and then stands alone.
+
+    Returns:
+        Sequence indices, families together; those without a loss token appear nowhere, for they have no gradient.
+    """
+    prompts = prompt_lengths(batch)
+    lengths = batch.cu_seqlens.diff().tolist()
+    parts: list[list[int]] = []
+    size = 0
+    for family in families(batch, trained_sequences(batch), prompts):
+        is_planted = False
+        for sequence in family:
+            cost = lengths[sequence] - (prompts[sequence] if is_planted else 0)
+            if not parts or size + cost > token_budget:
+                parts.append([])
+                size, cost = 0, lengths[sequence]
+            parts[-1].append(sequence)
+            size += cost
+            is_planted = True
+    return parts
