@@ -81,12 +81,15 @@ class _TokenLogprobs(torch.autograd.Function):
                 p_CV = kept_PV
                 if p_CV is None:
                     _, p_CV, _ = _distribution(hidden_LH[rows], targets_L[rows], head, scoring)
-                logits_gradient = -gradient_L[rows, None] * p_CV
-                logits_gradient.scatter_add_(1, targets_L[rows, None], gradient_L[rows, None])
+                slope_CV = None
                 if has_entropy_gradient:
                     slope_CV = torch.xlogy(p_CV, p_CV).addcmul_(p_CV, entropy_L[rows, None])
-                    logits_gradient -= entropy_gradient_L[rows, None] * slope_CV
-                logits_gradient = logits_gradient.div_(scoring.temperature).to(scoring.dtype)
+                # In place, for these are the largest tensors of an update: a second backward pass would be an error.
+                logits_gradient = p_CV.mul_(-gradient_L[rows, None] / scoring.temperature)
+                logits_gradient.scatter_add_(1, targets_L[rows, None], gradient_L[rows, None] / scoring.temperature)
+                if slope_CV is not None:
+                    logits_gradient -= slope_CV.mul_(entropy_gradient_L[rows, None] / scoring.temperature)
+                logits_gradient = logits_gradient.to(scoring.dtype)
                 if hidden_gradient is not None:
                     hidden_gradient[rows] = (logits_gradient @ head[0]).to(hidden_gradient.dtype)
                 if weight_gradient is not None:

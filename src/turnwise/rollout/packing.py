@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from turnwise.core.truncation import NO_TOP_K, NO_TOP_P
 from turnwise.protocols import PGK
 from turnwise.types import ScoredGroup, StopReason, TokenBatch, Trajectory
 
@@ -15,6 +16,8 @@ def pack(
     advantages: PGK,
     *,
     temperature: float,
+    top_k: int = NO_TOP_K,
+    top_p: float = NO_TOP_P,
     takes_part: Sequence[Sequence[bool]] | None = None,
 ) -> TokenBatch:
     """Packs the trajectories that take part in the loss end to end.
@@ -23,6 +26,8 @@ def pack(
         scored_groups: P groups.
         advantages: One number for each turn.
         temperature: At which the turns were sampled.
+        top_k: Tokens that they were sampled among; 0 for all.
+        top_p: Probability of the tokens that they were sampled among.
         takes_part: What `taking_part` says of every trajectory; by default all but the excluded ones take part.
 
     Returns:
@@ -80,6 +85,8 @@ def pack(
         num_loss_turns=num_loss_turns,
         num_loss_sequences=len(lengths),
         temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
     )
 
 
