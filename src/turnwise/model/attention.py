@@ -2,6 +2,7 @@
 
 import logging
 from enum import StrEnum
+from typing import NamedTuple
 
 import torch
 
@@ -23,7 +24,14 @@ FLASH = (Attention.flash_attention_4, Attention.flash_attention_3, Attention.fla
 """Flash-attention generations, newest first."""
 
 
-def choose_attention(wanted: Attention, device: torch.device, dtype: torch.dtype) -> Attention:
+class AttentionChoice(NamedTuple):
+    """A kernel other than `auto`, and why it was taken."""
+
+    kernel: Attention
+    reason: str
+
+
+def choose_attention(wanted: Attention, device: torch.device, dtype: torch.dtype) -> AttentionChoice:
     """Settles on a kernel before a model loads.
 
     Args:
@@ -32,27 +40,26 @@ def choose_attention(wanted: Attention, device: torch.device, dtype: torch.dtype
         dtype: What attention will compute in; flash-attention knows only the half precisions.
 
     Returns:
-        A member other than `auto`: on CUDA in half precision the newest flash-attention that is installed,
-        else PyTorch's own scaled dot product attention.
+        On CUDA in half precision the newest flash-attention that is installed, else PyTorch's own scaled dot product
+        attention. On CUDA the lack of flash-attention is logged as a warning: it costs speed and memory.
 
     Raises:
         ValueError: If the wanted kernel cannot be had here; the message says why.
     """
-    if wanted not in (Attention.auto, *FLASH):
-        return wanted
     obstacle = _flash_obstacle(device, dtype)
-    if wanted in FLASH:
-        if obstacle is None and not _is_installed(wanted):
-            obstacle = "it is not installed"
-        if obstacle is not None:
-            raise ValueError(f"model.attention={wanted}: cannot be had here, {obstacle}; use auto, sdpa or eager")
-        return wanted
+    if wanted in FLASH and obstacle is None and not _is_installed(wanted):
+        obstacle = "it is not installed"
+    if wanted in FLASH and obstacle is not None:
+        raise ValueError(f"model.attention={wanted}: cannot be had here, {obstacle}; use auto, sdpa or eager")
+    if wanted is not Attention.auto:
+        return AttentionChoice(wanted, "as configured")
     installed = [kernel for kernel in FLASH if obstacle is None and _is_installed(kernel)]
     if installed:
-        return installed[0]
+        return AttentionChoice(installed[0], "the newest flash-attention that is installed")
+    reason = obstacle or "no flash-attention is installed"
     if device.type == "cuda":
-        log.warning("model.attention=auto takes sdpa: %s", obstacle or "no flash-attention is installed")
-    return Attention.sdpa
+        log.warning("model.attention=auto takes sdpa: %s", reason)
+    return AttentionChoice(Attention.sdpa, reason)
 
 
 def _flash_obstacle(device: torch.device, dtype: torch.dtype) -> str | None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from turnwise.core.mismatch import mismatch_figures
+from turnwise.model.adapter import adapter_weights, add_adapter, load_adapter_weights, merged_weights
 from turnwise.model.chat import ChatRenderer
 from turnwise.model.scorer import TokenScorer
 from turnwise.protocols import PolicyLoss, Update
@@ -22,8 +23,8 @@ from turnwise.types import TokenBatch
 class TorchPolicy:
     """A causal language model of transformers, trained in this process.
 
-    The weights are float32 whatever the precision of the passes. The model stays in evaluation mode: dropout would
-    make the log-probs of an update differ from those of the rollout.
+    The weights that are trained are float32 whatever the precision of the passes. The model stays in evaluation mode:
+    dropout would make the log-probs of an update differ from those of the rollout.
     """
 
     def __init__(
@@ -42,8 +43,11 @@ class TorchPolicy:
         num_minibatches: int = 1,
         has_entropy_gradient: bool = False,
         reference: nn.Module | None = None,
+        gradient_checkpointing: bool = False,
+        lora_rank: int = 0,
+        lora_alpha: float = 32.0,
     ) -> None:
-        """Takes `model` over and converts its weights to float32.
+        """Takes `model` over and converts the weights that are trained to float32: all of them, or an adapter's.
 
         Args:
             model: A causal language model on the device that it is to be trained on.
@@ -59,11 +63,22 @@ class TorchPolicy:
             num_minibatches: Optimiser steps of one pass.
             has_entropy_gradient: Whether the loss differentiates the entropies.
             reference: The frozen model that a KL term compares with; scored once an update.
+            gradient_checkpointing: Compute each layer a second time in the backward pass instead of keeping what is
+                inside it.
+            lora_rank: Rank of the adapter that is trained in place of the weights; 0 trains all of them.
+            lora_alpha: Scale of the adapter, which counts `lora_alpha / lora_rank` times.
 
         Raises:
-            ValueError: If the model's logits are not its output embedding applied to its last hidden states.
+            ValueError: If the model cannot be scored (`TokenScorer`), or an adapter is wanted and peft is missing.
         """
-        self._model = cast(Any, model.float().eval())
+        self._model = cast(Any, model.eval())
+        self._has_adapter = lora_rank > 0
+        if self._has_adapter:
+            add_adapter(model, rank=lora_rank, alpha=lora_alpha)
+        else:
+            model.float()
+        if gradient_checkpointing:
+            _checkpoint_layers(self._model)
         self._renderer = renderer
         self._max_grad_norm = max_grad_norm
         self._num_epochs = num_epochs
@@ -72,8 +87,9 @@ class TorchPolicy:
         scoring: dict[str, Any] = {"token_budget": token_budget, "logit_chunk": logit_chunk, "dtype": dtype}
         self._scorer = TokenScorer(model, **scoring)
         self._reference = None if reference is None else TokenScorer(reference.eval().requires_grad_(False), **scoring)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._optimizer = torch.optim.AdamW(
-            model.parameters(), lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=True
+            trained, lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=True
         )
 
     def update(self, batch: TokenBatch, loss: PolicyLoss) -> Update:
@@ -194,29 +210,36 @@ class TorchPolicy:
         return self._scorer.logprobs(batch)
 
     def weights(self) -> Mapping[str, Tensor]:
-        """Detached views of the current weights under their Hugging Face names."""
-        return self._model.state_dict()
+        """The current weights under their Hugging Face names: views, or with an adapter merged into them copies."""
+        return merged_weights(self._model) if self._has_adapter else self._model.state_dict()
 
     def save_pretrained(self, folder: Path) -> None:
         """Writes weights, config and tokenizer in the Hugging Face layout."""
         from transformers.utils import logging as transformers_logging
 
         transformers_logging.disable_progress_bar()
-        self._model.save_pretrained(folder)
+        self._model.save_pretrained(folder, state_dict=self.weights())
         self._renderer.save_pretrained(folder)
 
     def load_pretrained(self, folder: Path) -> None:
-        """Reads the weights that `save_pretrained` wrote."""
-        saved = type(self._model).from_pretrained(folder, dtype=torch.float32)
-        self._model.load_state_dict(saved.state_dict())
+        """Reads the weights that `save_pretrained` wrote; those under an adapter never changed."""
+        if not self._has_adapter:
+            saved = type(self._model).from_pretrained(folder, dtype=torch.float32)
+            self._model.load_state_dict(saved.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimiser's state; the weights are saved apart."""
-        return self._optimizer.state_dict()
+        """The optimiser's state and, as `adapter`, the adapter's weights; all weights merged are saved apart."""
+        return {**self._optimizer.state_dict(), "adapter": adapter_weights(self._model)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores what `state_dict` gave."""
-        self._optimizer.load_state_dict(dict(state))
+        """Restores what `state_dict` gave.
+
+        Raises:
+            ValueError: It belongs to another adapter.
+        """
+        state = dict(state)
+        load_adapter_weights(self._model, state.pop("adapter", {}))
+        self._optimizer.load_state_dict(state)
 
     def _step(self) -> float:
         norm = nn.utils.clip_grad_norm_(self._model.parameters(), self._max_grad_norm).item()
@@ -224,3 +247,13 @@ class TorchPolicy:
             raise FloatingPointError(f"the gradient's norm is {norm}")
         self._optimizer.step()
         return norm
+
+
+def _checkpoint_layers(model: Any) -> None:
+    """Switches on the checkpointing of transformers, whose layers do it in training mode only."""
+    # The first is the name from transformers 5.23 on, under which the second is deprecated.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+    for module in model.modules():
+        if getattr(module, "gradient_checkpointing", False):
+            module.training = True  # of this module alone: those inside it, dropout for one, stay in evaluation mode

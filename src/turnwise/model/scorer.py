@@ -133,5 +133,8 @@ class TokenScorer:
             logits = self._head(alone)
         if not torch.allclose(logits, expected.logits, rtol=1e-2, atol=1e-3):
             raise ValueError(f"{name} changes its logits behind the output embedding")
-        if not torch.allclose(hidden[1:], alone[:, 1:].flatten(0, 1), rtol=5e-2, atol=5e-2):
+        wanted = alone[:, 1:].flatten(0, 1)
+        if (
+            not (hidden[1:] - wanted).norm() <= 0.05 * wanted.norm()
+        ):  # half precision rounds; a wrong key is no rounding
             raise ValueError(f"{name} does not hand its attention over to transformers' attention functions")

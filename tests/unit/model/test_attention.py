@@ -13,8 +13,8 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 def test_auto_takes_the_newest_flash_attention_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     installed = {Attention.flash_attention_2, Attention.flash_attention_3}
     monkeypatch.setattr(attention, "_is_installed", installed.__contains__)
-    assert choose_attention(Attention.auto, CUDA, torch.bfloat16) is Attention.flash_attention_3
-    assert choose_attention(Attention.flash_attention_2, CUDA, torch.float16) is Attention.flash_attention_2
+    assert choose_attention(Attention.auto, CUDA, torch.bfloat16).kernel is Attention.flash_attention_3
+    assert choose_attention(Attention.flash_attention_2, CUDA, torch.float16).kernel is Attention.flash_attention_2
 
 
 @pytest.mark.parametrize(
@@ -25,18 +25,21 @@ def test_auto_on_cuda_falls_back_to_sdpa_with_a_warning(
 ) -> None:
     monkeypatch.setattr(attention, "_is_installed", lambda kernel: False)
     with caplog.at_level(logging.WARNING):
-        assert choose_attention(Attention.auto, CUDA, dtype) is Attention.sdpa
+        assert choose_attention(Attention.auto, CUDA, dtype).kernel is Attention.sdpa
     assert reason in caplog.text
 
 
 def test_auto_on_cpu_is_sdpa_without_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    assert choose_attention(Attention.auto, CPU, torch.float32) is Attention.sdpa
+    assert choose_attention(Attention.auto, CPU, torch.float32) == (
+        Attention.sdpa,
+        "flash-attention needs a CUDA device, not cpu",
+    )
     assert caplog.text == ""
 
 
 @pytest.mark.parametrize("kernel", [Attention.sdpa, Attention.eager])
 def test_what_needs_nothing_is_taken_as_it_is(kernel: Attention) -> None:
-    assert choose_attention(kernel, CPU, torch.float32) is kernel
+    assert choose_attention(kernel, CPU, torch.float32) == (kernel, "as configured")
 
 
 def test_what_cannot_be_had_is_an_error_that_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +61,7 @@ def test_names_are_values() -> None:
 def test_kernels_agree_on_cuda() -> None:
     token_ids = torch.randint(2, 290, (3, 40), generator=torch.Generator().manual_seed(0)).cuda()
     reference = small_model().cuda()(input_ids=token_ids).logits
-    kernels = [Attention.sdpa, Attention.eager, choose_attention(Attention.auto, CUDA, torch.bfloat16)]
+    kernels = [Attention.sdpa, Attention.eager, choose_attention(Attention.auto, CUDA, torch.bfloat16).kernel]
     for kernel in kernels:
         model = small_model().to("cuda", torch.bfloat16)
         model.set_attn_implementation(str(kernel))

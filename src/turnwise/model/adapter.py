@@ -1,0 +1,69 @@
+"""Low-rank adapters (LoRA, arXiv 2106.09685): what is trained where all weights would be too many."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_ADAPTER = "default"
+_OF_ADAPTER = ".lora_"
+_OF_BASE = ".base_layer."
+
+
+def add_adapter(model: Any, *, rank: int, alpha: float) -> None:
+    """Freezes `model` and puts a trainable product of two thin float32 matrices beside each linear layer but the head.
+
+    A layer W becomes `W + alpha / rank * B A`. B begins with zeros, so the model begins as it was; A is drawn from
+    torch's global generator.
+
+    Raises:
+        ValueError: peft is not installed.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise ValueError("model.lora_rank needs peft: install turnwise[lora]") from error
+    settings: dict[str, Any] = {"lora_alpha": alpha, "target_modules": "all-linear", "lora_dropout": 0.0}
+    inject_adapter_in_model(LoraConfig(r=rank, **settings), model, adapter_name=_ADAPTER)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(_OF_ADAPTER in name)
+        if _OF_ADAPTER in name:
+            parameter.data = parameter.data.float()
+    model.eval()
+
+
+def adapter_weights(model: Any) -> dict[str, Tensor]:
+    """The adapter's own tensors, views that `load_adapter_weights` takes back; empty without an adapter."""
+    return {name: tensor for name, tensor in model.state_dict().items() if _OF_ADAPTER in name}
+
+
+@torch.no_grad()
+def load_adapter_weights(model: Any, weights: Mapping[str, Tensor]) -> None:
+    """Puts the adapter's tensors back.
+
+    Raises:
+        ValueError: They are those of another adapter.
+    """
+    own = adapter_weights(model)
+    if {name: tensor.shape for name, tensor in own.items()} != {name: one.shape for name, one in weights.items()}:
+        raise ValueError(
+            f"the checkpoint's adapter has {len(weights)} tensors that do not fit the {len(own)} of this one"
+        )
+    for name, tensor in weights.items():
+        own[name].copy_(tensor)
+
+
+@torch.no_grad()
+def merged_weights(model: Any) -> dict[str, Tensor]:
+    """All weights under the names of the plain model, each adapter added to its layer: what an engine can load."""
+    modules = dict(model.named_modules())
+    merged = {}
+    for name, tensor in model.state_dict().items():
+        if _OF_ADAPTER in name:
+            continue
+        layer, of_base, rest = name.rpartition(_OF_BASE)
+        if of_base and rest == "weight":
+            tensor = (tensor.float() + modules[layer].get_delta_weight(_ADAPTER)).to(tensor.dtype)
+        merged[f"{layer}.{rest}" if of_base else name] = tensor
+    return merged

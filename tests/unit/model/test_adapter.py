@@ -1,0 +1,116 @@
+import sys
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tiny_models import PolicyGradientLoss, renderer, small_model, token_batch
+from turnwise.model.policy import TorchPolicy
+
+SEQUENCES = (((20, 21, 22, 23), (0, 0, 1, 1)), ((20, 21, 24), (0, 0, 1)), ((30, 31, 32), (0, 1, 1)))
+BATCH = token_batch(SEQUENCES)
+
+
+def policy(model: Any = None, **settings: Any) -> TorchPolicy:
+    defaults: dict[str, Any] = {
+        "learning_rate": 1e-2,
+        "weight_decay": 0.0,
+        "betas": (0.9, 0.95),
+        "max_grad_norm": 1e9,
+        "token_budget": 1000,
+        "logit_chunk": 1000,
+        "lora_rank": 4,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return TorchPolicy(small_model() if model is None else model, renderer(), **(defaults | settings))
+
+
+def plain(weights: Any) -> TorchPolicy:
+    """A policy without an adapter that has these weights."""
+    model = small_model()
+    model.load_state_dict(dict(weights))
+    return policy(model, lora_rank=0)
+
+
+def test_an_adapter_begins_as_the_model_and_its_merged_weights_are_what_it_computes() -> None:
+    made = policy()
+    fresh = small_model().state_dict()
+    assert {name: tensor.shape for name, tensor in made.weights().items()} == {n: t.shape for n, t in fresh.items()}
+    for name, tensor in made.weights().items():
+        torch.testing.assert_close(tensor, fresh[name], rtol=0, atol=0)
+    for _ in range(3):
+        made.update(BATCH, PolicyGradientLoss())
+    moved = [name for name, tensor in made.weights().items() if not tensor.equal(fresh[name])]
+    assert len(moved) == 2 * 7  # of both layers query, key, value, output, gate, up and down
+    assert all("_proj" in name for name in moved)
+    torch.testing.assert_close(made.logprobs(BATCH), plain(made.weights()).logprobs(BATCH), rtol=0, atol=1e-5)
+
+
+def test_only_the_adapter_is_trained() -> None:
+    model = small_model()
+    made = policy(model)
+    made.update(BATCH, PolicyGradientLoss())
+    trained = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert trained == {name for name, _ in model.named_parameters() if ".lora_" in name}
+    assert len(made.state_dict()["state"]) == len(trained) == 2 * 7 * 2
+
+
+def test_the_scale_is_alpha_over_rank() -> None:
+    one, two = policy(lora_alpha=4.0), policy(lora_alpha=8.0)
+    for made in (one, two):
+        state = made.state_dict()
+        state["adapter"] = {name: torch.full_like(tensor, 0.1) for name, tensor in state["adapter"].items()}
+        made.load_state_dict(state)
+    name = "model.layers.0.mlp.up_proj.weight"
+    start = small_model().state_dict()[name]
+    # Rank 4 of 0.1 x 0.1 is 0.04; alpha 4 counts it once, alpha 8 twice.
+    torch.testing.assert_close(one.weights()[name] - start, torch.full_like(start, 0.04), rtol=0, atol=1e-6)
+    torch.testing.assert_close(two.weights()[name] - start, torch.full_like(start, 0.08), rtol=0, atol=1e-6)
+
+
+def test_a_checkpoint_is_a_plain_model_and_a_resumed_adapter_goes_on_exactly(tmp_path: Path) -> None:
+    from transformers import LlamaForCausalLM
+
+    made = policy()
+    made.update(BATCH, PolicyGradientLoss())
+    made.save_pretrained(tmp_path)
+    saved = LlamaForCausalLM.from_pretrained(tmp_path)
+    for name, tensor in made.weights().items():
+        torch.testing.assert_close(saved.state_dict()[name], tensor, rtol=0, atol=0)
+    resumed = policy()
+    resumed.load_pretrained(tmp_path)
+    resumed.load_state_dict(deepcopy(made.state_dict()))
+    for one in (made, resumed):
+        one.update(BATCH, PolicyGradientLoss())
+    for name, tensor in made.weights().items():
+        assert tensor.equal(resumed.weights()[name]), name
+
+
+def test_the_state_of_another_adapter_is_refused() -> None:
+    with pytest.raises(ValueError, match="28 tensors that do not fit the 28 of this one"):
+        policy(lora_rank=2).load_state_dict(policy().state_dict())
+    with pytest.raises(ValueError, match="28 tensors that do not fit the 0 of this one"):
+        policy(lora_rank=0).load_state_dict(policy().state_dict())
+
+
+def test_without_peft_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ValueError, match=r"model\.lora_rank needs peft: install turnwise\[lora\]"):
+        policy()
+
+
+def test_checkpointed_layers_are_computed_twice_and_give_the_same_gradient() -> None:
+    gradients, calls = [], []
+    for gradient_checkpointing in (False, True):
+        model = small_model(attention_dropout=0.5)  # would show if a layer's inside were in training mode
+        made = policy(model, lora_rank=0, gradient_checkpointing=gradient_checkpointing)
+        counted: list[int] = []
+        model.model.layers[0].self_attn.register_forward_hook(lambda *_, seen=counted: seen.append(1))
+        gradients.append(made.gradient(BATCH, PolicyGradientLoss()))
+        calls.append(len(counted))
+    assert calls == [1, 2]
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=0, atol=1e-7)
+    assert gradients[0].abs().sum() > 0
