@@ -1,6 +1,7 @@
 """A policy model from a folder, the hub or this package: checked first, loaded when it is needed."""
 
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import cast
 
@@ -30,10 +31,21 @@ class CausalLM:
     """Jinja file that replaces the tokenizer's chat template; empty keeps its own."""
     num_threads: int = 0
     """Threads of torch on a CPU; 0 leaves torch its choice. A very small model is best off with one."""
+    missing_hint: str = ""
+    """What to do where the folder of `path` is missing, for the message that says so."""
     system_prompt: str = ""
     """Opening system message that suits this model; the environment puts it before every problem, empty: none."""
 
+    lora_rank: int = 0
+    """Rank of a low-rank adapter that is trained in place of the weights (LoRA, needs peft); 0 trains all weights."""
+    lora_alpha: float = 32.0
+    """Scale of the adapter: it counts lora_alpha / lora_rank times."""
+
     def __post_init__(self) -> None:
+        if self.lora_rank < 0:
+            raise ValueError(f"model.lora_rank={self.lora_rank}: expected >= 0")
+        if not 0 < self.lora_alpha < inf:
+            raise ValueError(f"model.lora_alpha={self.lora_alpha}: expected a finite number > 0")
         if not self.path.strip():
             raise ValueError("model.path is empty: expected a folder, a hub name or package:NAME")
         if self.num_threads < 0:
@@ -69,7 +81,7 @@ class CausalLM:
         from transformers import AutoModelForCausalLM
         from transformers.utils.logging import disable_progress_bar
 
-        attention = choose_attention(self.attention, device, compute_dtype or dtype)
+        attention = choose_attention(self.attention, device, compute_dtype or dtype).kernel
         source = self._source()
         disable_progress_bar()  # a run shows its own progress
         try:
@@ -87,7 +99,8 @@ class CausalLM:
             if not folder.exists() and _is_hub_name(self.path):
                 return self.path
         if not folder.is_dir():
-            raise ValueError(f"model.path={self.path!r}: no such folder, and not a hub name of the form owner/name")
+            hint = self.missing_hint or "and not a hub name of the form owner/name"
+            raise ValueError(f"model.path={self.path!r}: no such folder, {hint}")
         if not (folder / "config.json").is_file():
             raise ValueError(f"model.path={self.path!r}: the folder holds no config.json")
         return str(folder)

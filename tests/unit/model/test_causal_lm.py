@@ -58,6 +58,11 @@ def test_a_missing_path_is_one_clear_line(path: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_an_option_can_say_how_its_folder_is_made() -> None:
+    with pytest.raises(ValueError, match=r"model\.path='\./missing': no such folder, run `make it`$"):
+        CausalLM(path="./missing", missing_hint="run `make it`").load_model(torch.device("cpu"), torch.float32)
+
+
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds no config\.json"):
         CausalLM(path=str(tmp_path)).load_renderer()
