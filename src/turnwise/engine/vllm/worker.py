@@ -1,0 +1,53 @@
+"""The far side of a hand-over: what vLLM mixes into its workers to take weights out of shared memory."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+EXTENSION = "turnwise.engine.vllm.worker.WeightReceiver"
+"""What vLLM's `worker_extension_cls` is set to; a server must find turnwise on its path."""
+
+
+def digest(tensor: Tensor) -> int:
+    """The exclusive or of the bit patterns of all elements: exact, whatever the order of the additions."""
+    return int(torch.hash_tensor(tensor).item())
+
+
+class WeightReceiver:
+    """Becomes a base class of vLLM's worker, whose `reload_weights` and `get_model` it calls."""
+
+    reload_weights: Any
+    get_model: Any
+
+    def receive_weights(self, path: str) -> dict[str, int]:
+        """Loads a safetensors file into the model.
+
+        Returns:
+            The digest of every tensor that vLLM's loader took, by name.
+        """
+        from safetensors import safe_open
+
+        digests: dict[str, int] = {}
+
+        def tensors() -> Iterator[tuple[str, Tensor]]:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 -- not a dict: it cannot be iterated
+                    tensor = file.get_tensor(name)
+                    digests[name] = digest(tensor)
+                    yield name, tensor
+
+        self.reload_weights(weights_iterator=tensors())
+        _repack_tied_head(self.get_model())
+        return digests
+
+
+def _repack_tied_head(model: Any) -> None:
+    """On a CPU vLLM computes with a packed copy of each matrix and renews the copies of what it loaded.
+
+    An output layer that is tied to the embeddings is not loaded itself: its copy would stay that of the old weights.
+    """
+    head = getattr(model, "lm_head", None)
+    if head is not None and getattr(model.config, "tie_word_embeddings", False) and hasattr(head, "quant_method"):
+        head.quant_method.process_weights_after_loading(head)

