@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from math import inf
 from pathlib import Path
+from typing import NamedTuple
 
 from turnwise import checkpoint
 from turnwise.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate
@@ -22,8 +23,8 @@ from turnwise.protocols import (
 )
 from turnwise.rollout.diagnostics import diagnose, turn_returns
 from turnwise.rollout.packing import pack, taking_part, with_trainer_logprobs
-from turnwise.rollout.sampler import RolloutSampler, RolloutSettings
-from turnwise.rollout.summary import summarise
+from turnwise.rollout.sampler import Rollout, RolloutSampler, RolloutSettings
+from turnwise.rollout.summary import staleness, summarise
 from turnwise.seeding import derive_seed
 from turnwise.types import TokenBatch
 
@@ -72,6 +73,8 @@ class TrainerSettings:
     """Passes over each step's trajectories; with 1 and one minibatch every update is on-policy."""
     num_minibatches: int = 1
     """Optimiser steps of one pass. Trajectories are dealt out in turn; each minibatch averages over its own."""
+    max_staleness: int = 0
+    """1: sample a step while the one before it is trained on, by weights one update older; 0: strictly in turn."""
     drop_void_turns: bool = False
     """Leave trajectories with a void turn, neither well-formed call nor answer, out of the loss (SimpleTIR)."""
     drop_equal_outcomes: bool = False
@@ -80,6 +83,8 @@ class TrainerSettings:
     """Computed tokens per micro-batch, a shared prompt counted once; changes memory and speed, never the gradient."""
     logit_chunk: int = 4096
     """Tokens whose logits over the vocabulary are held at once."""
+    gradient_checkpointing: bool = False
+    """Compute each layer twice instead of keeping its activations: less memory, about a third more time."""
     device: Device = Device.auto
     """Where the policy and a local engine live."""
     dtype: Precision = Precision.auto
@@ -92,6 +97,8 @@ class TrainerSettings:
         for name in ("eval_every", "save_every", "num_epochs", "num_minibatches", "token_budget", "logit_chunk"):
             if getattr(self, name) < 1:
                 raise ValueError(f"trainer.{name}={getattr(self, name)}: expected >= 1")
+        if self.max_staleness not in (0, 1):
+            raise ValueError(f"trainer.max_staleness={self.max_staleness}: expected 0 or 1")
         for name in ("learning_rate", "max_grad_norm"):
             if not 0 < getattr(self, name) < inf:
                 raise ValueError(f"trainer.{name}={getattr(self, name)}: expected a finite number > 0")
@@ -104,6 +111,13 @@ class TrainerSettings:
     def learning_rate_at(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
         return self.learning_rate * min(1.0, (step + 1) / max(self.warmup_steps, 1))
+
+
+class Moment(NamedTuple):
+    """Seconds of the clock on the wall, and seconds that the engine has been busy."""
+
+    wall_s: float
+    engine_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,32 +151,41 @@ class Trainer:
             for step in range(first_step, self.settings.num_steps):
                 await self.step(step)
                 next_step, cursor = step + 1, self.task.state_dict()
-                if _is_due(next_step, self.settings.save_every):
+                if self.saves_at(next_step):
                     self.save(next_step)
-            self.engine.load_weights(self.policy.weights(), version=next_step)
-            self.tracker.log((await self.evaluate()).metrics, next_step)
+            await self.finish(next_step)
         except asyncio.CancelledError:
             self.task.load_state_dict(cursor)
             self.save(next_step)
             raise
-        if not _is_due(next_step, self.settings.save_every):
-            self.save(next_step)
 
     async def step(self, step: int) -> None:
         """One iteration of the algorithm."""
-        started = time.perf_counter()
-        self.engine.load_weights(self.policy.weights(), version=step)
-        if _is_due(step, self.settings.eval_every):
-            self.tracker.log((await self.evaluate()).metrics, step)
-            started = time.perf_counter()
+        await self.refresh(step)
+        started = self.now()
+        rollout = await self.sample(step)  # tau_1..G ~ pi_old, tools in the loop
+        self.learn(step, rollout, started)
 
-        problems = self.task.next_batch(self.rollout_settings.num_problems)  # x_0 ~ D
-        rollout = await self.rollouts.sample(  # tau_1..G ~ pi_old, tools in the loop
-            problems,
-            group_size=self.rollout_settings.group_size,
-            temperature=self.rollout_settings.temperature,
+    async def refresh(self, step: int) -> None:
+        """Gives the engine the current weights and, when it is due, evaluates them."""
+        await self.engine.load_weights(self.policy.weights(), version=step)
+        if self.evaluates_at(step):
+            self.tracker.log((await self.evaluate()).metrics, step)
+
+    async def sample(self, step: int) -> Rollout:
+        """Groups of trajectories of the task's next problems, by the weights that the engine holds."""
+        settings = self.rollout_settings
+        return await self.rollouts.sample(
+            self.task.next_batch(settings.num_problems),  # x_0 ~ D
+            group_size=settings.group_size,
+            temperature=settings.temperature,
+            top_k=settings.top_k,
+            top_p=settings.top_p,
             seed=derive_seed(self.seed, "rollout", step),
         )
+
+    def learn(self, step: int, rollout: Rollout, started: Moment) -> None:
+        """Scores and credits what was sampled, trains the policy on it, and logs the step that began at `started`."""
         groups = self.probe(rollout.groups)  # log p(gold answer) when each turn began, where the reward asks for it
         scored = [self.reward(group) for group in groups]  # r[i, j], shaping inside
         returns = turn_returns(scored, self.advantage.discount)  # R[i, j]
@@ -173,21 +196,33 @@ class Trainer:
             drop_equal_outcomes=self.settings.drop_equal_outcomes,
         )
         batch = pack(  # A[i, j] -> every sampled token of turn j
-            scored, advantages, temperature=self.rollout_settings.temperature, takes_part=takes_part
+            scored,
+            advantages,
+            temperature=self.rollout_settings.temperature,
+            top_k=self.rollout_settings.top_k,
+            top_p=self.rollout_settings.top_p,
+            takes_part=takes_part,
         )
+        sampled = self.now()
         try:
             update = self.update(batch, step)
             scored = with_trainer_logprobs(scored, takes_part, update.logprobs_N)
         finally:  # the trajectories of an update that fails are the ones to read
+            sampled_meanwhile_s = self.now().engine_s - sampled.engine_s
             self.tracker.log_groups(scored, returns, advantages, step)
 
         trained = {
             "loss/num_tokens": batch.num_loss_tokens,
             "loss/num_sequences": batch.num_loss_sequences,
             "update/learning_rate": self.settings.learning_rate_at(step),
+            "rollout/staleness": staleness(groups, step),
         }
+        ended = self.now()
+        step_s = ended.wall_s - started.wall_s
+        busy_s = ended.engine_s - started.engine_s - sampled_meanwhile_s + update.metrics["time/update_s"]
         timing = {
-            "time/step_s": time.perf_counter() - started,
+            "time/step_s": step_s,
+            "time/idle_share": max(0.0, 1 - busy_s / step_s),  # neither the engine nor the update at work
             "time/rollout_s": rollout.wall_s,
             "time/tool_s": rollout.tool_s,
             "throughput/sampled_tokens_per_s": rollout.num_sampled_tokens / rollout.wall_s,
@@ -219,12 +254,27 @@ class Trainer:
             self.task.name,
         )
 
+    async def finish(self, next_step: int) -> None:
+        """The evaluation after the last step, and its checkpoint unless that step left one."""
+        await self.engine.load_weights(self.policy.weights(), version=next_step)
+        self.tracker.log((await self.evaluate()).metrics, next_step)
+        if not self.saves_at(next_step):
+            self.save(next_step)
+
     def save(self, next_step: int) -> None:
         """Writes a checkpoint from which step `next_step` follows."""
         checkpoint.save(
             self.checkpoints, next_step, policy=self.policy, task=self.task, keep=self.settings.keep_checkpoints
         )
 
+    def evaluates_at(self, step: int) -> bool:
+        """Whether an evaluation stands before `step`."""
+        return step % self.settings.eval_every == 0
 
-def _is_due(step: int, every: int) -> bool:
-    return step % every == 0
+    def saves_at(self, step: int) -> bool:
+        """Whether a checkpoint stands before `step`."""
+        return step % self.settings.save_every == 0
+
+    def now(self) -> Moment:
+        """The clocks of this moment."""
+        return Moment(time.perf_counter(), self.engine.busy_s)

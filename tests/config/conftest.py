@@ -14,9 +14,10 @@ from omegaconf import DictConfig, open_dict
 
 import main
 from turnwise.config import launch
-from turnwise.config.build import Components, Mode, build_mode
+from turnwise.config.build import build_mode
 from turnwise.config.label import register_label
 from turnwise.config.options import CONF_DIR, register_help
+from turnwise.config.parts import Components, Mode
 from turnwise.config.schema import register_schemas
 
 

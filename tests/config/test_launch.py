@@ -4,8 +4,8 @@ import json
 import pickle
 from pathlib import Path
 
-from turnwise.config.build import Components
 from turnwise.config.errors import ConfigError, JobEnded
+from turnwise.config.parts import Components
 from turnwise.config.stopping import STOP_FILE
 from turnwise.report.summary import Outcome, read_summary
 

@@ -6,9 +6,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from integration_runs import SMALL, Run
-from turnwise.config.build import Components, build_components, build_mode
+from turnwise.config.build import build_components, build_mode
 from turnwise.config.label import register_label
 from turnwise.config.options import CONF_DIR, register_help
+from turnwise.config.parts import Components
 from turnwise.config.provenance import describe_run, write_config
 from turnwise.config.schema import register_schemas
 

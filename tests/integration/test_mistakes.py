@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from integration_runs import Run
-from turnwise.config.build import Components
 from turnwise.config.errors import ConfigError
+from turnwise.config.parts import Components
 from turnwise.config.wiring import compute_dtype
 from turnwise.model.causal_lm import PACKAGE_WEIGHTS
 

@@ -1,20 +1,11 @@
 """The reference policy of a KL term: the starting weights, loaded only when they are needed, in a resumed run too."""
 
-import json
-from pathlib import Path
-from typing import Any
-
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from integration_runs import Run
+from integration_runs import Run, lines
 from turnwise.model.causal_lm import CausalLM
-
-
-def lines(run_dir: Path) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if not k.startswith(("time/", "throughput/"))} for row in rows]
 
 
 @pytest.mark.parametrize(("kl_weight", "num_models"), [(0, 2), (0.1, 3)])

@@ -9,14 +9,13 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from integration_runs import SMALL, Run
+from integration_runs import SMALL, Run, assert_same_run, lines, weights
 from turnwise.checkpoint import load_batch
 from turnwise.report.summary import read_summary, write_summary
 from turnwise.tracker.bundle import bundle_path, read_groups
@@ -38,26 +37,11 @@ CONTRACT = (
     "time/rollout_s",
     "time/tool_s",
     "time/update_s",
+    "time/idle_share",
+    "rollout/staleness",
     "throughput/sampled_tokens_per_s",
 )
 """Figures that every step logs, beside `tool/<status>` and `stop/<reason>`."""
-
-
-def lines(run_dir: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl without what a clock measured."""
-    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if not k.startswith(("time/", "throughput/"))} for row in rows]
-
-
-def weights(run_dir: Path) -> dict[str, torch.Tensor]:
-    return load_file(run_dir / "checkpoints" / "last" / "model.safetensors")
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    assert lines(one) == lines(other)
-    left, right = weights(one), weights(other)
-    assert left.keys() == right.keys()
-    assert all(torch.equal(left[name], right[name]) for name in left)
 
 
 @pytest.mark.parametrize("preset", ["algo=gtpo", "algo=grpo"])

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from turnwise.config.build import Components
 from turnwise.config.gradients import StepGradients
+from turnwise.config.parts import Components
 
 SCRIPT = Path(__file__).parents[2] / "experiments/gradients.py"
 spec = importlib.util.spec_from_file_location("gradients", SCRIPT)

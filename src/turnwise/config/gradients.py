@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from turnwise.advantage.rloo import RlooAdvantage
-from turnwise.config.build import Components
 from turnwise.config.errors import ConfigError, building
+from turnwise.config.parts import Components
 from turnwise.config.wiring import (
     check_similarity,
     check_task,
@@ -107,6 +107,8 @@ def step_gradients(
                     task.next_batch(first.rollout.num_problems),
                     group_size=first.rollout.group_size,
                     temperature=first.rollout.temperature,
+                    top_k=first.rollout.top_k,
+                    top_p=first.rollout.top_p,
                     seed=derive_seed(first.seed, "rollout", step),
                 )
                 for name, arm in arms.items():

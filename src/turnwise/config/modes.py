@@ -6,12 +6,11 @@ from itertools import islice
 from pathlib import Path
 from typing import cast
 
-import torch
 from torch import nn
 
 from turnwise import checkpoint, warmstart
-from turnwise.config.build import Components
 from turnwise.config.errors import ConfigError, building
+from turnwise.config.parts import Components
 from turnwise.config.wiring import (
     announce,
     check_prompts,
@@ -19,9 +18,11 @@ from turnwise.config.wiring import (
     check_task,
     choose_device,
     closing,
+    compute_dtype,
     evaluation_reward,
     load_model,
     load_reference,
+    policy_dtype,
     rollout_limits,
     run_to_end,
     sampling,
@@ -31,6 +32,8 @@ from turnwise.config.wiring import (
     start_tracker,
 )
 from turnwise.evaluation.evaluate import evaluate
+from turnwise.lookahead import train_ahead
+from turnwise.model.attention import choose_attention
 from turnwise.model.chat import ChatRenderer
 from turnwise.model.tiny import SMALLEST_VOCABULARY, new_tiny_model, train_tokenizer
 from turnwise.protocols import Demonstrated
@@ -51,8 +54,11 @@ class Train:
             renderer = components.model.load_renderer()
             check_task(components, task, renderer)
             device = choose_device(components)
-            model, reference = load_model(components, device, torch.float32), load_reference(components, device)
+            model = load_model(components, device, policy_dtype(components, device))
+            reference = load_reference(components, device)
             policy = start_policy(components, renderer, model, reference)
+            kernel, reason = choose_attention(components.model.attention, device, compute_dtype(components, device))
+            console.print(f"[dim]attention of the update: {kernel} ({reason})[/]", highlight=False)
             probe = start_probe(components, policy, renderer, model)
             engine = start_engine(components, renderer, device)
             found = checkpoint.latest(run_dir / "checkpoints")
@@ -81,7 +87,10 @@ class Train:
                     tracker=tracker,
                     checkpoints=run_dir / "checkpoints",
                 )
-                await trainer.train(first_step)
+                if components.trainer.max_staleness:
+                    await train_ahead(trainer, first_step)
+                else:
+                    await trainer.train(first_step)
 
         with closing(run_dir, tracker, console):
             run_to_end(run())

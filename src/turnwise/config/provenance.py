@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from turnwise.config.build import Components
 from turnwise.config.errors import ConfigError
 from turnwise.config.options import CONF_DIR
+from turnwise.config.parts import Components
 from turnwise.tracker.atomic import write_atomically
 from turnwise.trainer import Device
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from turnwise.config.build import Components
 from turnwise.config.errors import ConfigError, building
+from turnwise.config.parts import Components
 from turnwise.config.provenance import CONFIG_FILE, leaves
 from turnwise.config.wiring import announce, check_similarity, closing
 from turnwise.report.changes import changes_table

@@ -17,10 +17,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from turnwise.config.build import Components, build_components
+from turnwise.config.build import build_components
 from turnwise.config.errors import ConfigError, building, explain
 from turnwise.config.label import register_label
 from turnwise.config.options import CONF_DIR, option_groups, register_help
+from turnwise.config.parts import Components
 from turnwise.config.provenance import check_same_run
 from turnwise.config.schema import register_schemas
 from turnwise.config.stopping import STOP_FILE

@@ -12,8 +12,8 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from turnwise.config.build import Components
 from turnwise.config.errors import ConfigError
+from turnwise.config.parts import Components
 from turnwise.config.stopping import INTERRUPTED, cancel_when_told
 from turnwise.model.chat import ChatRenderer
 from turnwise.model.policy import TorchPolicy
@@ -71,7 +71,15 @@ def start_policy(
         num_minibatches=settings.num_minibatches,
         has_entropy_gradient=components.loss.entropy_weight > 0,
         reference=reference,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        lora_rank=components.model.lora_rank,
+        lora_alpha=components.model.lora_alpha,
     )
+
+
+def policy_dtype(components: Components, device: torch.device) -> torch.dtype:
+    """What the trained model is loaded in: float32, or that of the passes where only an adapter is trained."""
+    return compute_dtype(components, device) if components.model.lora_rank else torch.float32
 
 
 def load_reference(components: Components, device: torch.device) -> nn.Module | None:

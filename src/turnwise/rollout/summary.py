@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from turnwise.rollout.packing import has_void_turn
-from turnwise.types import ScoredGroup, StopReason, ToolStatus
+from turnwise.types import Group, ScoredGroup, StopReason, ToolStatus
 
 
 def summarise(
@@ -59,3 +59,9 @@ def summarise(
     reasons = Counter(trajectory.stop_reason for trajectory in trajectories)
     figures |= {f"stop/{reason}": reasons[reason] / len(trajectories) for reason in StopReason}
     return figures
+
+
+def staleness(groups: Sequence[Group], step: int) -> float:
+    """Updates between the weights that sampled a turn and those that `step` trains: the mean over turns, 0 of none."""
+    turns = [turn for group in groups for trajectory in group.trajectories for turn in trajectory.turns]
+    return fmean([step - turn.policy_version for turn in turns] or [0.0])

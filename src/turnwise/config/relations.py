@@ -1,0 +1,88 @@
+"""What must hold between the parts of a run, checked before anything loads."""
+
+import torch
+from hydra.utils import get_class
+
+from turnwise.config.errors import ConfigError
+from turnwise.config.options import option_groups
+from turnwise.config.parts import Components, EnvironmentSettings, TaskSettings
+from turnwise.config.schema import COMPONENTS
+from turnwise.core.correction import Correction
+from turnwise.model.attention import FLASH
+from turnwise.trainer import Device, Precision
+
+
+def check_relations(components: Components) -> None:
+    """Checks what concerns more than one component, before anything loads.
+
+    Raises:
+        ConfigError: Two values do not go together, or this machine lacks what one of them needs; all keys are named.
+    """
+    rollout, trainer = components.rollout, components.trainer
+    _check_tool(components.task, components.env)
+    if components.reward.shaping and rollout.group_size < 2:
+        raise ConfigError(
+            f"reward.shaping=true compares siblings, but rollout.group_size={rollout.group_size}: expected >= 2"
+        )
+    if rollout.group_size < 2 and components.advantage.compares_siblings:
+        raise ConfigError(
+            f"rollout.group_size={rollout.group_size}: this advantage compares the trajectories of a group, expected "
+            f">= 2 (or one that compares those of the batch: advantage.pool=batch, or advantage=reinforce_pp without "
+            f"advantage.group_baseline)"
+        )
+    if rollout.group_size < 2 and trainer.drop_equal_outcomes:
+        raise ConfigError(
+            f"trainer.drop_equal_outcomes=true would leave nothing to train on: with "
+            f"rollout.group_size={rollout.group_size} the outcomes of a group are always equal, expected >= 2"
+        )
+    num_trajectories = rollout.group_size * rollout.num_problems
+    if trainer.num_minibatches > num_trajectories:
+        raise ConfigError(
+            f"trainer.num_minibatches={trainer.num_minibatches}: a step has {num_trajectories} trajectories "
+            f"(rollout.num_problems={rollout.num_problems} x rollout.group_size={rollout.group_size}): expected at "
+            f"most as many minibatches"
+        )
+    if num_trajectories < 2:
+        raise ConfigError(
+            f"rollout.group_size={rollout.group_size} rollout.num_problems={rollout.num_problems}: a step of one "
+            f"trajectory has nothing to compare it with, expected 2 trajectories or more"
+        )
+    if trainer.max_staleness and components.loss.correction is Correction.none:
+        raise ConfigError(
+            f"trainer.max_staleness={trainer.max_staleness} trains on samples of older weights, and "
+            f"loss.correction=none leaves them uncorrected: expected loss.correction=truncate, mask or geometric"
+        )
+    if trainer.device is Device.cuda and not torch.cuda.is_available():
+        raise ConfigError("trainer.device=cuda, but no CUDA device is visible here: use auto or cpu")
+    on_cuda = trainer.device is not Device.cpu and torch.cuda.is_available()
+    wanted = components.model.attention
+    if wanted in FLASH and not (on_cuda and trainer.dtype is not Precision.float32):
+        raise ConfigError(
+            f"model.attention={wanted} needs a CUDA device and half precision, but trainer.device={trainer.device} is "
+            f"{'cuda' if on_cuda else 'cpu'} here and trainer.dtype={trainer.dtype}: use model.attention=auto"
+        )
+
+
+def _check_tool(task: TaskSettings, env: EnvironmentSettings) -> None:
+    """Refuses problems for one tool in an environment with another: a run would train on failures, and not say so."""
+    wanted = task.tool_language
+    if wanted in (None, env.tool_language):
+        return
+    name, fitting = _option(task), [key for key in COMPONENTS if key.startswith("env/") and _tool_of(key) == wanted]
+    choices = [key.replace("/", "=") for key in fitting]
+    if name in option_groups()["experiment"]:
+        choices.append(f"experiment={name}, which chooses the model and limits for it too")
+    raise ConfigError(
+        f"task={name} env={_option(env)}: these problems are for a tool that is called in {wanted}, this one is called "
+        f"in {env.tool_language}; expected {' or '.join(choices)}"
+    )
+
+
+def _option(part: object) -> str:
+    """The option that made a part."""
+    target = f"{type(part).__module__}.{type(part).__qualname__}"
+    return next(key for key, one in COMPONENTS.items() if one == target).rpartition("/")[2]
+
+
+def _tool_of(key: str) -> str:
+    return get_class(COMPONENTS[key]).tool_language
