@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from turnwise.core.truncation import is_kept
 from turnwise.model.token_logprobs import Scoring, token_logprobs
@@ -90,7 +91,7 @@ def test_no_tensor_of_logits_is_larger_than_a_chunk() -> None:
     sizes = []
     head, hidden, targets = parts()
 
-    class Spy(torch.utils._python_dispatch.TorchDispatchMode):
+    class Spy(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             out = func(*args, **(kwargs or {}))
             if isinstance(out, Tensor) and out.ndim == 2 and out.shape[1] == VOCABULARY:

@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import modeling_flash_attention_utils
 
 from tiny_models import small_model, token_batch
+from turnwise.model.attention import Attention, choose_attention
 from turnwise.model.scorer import TokenScorer
 from turnwise.types import TokenBatch
 
@@ -138,3 +139,24 @@ def test_whole_sequences_without_a_tree_are_scored_as_ever() -> None:
     scorer(taken)
     scorer(taken)  # taking a model over twice changes nothing
     torch.testing.assert_close(taken(input_ids=rows).logits, plain(input_ids=rows).logits, rtol=0, atol=1e-9)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_kernels_of_a_gpu_agree_with_the_definition_in_log_probs_and_gradient() -> None:
+    batch, cuda = token_batch(SEQUENCES), torch.device("cuda")
+    weights = batch.advantages[batch.loss_mask]
+    plain = model_of("Llama").float()
+    expected = alone(plain, batch)
+    (expected * weights).sum().backward()
+    newest = choose_attention(Attention.auto, cuda, torch.bfloat16).kernel
+    for kernel, dtype in ((Attention.sdpa, torch.float32), (newest, torch.bfloat16)):
+        model = model_of("Llama").float().to(cuda)
+        model.config._attn_implementation = str(kernel)
+        scores = scorer(model, dtype=dtype).score(batch.to(cuda))
+        (scores.logprobs_N[batch.loss_mask.to(cuda)] * weights.to(cuda)).sum().backward()
+        # bfloat16 keeps 8 bits; log-probs of 293 random tokens lie around -6.
+        bound = 1e-4 if dtype == torch.float32 else 0.1
+        assert (scores.logprobs_N.cpu()[batch.loss_mask] - expected).abs().max() < bound, kernel
+        found, wanted = (torch.cat([p.grad.flatten().cpu() for p in m.parameters()]) for m in (model, plain))
+        assert torch.cosine_similarity(found, wanted, dim=0) > 0.99, kernel
