@@ -42,12 +42,19 @@ class ScriptedEngine:
     A text longer than `max_new_tokens` is cut, as an engine would; None is an abort.
     """
 
+    busy_s = 0.0
+
     def __init__(self, turns: Mapping[int, str | None]) -> None:
         self._turns = turns
         self.version = 0
         self.calls: list[tuple[tuple[int, ...], Sampling]] = []
+        self.sessions: list[ScriptedSession] = []
 
-    async def generate(self, token_ids: Sequence[int], sampling: Sampling) -> Completion:
+    def session(self) -> "ScriptedSession":
+        self.sessions.append(ScriptedSession(self))
+        return self.sessions[-1]
+
+    def turn(self, token_ids: Sequence[int], sampling: Sampling) -> Completion:
         self.calls.append((tuple(token_ids), sampling))
         text = self._turns[sampling.seed]
         if text is None:
@@ -61,11 +68,26 @@ class ScriptedEngine:
         logprobs = tuple(-0.01 * (n + 1) for n in range(len(ids)))
         return Completion(token_ids=ids, logprobs=logprobs, finish_reason=finish_reason, policy_version=self.version)
 
-    def load_weights(self, weights: Mapping[str, Tensor], version: int) -> None:
+    async def load_weights(self, weights: Mapping[str, Tensor], version: int) -> None:
         self.version = version
 
     async def close(self) -> None:
         pass
+
+
+class ScriptedSession:
+    """A trajectory with a `ScriptedEngine`."""
+
+    def __init__(self, engine: ScriptedEngine) -> None:
+        self._engine = engine
+        self.is_closed = False
+
+    async def generate(self, token_ids: Sequence[int], sampling: Sampling) -> Completion:
+        assert not self.is_closed, "a closed session was asked for a turn"
+        return self._engine.turn(token_ids, sampling)
+
+    def close(self) -> None:
+        self.is_closed = True
 
 
 class EchoEnvironment:

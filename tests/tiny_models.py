@@ -1,18 +1,24 @@
-"""A small tokenizer, small random models, packed batches and waves for the tests of models and engines."""
+"""A small tokenizer, small random models, packed batches and turns for the tests of models and engines."""
 
 import asyncio
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
 from turnwise.engine.hf import HFEngine, HFRolloutEngine
+from turnwise.engine.packed_model import PackedModel
+from turnwise.engine.packed_pass import PackedPass
 from turnwise.model.chat import ChatRenderer
 from turnwise.model.tiny import train_tokenizer
-from turnwise.types import Completion, LossOutput, Sampling, TokenBatch
+from turnwise.protocols import EngineSession
+from turnwise.types import Completion, FinishReason, LossOutput, Sampling, TokenBatch
 
 TEXTS = ("What is 12 + 34?", "```python\nprint(12 + 34)\n```", "The answer is \\boxed{46}.", "import math") * 4
 VOCAB_SIZE = 293
@@ -94,20 +100,66 @@ def reference_logprobs(model: Any, token_ids: Sequence[int], temperature: float 
     return torch.cat([torch.zeros(1, dtype=torch.float64), chosen])
 
 
-def start_engine(model: Any, stop: frozenset[int] = frozenset({1}), **settings: int) -> HFRolloutEngine:
-    return HFEngine(**settings).start(model, stop, 0)
+def start_engine(model: Any, stop: frozenset[int] = frozenset({1}), **settings: Any) -> HFRolloutEngine:
+    """An engine with a copy of the model: an engine's own can do nothing else any more."""
+    return HFEngine(**settings).start(copy.deepcopy(model), stop, 0)
 
 
-def sampling(seed: int = 0, temperature: float = 1.0, max_new_tokens: int = 6) -> Sampling:
-    return Sampling(temperature=temperature, max_new_tokens=max_new_tokens, seed=seed)
+def sampling(seed: int = 0, temperature: float = 1.0, max_new_tokens: int = 6, **truncation: Any) -> Sampling:
+    return Sampling(temperature=temperature, max_new_tokens=max_new_tokens, seed=seed, **truncation)
 
 
-async def wave(
-    engine: HFRolloutEngine, prompts: Sequence[Sequence[int]], first_seed: int = 0, **settings: Any
-) -> list[Completion]:
-    """Asks for one turn after each prompt, all at the same moment; prompt i draws from seed `first_seed` + i."""
-    calls = (engine.generate(p, sampling(seed=first_seed + i, **settings)) for i, p in enumerate(prompts))
-    return await asyncio.gather(*calls)
+async def turns(engine: HFRolloutEngine, prompts: Sequence[Sequence[int]], **settings: Any) -> list[Completion]:
+    """One turn after each prompt; turn i draws from seed i."""
+
+    async def run(number: int, session: EngineSession) -> Completion:
+        try:
+            return await session.generate(prompts[number], sampling(number, **settings))
+        finally:
+            session.close()
+
+    sessions = [engine.session() for _ in prompts]
+    return await asyncio.gather(*(run(number, session) for number, session in enumerate(sessions)))
+
+
+async def trajectories(
+    engine: HFRolloutEngine,
+    prompts: Sequence[Sequence[int]],
+    replies: Sequence[Sequence[int]],
+    max_tokens: int = 90,
+    **settings: Any,
+) -> list[list[Completion]]:
+    """A trajectory from each prompt, each at its own pace: a turn, the first reply, a turn, ..., the last turn.
+
+    Turn k of trajectory i draws from seed 100 k + i. All turns must end with a stop token.
+    """
+
+    async def run(number: int, session: EngineSession) -> list[Completion]:
+        token_ids, completions = tuple(prompts[number]), list[Completion]()
+        for k, reply in enumerate((*replies, ())):
+            way = sampling(100 * k + number, max_new_tokens=max_tokens - len(token_ids), **settings)
+            completions.append(await session.generate(token_ids, way))
+            assert completions[-1].finish_reason is FinishReason.stop
+            token_ids = (*token_ids, *completions[-1].token_ids, *reply)
+        session.close()
+        return completions
+
+    sessions = [engine.session() for _ in prompts]
+    return await asyncio.gather(*(run(number, session) for number, session in enumerate(sessions)))
+
+
+@contextmanager
+def recorded_passes() -> Iterator[list[tuple[int, int]]]:
+    """Tokens that went through the model and tokens that were drawn, of every pass."""
+    sizes: list[tuple[int, int]] = []
+    logits = PackedModel.logits
+
+    def recording(model: PackedModel, packed: PackedPass, rows: Sequence[int]) -> Tensor:
+        sizes.append((packed.token_ids.numel(), len(rows)))
+        return logits(model, packed, rows)
+
+    with patch.object(PackedModel, "logits", recording):
+        yield sizes
 
 
 def early_stops(num_rows: int) -> tuple[frozenset[int], list[tuple[int, ...]]]:

@@ -55,7 +55,11 @@ class EngineSession(Protocol):
         ...
 
     def close(self) -> None:
-        """Ends the session; safe to call twice. An engine may wait for a session that is neither asked nor closed."""
+        """Ends the session; safe to call twice.
+
+        An engine may let all sessions wait for one that is neither asked nor closed. So no session may depend on what
+        another one samples.
+        """
         ...
 
 

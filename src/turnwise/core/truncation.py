@@ -12,16 +12,21 @@ def truncates(*, top_k: int, top_p: float) -> bool:
     return top_k != NO_TOP_K or top_p != NO_TOP_P
 
 
-def check_truncation(*, top_k: int, top_p: float) -> None:
+def check_truncation(*, top_k: int, top_p: float, prefix: str = "") -> None:
     """Refuses values that would leave nothing to sample.
+
+    Args:
+        top_k: As in `is_kept`.
+        top_p: As in `is_kept`.
+        prefix: Stands before the names in the message.
 
     Raises:
         ValueError: `top_k` is negative, or `top_p` is not in (0, 1].
     """
     if top_k < 0:
-        raise ValueError(f"top_k={top_k}: expected >= 0 (0 keeps every token)")
+        raise ValueError(f"{prefix}top_k={top_k}: expected >= 0 (0 keeps every token)")
     if not 0 < top_p <= 1:
-        raise ValueError(f"top_p={top_p}: expected in (0, 1] (1 keeps every token)")
+        raise ValueError(f"{prefix}top_p={top_p}: expected in (0, 1] (1 keeps every token)")
 
 
 def is_kept(logits_NV: Tensor, *, top_k: int = NO_TOP_K, top_p: float = NO_TOP_P) -> Tensor:

@@ -1,150 +1,262 @@
 """Samples with a transformers model in this process: the engine that needs nothing but PyTorch."""
 
 import asyncio
-from collections import deque
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, cast
+from time import perf_counter
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from turnwise.engine.kv_cache import PrefixStore
-from turnwise.engine.wave import Decoder, Request, Wave
-from turnwise.types import Completion, Sampling
+from turnwise.engine.decode_graph import DecodeGraphs
+from turnwise.engine.packed_model import PackedModel
+from turnwise.engine.packed_pass import PackedPass
+from turnwise.engine.sampling import draw_uniforms, sample_tokens
+from turnwise.engine.schedule import Plan, Schedule
+from turnwise.engine.slot_cache import SlotCache
+from turnwise.engine.transcript import Transcript, Turn
+from turnwise.types import Completion, FinishReason, Sampling
+
+MIB = 2**20
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class HFEngine:
-    """Batched sampling that reuses keys and values across turns; its results repeat bit for bit."""
+    """Continuous batching without padding; keys and values stay across turns; results repeat bit for bit."""
 
     max_batch_size: int = 256
-    """Turns that are decoded side by side; further ones wait for the next wave."""
+    """Trajectories that are sampled side by side; further ones wait until one of these is done."""
     prefill_tokens: int = 16384
-    """Padded prompt tokens that go through the model at once; changes memory and speed."""
+    """Tokens of prompts and tool output that a pass takes beside those that decode; changes memory and speed."""
     cache_mib: int = 2048
-    """Memory in MiB for the keys and values of finished turns; beyond it the oldest are prefilled again."""
+    """Memory in MiB for keys and values; where it does not suffice, fewer trajectories are sampled side by side."""
+    tool_ticks: int = 4
+    """Passes from the one that ends a turn to the one that its trajectory joins again, while its tool runs."""
+    cuda_graphs: bool = False
+    """On a GPU, record the passes that only decode and replay them; keys and values are then kept between steps."""
 
     def __post_init__(self) -> None:
-        for name, smallest in (("max_batch_size", 1), ("prefill_tokens", 1), ("cache_mib", 0)):
-            if getattr(self, name) < smallest:
-                raise ValueError(f"engine.{name}={getattr(self, name)}: expected >= {smallest}")
+        for name in ("max_batch_size", "prefill_tokens", "cache_mib", "tool_ticks"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"engine.{name}={getattr(self, name)}: expected >= 1")
 
     def start(self, model: nn.Module, stop_token_ids: frozenset[int], pad_token_id: int) -> "HFRolloutEngine":
-        """Takes `model` over: the engine's own copy, not the module that is trained.
+        """Takes `model` over: the engine's own copy, not the module that is trained. Nothing is ever padded.
 
         Raises:
-            ValueError: If a layer of the model does more than full attention (sliding windows, recurrence).
+            ValueError: The model does more than full attention in every layer (sliding windows, recurrence, sinks), or
+                graphs are wanted and it is not on a GPU.
         """
-        return HFRolloutEngine(self, model, stop_token_ids, pad_token_id)
+        weight = next(model.parameters())
+        if self.cuda_graphs and not weight.is_cuda:
+            raise ValueError(f"engine.cuda_graphs=true needs a CUDA device, the model is on {weight.device}")
+        return HFRolloutEngine(self, PackedModel(model), stop_token_ids)
 
 
 class HFRolloutEngine:
-    """Serves concurrent calls in waves: those that are waiting when the engine is free, in order of arrival."""
+    """Runs passes in a thread of its own while sessions are open, so that the event loop stays free for tools.
 
-    def __init__(self, settings: HFEngine, model: nn.Module, stop_token_ids: frozenset[int], pad_token_id: int) -> None:
+    The same requests give the same bits, whatever a tool takes: which rows share a pass follows from the requests
+    alone (`Schedule`). For that all sessions must be opened before any of them is asked; one that is opened while
+    others decode joins at the tick that comes next.
+    """
+
+    def __init__(self, settings: HFEngine, model: PackedModel, stop_token_ids: frozenset[int]) -> None:
         """Use `HFEngine.start`."""
-        config = _text_config(model)
-        _check_layers(config)
-        self._max_batch_size = settings.max_batch_size
-        self._decoder: Decoder | None = Decoder(
-            model=model.eval().requires_grad_(False),
-            store=PrefixStore(settings.cache_mib * 2**20),
-            stop_token_ids=stop_token_ids,
-            pad_token_id=pad_token_id,
-            max_positions=config.max_position_embeddings,
+        self._settings = settings
+        self._model: PackedModel | None = model
+        self._stop_token_ids = stop_token_ids
+        self._schedule = Schedule(
+            tool_ticks=settings.tool_ticks,
             prefill_tokens=settings.prefill_tokens,
+            max_slots=settings.max_batch_size,
+            max_cached_tokens=settings.cache_mib * MIB // model.shape.bytes_per_token,
         )
-        self._version = 0
-        self._waiting: deque[Request] = deque()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
         self._server: asyncio.Task[None] | None = None
+        self._has_changed = asyncio.Event()
+        self._graphs: DecodeGraphs | None = None
+        self._version = 0
+        self._busy_s = 0.0
 
-    async def generate(self, token_ids: Sequence[int], sampling: Sampling) -> Completion:
-        """Samples one turn after `token_ids`; aborted and empty where the model has no position left for it."""
-        if self._decoder is None:
-            raise RuntimeError("generate was called on a closed engine")
+    @property
+    def busy_s(self) -> float:
+        """Seconds of passes and of loading weights."""
+        return self._busy_s
+
+    def session(self) -> "HFSession":
+        """Begins a trajectory; before it is asked for a turn or closed, none goes on."""
+        self._open_model("session")
+        return HFSession(self, self._schedule.open())
+
+    async def sample(self, transcript: Transcript, token_ids: Sequence[int], sampling: Sampling) -> Completion:
+        """What `HFSession.generate` does."""
+        model = self._open_model("generate")
+        if transcript.is_closed or transcript.turn is not None:
+            state = "closed" if transcript.is_closed else "at its turn"
+            raise RuntimeError(f"generate was called on a session that is {state}")
         if not token_ids:
             raise ValueError("generate needs at least one prompt token")
-        request = Request(tuple(token_ids), sampling, asyncio.get_running_loop().create_future())
-        self._waiting.append(request)
+        if list(token_ids[: (num_known := len(transcript.token_ids))]) != transcript.token_ids:
+            raise ValueError(f"generate: the tokens do not begin with the {num_known} that the session knows")
+        max_new_tokens = min(sampling.max_new_tokens, model.max_positions - len(token_ids))
+        if max_new_tokens < 1:
+            return Completion(token_ids=(), logprobs=(), finish_reason=FinishReason.abort, policy_version=self._version)
+        needed_mib = math.ceil((len(token_ids) + max_new_tokens) * model.shape.bytes_per_token / MIB)
+        if needed_mib > self._settings.cache_mib:
+            raise ValueError(
+                f"engine.cache_mib={self._settings.cache_mib}: expected >= {needed_mib}, the keys and values of one "
+                f"trajectory of {len(token_ids) + max_new_tokens} tokens"
+            )
+        turn = Turn(
+            sampling=sampling,
+            max_new_tokens=max_new_tokens,
+            uniforms=draw_uniforms(sampling.seed, max_new_tokens).tolist(),
+            future=asyncio.get_running_loop().create_future(),
+        )
+        transcript.ask(token_ids, turn)
         if self._server is None or self._server.done():
-            self._server = asyncio.create_task(self._serve(self._decoder))
-        return await request.future
+            self._has_changed = asyncio.Event()
+            self._server = asyncio.create_task(self._serve(model))
+        self._has_changed.set()
+        return await turn.future
 
-    def load_weights(self, weights: Mapping[str, Tensor], version: int) -> None:
-        """Copies `weights` into the engine's model and forgets the keys and values of the old ones.
+    def end(self, transcript: Transcript) -> None:
+        """What `HFSession.close` does."""
+        transcript.is_closed = True
+        transcript.fail()
+        self._has_changed.set()
+
+    async def load_weights(self, weights: Mapping[str, Tensor], version: int) -> None:
+        """Copies `weights` into the engine's model.
 
         Raises:
-            ValueError: If names or shapes are not exactly the model's; tied weights may be named once.
-            RuntimeError: While turns are being sampled: their tokens would come from two versions.
+            RuntimeError: The engine is closed, or a session is open: its keys and values would be of the old weights.
+            ValueError: Names or shapes differ from those of the engine's model.
         """
-        if self._decoder is None:
-            raise RuntimeError("load_weights was called on a closed engine")
-        if self._server is not None and not self._server.done():
-            raise RuntimeError("load_weights was called while turns are being sampled")
-        own = self._decoder.model.state_dict()
-        given = {own[name].data_ptr() for name in weights if name in own}
-        missing = [name for name, tensor in own.items() if name not in weights and tensor.data_ptr() not in given]
-        unknown = [name for name in weights if name not in own]
-        if missing or unknown:
-            raise ValueError(f"load_weights: {missing=}, {unknown=}; expected the names of the engine's model")
-        for name, tensor in weights.items():
-            if own[name].shape != tensor.shape:
-                raise ValueError(f"load_weights: {name} has shape {[*tensor.shape]}, expected {[*own[name].shape]}")
-        with torch.no_grad():
-            for name, tensor in weights.items():
-                own[name].copy_(tensor)
-        self._decoder.store.clear()
+        model = self._open_model("load_weights")
+        if any(not transcript.is_closed for transcript in self._schedule.transcripts):
+            raise RuntimeError("load_weights was called while turns are being sampled: close the sessions first")
+        await self._compute(model.load, weights)
         self._version = version
 
     async def close(self) -> None:
-        """Ends what is being sampled and frees the model and the stored keys and values; safe to call twice."""
+        """Ends what is being sampled and frees the model and the keys and values; safe to call twice."""
         if self._server is not None:
             self._server.cancel()
             await asyncio.gather(self._server, return_exceptions=True)
-        self._server = self._decoder = None
+        self._thread.shutdown()
+        self._server = self._model = self._graphs = None
 
-    async def _serve(self, decoder: Decoder) -> None:
-        await asyncio.sleep(0)  # by then every caller of the same moment is waiting
-        while self._waiting:
-            requests = [self._waiting.popleft() for _ in range(min(self._max_batch_size, len(self._waiting)))]
+    async def _serve(self, model: PackedModel) -> None:
+        """Computes until every session is closed. The cache lives as long."""
+        await asyncio.sleep(0)  # by then every session of the same moment is open
+        cache: SlotCache | None = None
+        try:
+            while self._schedule.transcripts:
+                while not self._schedule.is_settled:
+                    self._has_changed.clear()
+                    await self._has_changed.wait()
+                plan = self._schedule.plan()
+                if plan.stretches:
+                    if cache is None or cache.layout != self._schedule.layout:
+                        cache, self._graphs = self._lay_out(model)
+                    self._record(plan, *await self._compute(_run, model, cache, self._graphs, plan))
+        except Exception as error:  # belongs to the callers: each of them gets it
+            self._give_up(error)
+        except asyncio.CancelledError:
+            self._give_up()
+            raise
+
+    def _lay_out(self, model: PackedModel) -> tuple[SlotCache, DecodeGraphs | None]:
+        """A cache as the schedule wants it; one that graphs were recorded over is used again."""
+        if self._graphs is not None and self._graphs.cache.layout == self._schedule.layout:
+            return self._graphs.cache, self._graphs
+        cache = SlotCache(model.shape, self._schedule.layout, model.device)
+        if self._settings.cuda_graphs:
+            return cache, DecodeGraphs(cache, lambda static: model.logits(static, None))
+        return cache, None
+
+    def _record(self, plan: Plan, token_ids: list[int], logprobs: list[float]) -> None:
+        for draw, token_id, logprob in zip(plan.draws, token_ids, logprobs, strict=True):
+            transcript = draw.transcript
+            if transcript.turn is not draw.turn:
+                continue  # closed while the pass ran
+            finish_reason = transcript.append(token_id, logprob, self._stop_token_ids)
+            if finish_reason is not None:
+                self._schedule.rest(transcript)
+                transcript.complete(finish_reason, self._version)
+
+    def _give_up(self, error: Exception | None = None) -> None:
+        for transcript in self._schedule.transcripts:
+            transcript.fail(error)
+        self._schedule.reset()
+        self._graphs = None  # what lies in its slots may not be finite
+
+    async def _compute(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        def timed() -> T:
+            started = perf_counter()
             try:
-                wave = Wave(decoder, requests)
-                while wave.advance():
-                    await asyncio.sleep(0)  # lets a cancellation through
-            except Exception as error:  # belongs to the callers: each of them gets it
-                for request in requests:
-                    if not request.future.done():
-                        request.future.set_exception(error)
-            except asyncio.CancelledError:
-                for request in (*requests, *self._waiting):
-                    request.future.cancel()
-                self._waiting.clear()
-                raise
-            else:
-                for request in requests:
-                    if not request.future.done():
-                        request.future.set_result(self._completion(request))
+                return work(*args, **kwargs)
+            finally:
+                self._busy_s += perf_counter() - started
 
-    def _completion(self, request: Request) -> Completion:
-        assert request.finish_reason is not None, "the wave ended before the request"
-        return Completion(
-            token_ids=tuple(request.token_ids),
-            logprobs=tuple(request.logprobs),
-            finish_reason=request.finish_reason,
-            policy_version=self._version,
-        )
+        return await asyncio.get_running_loop().run_in_executor(self._thread, timed)
+
+    def _open_model(self, wanted: str) -> PackedModel:
+        if self._model is None:
+            raise RuntimeError(f"{wanted} was called on a closed engine")
+        return self._model
 
 
-def _text_config(model: nn.Module) -> Any:
-    """The decoder's part of the model's configuration."""
-    return cast(Any, model.config).get_text_config()
+class HFSession:
+    """A trajectory's turns with the engine, and its keys and values there until it is closed."""
+
+    def __init__(self, engine: HFRolloutEngine, transcript: Transcript) -> None:
+        """Use `HFRolloutEngine.session`."""
+        self._engine = engine
+        self._transcript = transcript
+
+    async def generate(self, token_ids: Sequence[int], sampling: Sampling) -> Completion:
+        """Samples one turn; aborted and empty where the model has no position left for it.
+
+        A caller that is cancelled closes the session.
+
+        Raises:
+            ValueError: `token_ids` is empty or does not begin with the tokens that the session knows, or a trajectory
+                as long as `sampling` allows does not fit into `engine.cache_mib`.
+            RuntimeError: The session or its engine is closed, or a turn of it is being sampled.
+        """
+        try:
+            return await self._engine.sample(self._transcript, token_ids, sampling)
+        except asyncio.CancelledError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Ends the trajectory; a turn that is being sampled is cancelled. Safe to call twice."""
+        self._engine.end(self._transcript)
 
 
-def _check_layers(config: Any) -> None:
-    from transformers.cache_utils import DynamicCache, DynamicLayer
-
-    kinds = {type(layer) for layer in DynamicCache(config=config).layers} - {DynamicLayer}
-    if kinds:
-        names = ", ".join(sorted(kind.__name__ for kind in kinds))
-        raise ValueError(f"engine=hf needs full attention in every layer, {config.model_type} has {names}")
+@torch.inference_mode()
+def _run(
+    model: PackedModel, cache: SlotCache, graphs: DecodeGraphs | None, plan: Plan
+) -> tuple[list[int], list[float]]:
+    """One pass: the drawn tokens and their log-probs."""
+    slots = [draw.slot for draw in plan.draws]
+    if graphs is not None and not plan.copies and all(len(s.token_ids) == 1 for s in plan.stretches):
+        logits = graphs.logits(plan.stretches, slots)
+    else:
+        packed = PackedPass(cache, plan.stretches, plan.copies)
+        logits = model.logits(packed, [packed.last_rows[slot] for slot in slots])
+    uniforms = torch.tensor([draw.uniform for draw in plan.draws], dtype=torch.float64, device=model.device)
+    token_ids, logprobs = sample_tokens(logits, [draw.turn.sampling for draw in plan.draws], uniforms)
+    for draw, logprob in zip(plan.draws, scores := logprobs.tolist(), strict=True):
+        if not math.isfinite(logprob):
+            raise FloatingPointError(f"the model's logits are not finite after {draw.num_tokens} tokens")
+    return token_ids.tolist(), scores

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import sqrt
 from statistics import fmean, stdev
 
+from turnwise.core.truncation import NO_TOP_K, NO_TOP_P, check_truncation
 from turnwise.protocols import Reward
 from turnwise.rollout.sampler import RolloutSampler
 from turnwise.rollout.summary import summarise
@@ -23,6 +24,10 @@ class EvaluationSettings:
     """Trajectories per problem; accuracy is their mean (avg@k)."""
     temperature: float = 1.0
     """Sampling temperature; 0 is greedy."""
+    top_k: int = NO_TOP_K
+    """Only the so many likeliest tokens can be sampled; 0: all."""
+    top_p: float = NO_TOP_P
+    """Only the likeliest tokens that together have this probability can be sampled; 1: all."""
 
     def __post_init__(self) -> None:
         for name in ("num_problems", "num_samples"):
@@ -32,6 +37,7 @@ class EvaluationSettings:
             raise ValueError(f"evaluation.temperature={self.temperature}: expected >= 0 (0 is greedy)")
         if self.temperature == 0 and self.num_samples > 1:
             raise ValueError(f"evaluation.num_samples={self.num_samples}: greedy samples are equal, expected 1")
+        check_truncation(top_k=self.top_k, top_p=self.top_p, prefix="evaluation.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +61,8 @@ async def evaluate(
         problems,
         group_size=settings.num_samples,
         temperature=settings.temperature,
+        top_k=settings.top_k,
+        top_p=settings.top_p,
         seed=derive_seed("evaluation"),
     )
     scored = [reward(group) for group in rollout.groups]

@@ -1,5 +1,8 @@
+"""The engine as its callers see it: turns, weights, failures, and what a session promises."""
+
 import asyncio
 import math
+from typing import Any, cast
 
 import pytest
 import torch
@@ -8,105 +11,276 @@ from tiny_models import (
     VOCAB_SIZE,
     assert_scored_as_from_scratch,
     early_stops,
+    recorded_passes,
+    renderer,
     sampling,
     small_model,
     start_engine,
-    wave,
+    token_batch,
+    trajectories,
+    turns,
 )
 from turnwise.engine.hf import HFEngine
-from turnwise.types import Completion
+from turnwise.model.policy import TorchPolicy
+from turnwise.protocols import EngineSession
+from turnwise.types import Completion, FinishReason
 
 PROMPTS = ((20, 30, 40), (50,), (7, 8, 9, 10, 11, 12, 13), (20, 30, 40))
 NO_STOP = frozenset({VOCAB_SIZE})
 
 
-def test_loading_weights_moves_them_and_the_version_and_forgets_stored_turns() -> None:
+@pytest.mark.parametrize("family", ["Llama", "Qwen2", "Qwen3", "SmolLM3", "Mistral"])
+def test_turns_score_as_a_forward_pass_from_scratch(family: str) -> None:
+    overrides: dict[str, Any] = {"sliding_window": None} if family == "Mistral" else {}
+    model = small_model(family=family, **overrides)
+    stop, prompts = early_stops(6)
+
+    reply = (100, 101, 102)
+    pairs = asyncio.run(trajectories(start_engine(model, stop), prompts, [reply]))
+    for prompt, (first, second) in zip(prompts, pairs, strict=True):
+        assert_scored_as_from_scratch(model, prompt, first)
+        assert_scored_as_from_scratch(model, (*prompt, *first.token_ids, *reply), second)
+
+
+def test_equal_prompts_are_prefilled_once_and_later_turns_only_append() -> None:
+    model = small_model()
+
+    engine = start_engine(model, frozenset(range(VOCAB_SIZE)), tool_ticks=1)  # every turn has one token
+    with recorded_passes() as passes:
+        asyncio.run(trajectories(engine, PROMPTS, [(100,), (100, 101)]))
+    # Prompts of 3, 1 and 7 tokens, the fourth being the first again; then each one's last token and what follows it.
+    assert passes == [(11, 4), (8, 4), (12, 4)]
+
+
+def test_log_probs_are_those_at_the_sampling_temperature() -> None:
+    model = small_model()
+    for temperature in (0.5, 1.7):
+        completions = asyncio.run(turns(start_engine(model), PROMPTS, temperature=temperature))
+        for prompt, completion in zip(PROMPTS, completions, strict=True):
+            assert_scored_as_from_scratch(model, prompt, completion, temperature)
+
+
+def test_temperature_zero_takes_the_likeliest_token() -> None:
+    model = small_model()
+    (completion,) = asyncio.run(turns(start_engine(model, NO_STOP), [PROMPTS[2]], temperature=0.0))
+    token_ids = list(PROMPTS[2])
+    for token in completion.token_ids:
+        assert token == int(model(input_ids=torch.tensor([token_ids])).logits[0, -1].argmax())
+        token_ids.append(token)
+    assert_scored_as_from_scratch(model, PROMPTS[2], completion)
+
+
+def test_top_k_of_one_is_greedy_and_certain() -> None:
+    model = small_model()
+    (greedy,) = asyncio.run(turns(start_engine(model, NO_STOP), [PROMPTS[2]], temperature=0.0))
+    (only,) = asyncio.run(turns(start_engine(model, NO_STOP), [PROMPTS[2]], top_k=1))
+    assert only.token_ids == greedy.token_ids
+    assert only.logprobs == (0.0,) * 6
+
+
+def test_a_request_gets_the_same_tokens_alone_and_in_a_batch() -> None:
+    model = small_model()
+
+    async def alone() -> list[Completion]:
+        engine = start_engine(model)
+        completions = []
+        for seed, prompt in enumerate(PROMPTS):
+            session = engine.session()
+            completions.append(await session.generate(prompt, sampling(seed)))
+            session.close()
+        return completions
+
+    batched, single = asyncio.run(turns(start_engine(model), PROMPTS)), asyncio.run(alone())
+    assert [c.token_ids for c in batched] == [c.token_ids for c in single]
+    assert batched[0].token_ids != batched[3].token_ids  # one prompt, two seeds
+
+
+def test_finished_turns_leave_the_batch_at_once() -> None:
+    model = small_model()
+    budgets = [1, 2, 3, 4, 5, 6, 7, 8]
+
+    async def one(number: int, session: EngineSession) -> Completion:
+        completion = await session.generate((40 + number,), sampling(number, max_new_tokens=number))
+        session.close()
+        return completion
+
+    async def decode() -> list[Completion]:
+        engine = start_engine(model, NO_STOP)
+        sessions = [engine.session() for _ in budgets]
+        with recorded_passes() as passes:
+            completions = await asyncio.gather(*(one(n, s) for n, s in zip(budgets, sessions, strict=True)))
+        assert passes == [(rows, rows) for rows in range(8, 0, -1)]
+        return completions
+
+    completions = asyncio.run(decode())
+    assert [len(c.token_ids) for c in completions] == budgets
+    for n, completion in zip(budgets, completions, strict=True):
+        assert completion.finish_reason is FinishReason.length
+        assert_scored_as_from_scratch(model, (40 + n,), completion)
+
+
+def test_trajectories_beyond_the_slots_wait_for_one_in_order() -> None:
+    model = small_model()
+    prompts = [(token,) for token in range(40, 45)]
+
+    engine = start_engine(model, NO_STOP, max_batch_size=2, tool_ticks=1)
+    with recorded_passes() as passes:
+        completions = asyncio.run(turns(engine, prompts, max_new_tokens=2))
+    assert passes == [(2, 2)] * 4 + [(1, 1)] * 2
+    for prompt, completion in zip(prompts, completions, strict=True):
+        assert_scored_as_from_scratch(model, prompt, completion)
+
+
+def test_a_turn_ends_where_the_positions_end_and_aborts_where_none_is_left() -> None:
+    model = small_model(max_position_embeddings=8)
+    short, exact, too_long = asyncio.run(turns(start_engine(model, NO_STOP), [(5,) * 6, (5,) * 8, (5,) * 9]))
+    assert (len(short.token_ids), short.finish_reason) == (2, FinishReason.length)
+    assert (exact.token_ids, exact.finish_reason) == ((), FinishReason.abort)
+    assert (too_long.token_ids, too_long.finish_reason) == ((), FinishReason.abort)
+
+
+def test_the_stop_token_ends_a_turn_and_belongs_to_it() -> None:
+    model = small_model()
+    free = asyncio.run(turns(start_engine(model, NO_STOP), [PROMPTS[0]]))[0]
+    third = free.token_ids[2]
+    assert third not in free.token_ids[:2]
+    (stopped,) = asyncio.run(turns(start_engine(model, frozenset({third})), [PROMPTS[0]]))
+    assert stopped.token_ids == free.token_ids[:3]
+    assert stopped.finish_reason is FinishReason.stop
+
+
+def test_recorded_log_probs_are_those_of_the_policy_over_several_turns() -> None:
+    stop, prompts = early_stops(5)
+    policy = TorchPolicy(
+        small_model(),
+        renderer(),
+        learning_rate=1e-3,
+        weight_decay=0.0,
+        betas=(0.9, 0.95),
+        max_grad_norm=1.0,
+        token_budget=64,
+        logit_chunk=16,
+    )
+
+    engine = start_engine(small_model(seed=1), stop)
+    asyncio.run(engine.load_weights(policy.weights(), version=0))
+    replies = [(100, 101), (100, 102)]
+    sampled = asyncio.run(trajectories(engine, prompts, replies, temperature=0.9))
+    sequences: list[tuple[list[int], list[int]]] = []
+    recorded: list[float] = []
+    for prompt, completions in zip(prompts, sampled, strict=True):
+        ids, mask = list(prompt), [0] * len(prompt)
+        recorded += [0.0] * len(prompt)
+        for completion, reply in zip(completions, (*replies, ()), strict=True):
+            ids += [*completion.token_ids, *reply]
+            mask += [1] * len(completion.token_ids) + [0] * len(reply)
+            recorded += [*completion.logprobs, *(0.0,) * len(reply)]
+        sequences.append((ids, mask))
+    scored = policy.logprobs(token_batch(sequences, temperature=0.9))
+    assert sum(logprob < 0 for logprob in recorded) > 15
+    torch.testing.assert_close(torch.tensor(recorded), scored, rtol=0, atol=2e-4)
+
+
+def test_loading_weights_moves_them_and_the_version() -> None:
     old, new = small_model(seed=0), small_model(seed=1)
-    stop, prompts = early_stops(1)
 
-    async def turns() -> None:
-        engine = start_engine(small_model(seed=0), stop)
-        (first,) = await wave(engine, prompts, max_new_tokens=40)
-        grown = (*prompts[0], *first.token_ids, 100)
-        engine.load_weights(new.state_dict(), version=3)
-        (second,) = await wave(engine, [grown], first_seed=1)
+    async def load() -> None:
+        engine = start_engine(old)
+        (first,) = await turns(engine, PROMPTS[:1])
+        await engine.load_weights(new.state_dict(), version=3)
+        (second,) = await turns(engine, PROMPTS[:1])
         assert (first.policy_version, second.policy_version) == (0, 3)
-        assert_scored_as_from_scratch(old, prompts[0], first)
-        assert_scored_as_from_scratch(new, grown, second)  # keys and values of the old weights would show here
+        assert_scored_as_from_scratch(old, PROMPTS[0], first)
+        assert_scored_as_from_scratch(new, PROMPTS[0], second)
 
-    asyncio.run(turns())
+    asyncio.run(load())
 
 
 def test_the_engine_copies_weights_instead_of_sharing_them() -> None:
     trained = small_model(seed=1)
-    engine = start_engine(small_model(seed=0))
-    engine.load_weights(trained.state_dict(), version=1)
-    before = asyncio.run(wave(engine, PROMPTS))
-    with torch.no_grad():
-        for parameter in trained.parameters():
-            parameter.zero_()
-    assert asyncio.run(wave(engine, PROMPTS)) == before
+
+    async def sample_twice() -> None:
+        engine = start_engine(small_model(seed=0))
+        await engine.load_weights(trained.state_dict(), version=1)
+        before = await turns(engine, PROMPTS)
+        with torch.no_grad():
+            for parameter in trained.parameters():
+                parameter.zero_()
+        assert await turns(engine, PROMPTS) == before
+
+    asyncio.run(sample_twice())
 
 
-def test_weights_must_have_the_models_names_and_shapes_but_tied_ones_need_one_name() -> None:
-    engine, weights = start_engine(small_model()), small_model(seed=1).state_dict()
-    weights.pop("lm_head.weight")
-    engine.load_weights(weights, version=1)
-    with pytest.raises(ValueError, match=r"unknown=\['extra'\]"):
-        engine.load_weights({**weights, "extra": torch.zeros(1)}, version=2)
-    with pytest.raises(ValueError, match=r"norm\.weight has shape \[3\], expected \[32\]"):
-        engine.load_weights({**weights, "model.norm.weight": torch.zeros(3)}, version=2)
-    weights.pop("model.norm.weight")
-    with pytest.raises(ValueError, match=r"missing=\['model\.norm\.weight'\]"):
-        engine.load_weights(weights, version=2)
-
-
-def test_weights_cannot_change_while_turns_are_sampled() -> None:
+def test_weights_cannot_change_while_a_session_is_open() -> None:
     async def interfere() -> None:
         engine = start_engine(small_model())
-        task = asyncio.create_task(engine.generate((40,), sampling()))
-        await asyncio.sleep(0)
+        session = engine.session()
         with pytest.raises(RuntimeError, match="while turns are being sampled"):
-            engine.load_weights(small_model().state_dict(), version=1)
-        await task
+            await engine.load_weights(small_model().state_dict(), version=1)
+        session.close()
+        await engine.load_weights(small_model().state_dict(), version=1)
 
     asyncio.run(interfere())
 
 
-def test_a_cancelled_caller_leaves_the_others_alone() -> None:
+def test_seconds_of_passes_and_of_loading_count_as_busy() -> None:
+    async def work() -> None:
+        engine = start_engine(small_model())
+        seconds = [engine.busy_s]
+        await turns(engine, PROMPTS)
+        seconds.append(engine.busy_s)
+        await engine.load_weights(small_model().state_dict(), version=1)
+        seconds.append(engine.busy_s)
+        await asyncio.sleep(0.01)
+        assert engine.busy_s == seconds[-1]
+        assert 0 == seconds[0] < seconds[1] < seconds[2]
+
+    asyncio.run(work())
+
+
+def test_a_cancelled_caller_leaves_the_others_alone_and_its_row_the_batch() -> None:
     model = small_model()
 
     async def cancel_one() -> list[Completion | BaseException]:
         engine = start_engine(model, NO_STOP)
-        tasks = [asyncio.create_task(engine.generate(p, sampling(seed=i))) for i, p in enumerate(PROMPTS)]
-        for _ in range(4):
-            await asyncio.sleep(0)
-        tasks[1].cancel()
-        return await asyncio.gather(*tasks, return_exceptions=True)
+        sessions = [engine.session() for _ in PROMPTS]
+        calls = [s.generate(p, sampling(i)) for i, (s, p) in enumerate(zip(sessions, PROMPTS, strict=True))]
+        tasks = [asyncio.create_task(call) for call in calls]
+        with recorded_passes() as passes:
+            while not passes:
+                await asyncio.sleep(0)
+            tasks[1].cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert passes[-1] == (3, 3)
+        await engine.close()
+        return results
 
     results = asyncio.run(cancel_one())
     assert isinstance(results[1], asyncio.CancelledError)
-    expected = asyncio.run(wave(start_engine(model, NO_STOP), PROMPTS))
+    expected = asyncio.run(turns(start_engine(model, NO_STOP), PROMPTS))
     for i in (0, 2, 3):
         result = results[i]
         assert isinstance(result, Completion)
         assert result.token_ids == expected[i].token_ids
 
 
-def test_closing_cancels_what_is_under_way_and_the_engine_is_done() -> None:
+def test_closing_the_engine_cancels_what_is_under_way_and_it_is_done() -> None:
     async def close() -> None:
         engine = start_engine(small_model(), NO_STOP)
-        task = asyncio.create_task(engine.generate((40,), sampling(max_new_tokens=90)))
-        for _ in range(5):
-            await asyncio.sleep(0)
+        session, other = engine.session(), engine.session()
+        task = asyncio.create_task(session.generate((40,), sampling(max_new_tokens=90)))
+        other.close()
+        await asyncio.sleep(0.01)
         await engine.close()
         await engine.close()
         with pytest.raises(asyncio.CancelledError):
             await task
         with pytest.raises(RuntimeError, match="closed"):
-            await engine.generate((40,), sampling())
+            engine.session()
         with pytest.raises(RuntimeError, match="closed"):
-            engine.load_weights({}, version=1)
+            await session.generate((40,), sampling())
+        with pytest.raises(RuntimeError, match="closed"):
+            await engine.load_weights({}, version=1)
 
     asyncio.run(close())
 
@@ -117,21 +291,51 @@ def test_broken_weights_are_an_error_for_every_caller_and_the_engine_recovers() 
 
     async def break_and_mend() -> None:
         engine = start_engine(small_model())
-        engine.load_weights(broken, version=1)
-        results = await asyncio.gather(*(engine.generate(p, sampling()) for p in PROMPTS), return_exceptions=True)
-        assert all(isinstance(result, FloatingPointError) for result in results)
-        engine.load_weights(good.state_dict(), version=2)
-        assert (await engine.generate(PROMPTS[0], sampling())).policy_version == 2
+        await engine.load_weights(broken, version=1)
+        sessions = [engine.session() for _ in PROMPTS]
+        calls = (s.generate(p, sampling()) for s, p in zip(sessions, PROMPTS, strict=True))
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(result) for result in results] == [FloatingPointError] * 4
+        assert "not finite after" in str(results[0])
+        for session in sessions:
+            session.close()
+        await engine.load_weights(good.state_dict(), version=2)
+        (completion,) = await turns(engine, PROMPTS[:1])
+        assert completion.policy_version == 2
+        assert_scored_as_from_scratch(good, PROMPTS[0], completion)
 
     asyncio.run(break_and_mend())
 
 
+def test_a_session_continues_its_own_tokens_one_turn_at_a_time() -> None:
+    async def misuse() -> None:
+        engine = start_engine(small_model(), NO_STOP)
+        session = engine.session()
+        first = await session.generate((5, 6), sampling(max_new_tokens=2))
+        with pytest.raises(ValueError, match="do not begin with the 4 that the session knows"):
+            await session.generate((5, 6, *first.token_ids[:1], 0, 100), sampling())
+        with pytest.raises(ValueError, match="do not begin with the 4"):
+            await session.generate((5, 6), sampling())
+        task = asyncio.create_task(session.generate((5, 6, *first.token_ids, 100), sampling()))
+        await asyncio.sleep(0)
+        with pytest.raises(RuntimeError, match="a session that is at its turn"):
+            await session.generate((5, 6), sampling())
+        await task
+        session.close()
+        session.close()
+        with pytest.raises(RuntimeError, match="a session that is closed"):
+            await session.generate((5, 6), sampling())
+
+    asyncio.run(misuse())
+
+
 def test_wrong_settings_and_requests_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"engine\.max_batch_size=0: expected >= 1"):
-        HFEngine(max_batch_size=0)
-    with pytest.raises(ValueError, match=r"engine\.cache_mib=-1: expected >= 0"):
-        HFEngine(cache_mib=-1)
+    for name in ("max_batch_size", "prefill_tokens", "cache_mib", "tool_ticks"):
+        with pytest.raises(ValueError, match=rf"engine\.{name}=0: expected >= 1"):
+            HFEngine(**cast(Any, {name: 0}))
     with pytest.raises(ValueError, match="at least one prompt token"):
-        asyncio.run(start_engine(small_model()).generate((), sampling()))
-    with pytest.raises(ValueError, match="full attention in every layer, mistral has DynamicSlidingWindowLayer"):
-        start_engine(small_model(family="Mistral", sliding_window=4))
+        asyncio.run(turns(start_engine(small_model()), [()]))
+    # 2 layers x 2 x 2 heads x 8 numbers x 4 bytes = 256 bytes a token: 5000 tokens are 1.2 MiB.
+    long = small_model(max_position_embeddings=10_000)
+    with pytest.raises(ValueError, match=r"engine\.cache_mib=1: expected >= 2, .* of one trajectory of 5000 tokens"):
+        asyncio.run(turns(start_engine(long, cache_mib=1), [(5,)], max_new_tokens=4999))

@@ -59,7 +59,9 @@ def test_nothing_but_failures_is_an_error_and_not_a_zero():
         run({("a", 0, 0): "#", ("b", 0, 0): None}, num_samples=1)
 
 
-@pytest.mark.parametrize(("field", "value"), [("num_problems", 0), ("num_samples", 0), ("temperature", -0.1)])
+@pytest.mark.parametrize(
+    ("field", "value"), [("num_problems", 0), ("num_samples", 0), ("temperature", -0.1), ("top_k", -1), ("top_p", 1.5)]
+)
 def test_settings_out_of_range(field, value):
     with pytest.raises(ValueError, match=rf"evaluation\.{field}={value}"):
         EvaluationSettings(**{field: value})

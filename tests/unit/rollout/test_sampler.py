@@ -1,15 +1,16 @@
 """The sampler with a scripted engine: transcripts token by token, and every stop reason."""
 
 import asyncio
+import time
 
 import pytest
 
 from builders import problem
-from scripted import CharRenderer, EchoPool, ScriptedEngine
+from scripted import CharRenderer, EchoEnvironment, EchoPool, ScriptedEngine
 from turnwise.rollout.episode import RolloutLimits
 from turnwise.rollout.sampler import RolloutSampler, RolloutSettings
 from turnwise.seeding import derive_seed
-from turnwise.types import FinishReason, Group, StopReason
+from turnwise.types import FinishReason, Group, Problem, StepResult, StopReason
 
 SEED = 7
 
@@ -114,22 +115,115 @@ def test_token_budget_of_a_turn_is_what_the_trajectory_has_left():
     assert [sampling.max_new_tokens for _, sampling in engine.calls] == [60 - 7, 60 - 15]
 
 
-def test_episodes_are_closed_when_sampling_fails():
-    pool = EchoPool()
+def test_truncation_is_passed_on_to_the_engine():
+    engine = ScriptedEngine({derive_seed(SEED, "p0", 0, 0): "=1"})
     sampler = RolloutSampler(
-        engine=ScriptedEngine({}),  # knows no turn: raises KeyError
-        environments=pool,
+        engine=engine,
+        environments=EchoPool(),
         renderer=CharRenderer(),
         limits=RolloutLimits(max_turns=2, max_tokens=50),
     )
-    with pytest.raises(KeyError):
-        asyncio.run(sampler.sample([problem()], group_size=2, temperature=1.0, seed=0))
+    asyncio.run(sampler.sample([problem()], group_size=1, temperature=0.5, seed=SEED, top_k=7, top_p=0.25))
+    ((_, sampling),) = engine.calls
+    assert (sampling.temperature, sampling.top_k, sampling.top_p) == (0.5, 7, 0.25)
+
+
+def test_every_session_is_open_before_any_is_asked_and_closed_when_its_episode_ends():
+    class WatchedEngine(ScriptedEngine):
+        def turn(self, token_ids, sampling):
+            self.seen = [session.is_closed for session in self.sessions]
+            return super().turn(token_ids, sampling)
+
+    # Sample 0 answers at once, sample 1 in its second turn.
+    engine = WatchedEngine({derive_seed(SEED, "p0", g, k): t for g, k, t in ((0, 0, "=1"), (1, 0, "!2"), (1, 1, "=2"))})
+    sampler = RolloutSampler(
+        engine=engine,
+        environments=EchoPool(),
+        renderer=CharRenderer(),
+        limits=RolloutLimits(max_turns=2, max_tokens=50),
+    )
+    asyncio.run(sampler.sample([problem()], group_size=2, temperature=1.0, seed=SEED))
+    assert engine.seen == [True, False]
+    assert [session.is_closed for session in engine.sessions] == [True, True]
+
+
+class SleepyEnvironment(EchoEnvironment):
+    """A tool that takes as many hundredths of a second as its call says; `-` breaks the environment."""
+
+    async def step(self, turn_text: str) -> StepResult:
+        if turn_text.startswith("-"):
+            raise ZeroDivisionError
+        if turn_text.startswith("!"):
+            await asyncio.sleep(int(turn_text[1:]) / 100)
+        return await super().step(turn_text)
+
+
+class SleepyPool(EchoPool):
+    def episode(self, problem: Problem) -> EchoEnvironment:
+        self.episodes.append(SleepyEnvironment(problem))
+        return self.episodes[-1]
+
+
+def sleepy(*scripts: list[str]) -> tuple[RolloutSampler, ScriptedEngine, EchoPool]:
+    table = {derive_seed(SEED, "p0", g, k): text for g, script in enumerate(scripts) for k, text in enumerate(script)}
+    engine, pool = ScriptedEngine(table), SleepyPool()
+    limits = RolloutLimits(max_turns=3, max_tokens=60)
+    return (
+        RolloutSampler(engine=engine, environments=pool, renderer=CharRenderer(), limits=limits),
+        engine,
+        pool,
+    )
+
+
+def test_an_episode_goes_on_while_the_tool_of_another_runs():
+    sampler, engine, _ = sleepy(["!30", "=1"], ["!0", "!1", "=2"])
+    rollout = asyncio.run(sampler.sample([problem()], group_size=2, temperature=1.0, seed=SEED))
+    turns = {derive_seed(SEED, "p0", g, k): (g, k) for g in range(2) for k in range(3)}
+    assert [turns[sampling.seed] for _, sampling in engine.calls] == [(0, 0), (1, 0), (1, 1), (1, 2), (0, 1)]
+    assert 0.3 <= rollout.tool_s <= rollout.wall_s < 0.6  # 0.3 s and 0.01 s side by side
+
+
+def test_tool_seconds_do_not_count_twice_what_runs_side_by_side():
+    sampler, *_ = sleepy(*([["!10", "=1"]] * 8))
+    rollout = asyncio.run(sampler.sample([problem()], group_size=8, temperature=1.0, seed=SEED))
+    assert 0.1 <= rollout.tool_s < 0.4  # eight times 0.1 s, all at once
+
+
+def test_a_failing_episode_ends_the_others_and_everything_is_closed():
+    sampler, engine, pool = sleepy(["!500", "=1"], ["-"])
+    started = time.perf_counter()
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(sampler.sample([problem()], group_size=2, temperature=1.0, seed=SEED))
+    assert time.perf_counter() - started < 2
+    assert [session.is_closed for session in engine.sessions] == [True, True]
     assert [episode.is_closed for episode in pool.episodes] == [True, True]
+
+
+def test_who_cancels_the_sampler_leaves_nothing_open():
+    async def cancel() -> None:
+        sampler, engine, pool = sleepy(["!500", "=1"])
+        task = asyncio.create_task(sampler.sample([problem()], group_size=1, temperature=1.0, seed=SEED))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert engine.sessions[0].is_closed
+        assert pool.episodes[0].is_closed
+
+    asyncio.run(cancel())
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("group_size", 0), ("num_problems", -1), ("max_turns", 0), ("max_tokens", 0), ("temperature", 0.0)],
+    [
+        ("group_size", 0),
+        ("num_problems", -1),
+        ("max_turns", 0),
+        ("max_tokens", 0),
+        ("temperature", 0.0),
+        ("top_k", -1),
+        ("top_p", 0.0),
+    ],
 )
 def test_settings_out_of_range_name_the_key_and_the_value(field, value):
     with pytest.raises(ValueError, match=rf"rollout\.{field}={value}"):
