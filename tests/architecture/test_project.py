@@ -122,7 +122,11 @@ def test_lock_rule_bites(lock: str) -> None:
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a git checkout")
 @pytest.mark.parametrize(
-    "path", ["runs/x/metrics.jsonl", "wandb/x", "outputs/x", "multirun/x", ".venv/x", "models/x/config.json", "src/__pycache__/x"]
+    "path",
+    [
+        *("runs/x/metrics.jsonl", "wandb/x", "outputs/x", "multirun/x", "src/__pycache__/x", "models/x/config.json"),
+        *(".venv/x", ".venv-equivalence/x", ".venv-peer/x", ".venv-vllm/x"),
+    ],
 )
 def test_what_runs_leave_is_ignored(path: str) -> None:
     assert is_ignored(path)

@@ -9,6 +9,7 @@ ones and differences are those of the arithmetic alone.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -124,7 +125,7 @@ class RaggedStep:
         edges = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
         sequence_N = torch.arange(len(lengths)).repeat_interleave(lengths)
         turn_N = self.pack(self.turn_BT, -1)
-        logprobs = {
+        logprobs: dict[str, Any] = {
             f"{name}_logprobs": self.pack(self.logprobs(name), 0.0).float()
             for name in ("behaviour", "proximal", "reference")
         }

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -39,7 +40,8 @@ def test_top_p_is_of_what_top_k_leaves() -> None:
 
 
 def test_values_that_leave_nothing_are_refused() -> None:
-    for name, value in (("top_k", -1), ("top_p", 0.0), ("top_p", 1.1), ("top_p", math.nan)):
+    refused: list[tuple[str, Any]] = [("top_k", -1), ("top_p", 0.0), ("top_p", 1.1), ("top_p", math.nan)]
+    for name, value in refused:
         with pytest.raises(ValueError, match=f"{name}="):
             is_kept(LOGITS, **{name: value})
         with pytest.raises(ValueError, match=f"{name}="):
