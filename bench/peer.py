@@ -78,7 +78,7 @@ def measure() -> dict[str, float]:
         finally:
             for side in sides.values():
                 side.close()
-        figures |= {f"{name}_{dtype}": value for name, value in compared(steps).items()}
+        figures |= {f"{dtype}_{name}": value for name, value in compared(steps).items()}
     return figures
 
 

@@ -3,9 +3,10 @@
     make bench                          all of them
     make bench ARGS="advantages"        some; the others keep what was last measured
 
-Each benchmark is a module of this folder with a `measure()` that returns figures by name: what ends in `_s` is in
-seconds, everything else is a ratio of two times that were taken side by side, so that it says something on another
-machine too.
+Each benchmark is a module of this folder with a `measure()` that returns figures by name, whose ending is their unit
+(`UNITS`). Without one it is a ratio of two times, or of two sizes, that were taken side by side, so that it says
+something on another machine too. A benchmark that lacks something is skipped, and the line that says so names what
+prepares it.
 """
 
 import argparse
@@ -13,35 +14,48 @@ import importlib
 import json
 import os
 import platform
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from prepared import NotPrepared
+
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
 PAGE = HERE.parent / "docs" / "PERFORMANCE.md"
 BEGIN, END = "<!-- written by make bench -->\n", "<!-- end -->\n"
-BENCHMARKS = ("advantages", "similarity", "rescore", "viewer")
+BENCHMARKS = ("advantages", "similarity", "rescore", "viewer", "scaling", "limits", "peer")
+UNITS = {"_s": (1.0, "s"), "_mib": (1.0, "MiB"), "_gflops": (1.0, "GFLOP/s"), "_share": (100.0, "%")}
+"""What a figure is multiplied by, and what is written behind it, by the ending of its name."""
 
 
-def main() -> None:
-    """Measures what the command line names, all by default."""
+def main() -> int:
+    """Measures what the command line names, all by default; 1 where something that it names was skipped."""
     parser = argparse.ArgumentParser(description="Measure and record.")
     parser.add_argument("names", nargs="*", help=f"benchmarks to run, of {', '.join(BENCHMARKS)}; all by default")
-    names = parser.parse_args().names or BENCHMARKS
+    named = parser.parse_args().names
+    names = named or BENCHMARKS
     if unknown := set(names) - set(BENCHMARKS):
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    skipped: list[str] = []
     for name in names:
         print(f"{name} ...", flush=True)
         module = importlib.import_module(name)
-        figures = {key: float(f"{value:.4g}") for key, value in module.measure().items()}
+        try:
+            figures = {key: float(f"{value:.4g}") for key, value in module.measure().items()}
+        except NotPrepared as error:
+            print(f"  skipped: {name} {error}", flush=True)
+            skipped.append(name)
+            continue
         results[name] = {"what": (module.__doc__ or "").strip(), "machine": machine(), "figures": figures}
         for key, value in figures.items():
             print(f"  {key:44s} {shown(key, value):>12s}", flush=True)
         write(results)
+    return 1 if named and skipped else 0
 
 
 def write(results: dict[str, Any]) -> None:
@@ -60,18 +74,25 @@ def machine() -> str:
 
 def shown(key: str, value: float) -> str:
     """A figure with its unit."""
-    return f"{value:.4g} s" if key.endswith("_s") else f"{value:.4g} x"
+    factor, unit = next((UNITS[ending] for ending in UNITS if key.endswith(ending)), (1.0, "x"))
+    return f"{factor * value:.4g} {unit}"
 
 
 def tables(results: dict[str, Any]) -> str:
     """One table for each benchmark."""
     sections = []
     for name, result in results.items():
-        rows = [f"| {key.removesuffix('_s')} | {shown(key, value)} |\n" for key, value in result["figures"].items()]
+        rows = [f"| {_named(key)} | {shown(key, value)} |\n" for key, value in result["figures"].items()]
         head = f"\n### {name}\n\n{result['what']} On {result['machine']}.\n\n| figure | value |\n|---|---|\n"
         sections.append(head + "".join(rows))
     return "".join(sections) + "\n"
 
 
+def _named(key: str) -> str:
+    """The name of a figure without the ending that its unit stands for."""
+    ending = next((ending for ending in ("_s", "_mib", "_gflops") if key.endswith(ending)), "")
+    return key.removesuffix(ending)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

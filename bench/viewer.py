@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
+from prepared import NotPrepared
 from rescore import GROUP_SIZE, synthetic_group
 from turnwise.protocols import PGK
 from turnwise.report.page import write_report
@@ -25,11 +26,11 @@ def measure() -> dict[str, float]:
     """Median seconds with 200 and with 2,000 trajectories, and the one over the other: 1 if size costs nothing.
 
     Raises:
-        SystemExit: There is no browser.
+        NotPrepared: There is no browser.
     """
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
-        raise SystemExit(f"viewer: a browser is needed, and there is none of {', '.join(BROWSERS)}")
+        raise NotPrepared(f"needs a browser, and there is none of {', '.join(BROWSERS)}")
     from playwright.sync_api import sync_playwright
 
     with TemporaryDirectory() as folder, sync_playwright() as started:
