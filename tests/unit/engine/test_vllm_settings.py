@@ -73,6 +73,14 @@ def test_context_longer_than_the_models_is_refused(tmp_path: Path) -> None:
         VLLM(max_model_len=97).arguments(small_model(), tmp_path)
 
 
+def test_a_cache_too_small_for_one_transcript_is_refused(tmp_path: Path) -> None:
+    # 2 layers x keys and values x 2 heads x 32 entries x 4 bytes = 1 KiB a token
+    model = small_model(max_position_embeddings=4096)
+    with pytest.raises(ValueError, match="kv_cache_mib=3 of the engine: one transcript of 4096 tokens takes 4 MiB"):
+        VLLM(kv_cache_mib=3).arguments(model, tmp_path)
+    VLLM(kv_cache_mib=4).arguments(model, tmp_path)
+
+
 def test_arguments_as_options_of_the_server() -> None:
     words = flags({"model": "folder", "enforce_eager": True, "enable_x": False, "max_num_seqs": 8})
     assert words == ["--model", "folder", "--enforce-eager", "--no-enable-x", "--max-num-seqs", "8"]

@@ -20,6 +20,9 @@ INSTALL = (
     "pip uninstall torchvision torchaudio torchcodec), or engine=vllm_server engine.python=/path/to/that/bin/python"
 )
 
+CPU_BATCHED_TOKENS = 2048
+"""Tokens that go through the model at once on a CPU, or more where a transcript may be longer."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class VLLM:
@@ -80,7 +83,14 @@ class VLLM:
         positions = config.get_text_config().max_position_embeddings
         if self.max_model_len > positions:
             raise ValueError(f"max_model_len={self.max_model_len} of the engine: the model has {positions} positions")
-        shown = padded_config(config, engine_head_size(model))
+        length, padded = self.max_model_len or positions, engine_head_size(model)
+        needed_mib = -(-length // self.block_size) * self.block_size * _cache_bytes(model, padded) / 2**20
+        if 0 < self.kv_cache_mib < needed_mib:
+            raise ValueError(
+                f"kv_cache_mib={self.kv_cache_mib} of the engine: one transcript of {length} tokens takes "
+                f"{needed_mib:.0f} MiB; raise it, or set max_model_len to fewer tokens"
+            )
+        shown = padded_config(config, padded)
         shown.architectures = [type(model).__name__]
         shown.save_pretrained(folder)
         arguments: dict[str, Any] = {
@@ -94,19 +104,30 @@ class VLLM:
             "enable_prefix_caching": True,
             "block_size": self.block_size,
             "max_num_seqs": self.max_batch_size,
-            "max_model_len": self.max_model_len or positions,
+            "max_model_len": length,
             "gpu_memory_utilization": self.gpu_memory_utilization,
             "enforce_eager": self.enforce_eager,
             "disable_log_stats": True,
             "seed": 0,
         }
-        return arguments | ({"kv_cache_memory_bytes": self.kv_cache_mib << 20} if self.kv_cache_mib else {})
+        if self.kv_cache_mib:
+            arguments["kv_cache_memory_bytes"] = self.kv_cache_mib << 20
+        if next(model.parameters()).device.type == "cpu":  # seeds and prompts in chunks do not go together there
+            arguments |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(length, CPU_BATCHED_TOKENS)}
+        return arguments
 
 
 def engine_head_size(model: nn.Module) -> int:
     """Entries of an attention head in vLLM's model."""
     size = head_size(cast(Any, model).config.get_text_config())
     return cpu_head_size(size) if next(model.parameters()).device.type == "cpu" else size
+
+
+def _cache_bytes(model: nn.Module, padded_head_size: int) -> int:
+    """Bytes of the keys and values of one token."""
+    config = cast(Any, model).config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return 2 * config.num_hidden_layers * heads * padded_head_size * next(model.parameters()).element_size()
 
 
 def started(
@@ -130,6 +151,7 @@ class ChildProcesses:
         """Takes an `AsyncLLM` over."""
         self._llm: Any = llm
         self._numbers = count()
+        self._is_watched = False
 
     async def generate(self, token_ids: Sequence[int], sampling: Mapping[str, Any]) -> Sampled:
         """Samples after `token_ids`."""
@@ -149,6 +171,9 @@ class ChildProcesses:
 
     async def call_workers(self, method: str, argument: str) -> list[Any]:
         """Calls a method of every worker."""
+        if not self._is_watched:
+            await self._llm.collective_rpc("end_with", args=(str(os.getpid()),))
+            self._is_watched = True
         return await self._llm.collective_rpc(method, args=(argument,))
 
     async def forget_prefixes(self) -> bool:

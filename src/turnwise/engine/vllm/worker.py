@@ -1,5 +1,9 @@
 """The far side of a hand-over: what vLLM mixes into its workers to take weights out of shared memory."""
 
+import os
+import select
+import signal
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,6 +45,18 @@ class WeightReceiver:
         self.reload_weights(weights_iterator=tensors())
         _repack_tied_head(self.get_model())
         return digests
+
+    def end_with(self, trainer: str) -> None:
+        """Ends vLLM when the process with the id `trainer` is gone: it would not notice that nobody asks any more."""
+        trainer_id, parent_id = int(trainer), os.getppid()
+        # A worker is a child of vLLM's scheduler, or the scheduler itself, which is a child of the trainer.
+        scheduler_id = os.getpid() if parent_id == trainer_id else parent_id
+
+        def watch() -> None:
+            select.select([os.pidfd_open(trainer_id)], [], [])
+            os.kill(scheduler_id, signal.SIGTERM)
+
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def _repack_tied_head(model: Any) -> None:
