@@ -29,8 +29,8 @@ class HTTPBackend:
                 client.get("/weight_info").raise_for_status()
         except (httpx.HTTPError, KeyError, ValueError) as error:
             raise ValueError(
-                f"engine.url={url}: no vLLM server in development mode answers there ({error}): start one with "
-                f"VLLM_SERVER_DEV_MODE=1 vllm serve ... --tokens-only, as docs/ARCHITECTURE.md says"
+                f"engine.url={url}: no vLLM server in development mode answers there ({error}); docs/ARCHITECTURE.md "
+                f"says how to start one"
             ) from error
         self.max_positions: int = served["max_model_len"]
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
