@@ -13,7 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from turnwise.engine.slot_cache import SlotCache
 
-DENSE = 0.5
+DENSE = 0.75
 """Share of a range of slots from which on attention reads the range where it lies instead of copying its slots."""
 
 
@@ -132,8 +132,12 @@ class PackedPass:
 
     def _attend_singles(self, query_SHD: Tensor, layer: Tensor, scaling: float | None) -> Tensor:
         """The heads that share keys stand in the place of the query's length, so no key is repeated for them."""
-        keys, values = (stored[:, :, : self._width][self._rows] for stored in layer)
+        seen = layer[:, :, :, : self._width]
+        if isinstance(self._rows, slice):
+            keys, values = seen[:, self._rows]
+        else:
+            keys, values = (side.index_select(0, self._rows) for side in seen)
         queries = query_SHD.new_zeros(keys.shape[0], keys.shape[1], query_SHD.shape[1] // keys.shape[1], keys.shape[3])
-        queries[self._places] = query_SHD.reshape(-1, *queries.shape[1:])
+        queries.index_copy_(0, self._places, query_SHD.reshape(-1, *queries.shape[1:]))
         found = scaled_dot_product_attention(queries, keys, values, attn_mask=self._mask, scale=scaling)
-        return found[self._places].reshape(query_SHD.shape)
+        return found.index_select(0, self._places).reshape(query_SHD.shape)
