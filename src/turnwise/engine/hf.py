@@ -35,7 +35,7 @@ class HFEngine:
     """Tokens of prompts and tool output that a pass takes beside those that decode; changes memory and speed."""
     cache_mib: int = 2048
     """Memory in MiB for keys and values; where it does not suffice, fewer trajectories are sampled side by side."""
-    tool_ticks: int = 4
+    tool_ticks: int = 3
     """Passes from the one that ends a turn to the one that its trajectory joins again, while its tool runs."""
     cuda_graphs: bool = False
     """On a GPU, record the passes that only decode and replay them; keys and values are then kept between steps."""
