@@ -67,7 +67,7 @@ def measure_dtype(dtype: str, path: str) -> dict[str, float]:
     rounds: dict[str, list[float]] = defaultdict(list)
 
     async def run() -> None:
-        engine = components.engine.start(sampled, frozenset(), renderer.pad_token_id)
+        engine = components.engine.start(sampled, frozenset(), max_tokens=PROMPT_TOKENS + MANY_TOKENS)
         for _ in range(ROUNDS):
             square = product_rate(precision, SQUARE, SQUARE, SQUARE)
             rounds["square_gflops"].append(square / 1e9)

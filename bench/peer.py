@@ -90,6 +90,8 @@ def compared(steps: list[dict[str, Any]]) -> dict[str, float]:
     """
     wrong = [step[side]["num_tokens"] for step in steps for side in step if step[side]["num_tokens"] != NUM_TOKENS]
     assert not wrong, f"steps of {wrong} tokens: expected {NUM_TOKENS}"
+    prompts = {side: {step[side]["num_prompt_tokens"] for step in steps} for side in ("trl", "ours")}
+    assert len(prompts["trl"]) == 1 and prompts["trl"] == prompts["ours"], f"prompts of different lengths: {prompts}"  # noqa: PT018
     middle = {
         (side, key): median(step[side][key] for step in steps[1:]) for side in ("trl", "ours") for key in steps[0][side]
     }

@@ -5,11 +5,14 @@ reward stand for nothing: one turn, no tool, a number for its length.
 """
 
 import asyncio
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
+
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # before torch allocates anything, as src/main.py does
 
 import torch
 
@@ -121,6 +124,7 @@ def chosen_components(model: str, dtype: str) -> Components:
             "algo=grpo",
             "model=smollm2_135m",
             f"model.path={model}",
+            "model.chat_template=",  # the model's own, as TRL takes it: without worked examples
             f"rollout.num_problems={NUM_PROBLEMS}",
             f"rollout.group_size={GROUP_SIZE}",
             "rollout.max_turns=1",
@@ -140,7 +144,7 @@ async def main() -> None:
     renderer = components.model.load_renderer()
     policy = start_policy(components, renderer, load_model(components, device, torch.float32))
     model = load_model(components, device, compute_dtype(components, device))
-    engine = components.engine.start(model, frozenset(), renderer.pad_token_id)
+    engine = components.engine.start(model, frozenset(), max_tokens=components.rollout.max_tokens)
     task, tracker = Prompts(NUM_PROBLEMS * (options.steps + 1)), LastFigures()
     (num_prompt_tokens,) = {len(renderer.prompt_ids(problem.prompt)) for problem in task.eval_problems(10**6)}
     limits = RolloutLimits(max_turns=1, max_tokens=num_prompt_tokens + NEW_TOKENS)
@@ -172,6 +176,7 @@ async def main() -> None:
                 rollout_s=figures["time/rollout_s"],
                 update_s=figures["time/update_s"],
                 num_tokens=figures["loss/num_tokens"],
+                num_prompt_tokens=num_prompt_tokens,
             )
     await engine.close()
 

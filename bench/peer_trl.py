@@ -32,7 +32,7 @@ class Timed(TrainerCallback):
     def __init__(self, turns: Turns) -> None:
         self._turns = turns
         self._started = 0.0
-        self.num_tokens = 0
+        self.num_tokens = self.num_prompt_tokens = 0
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         """Called before the prompts of the step are sampled from."""
@@ -41,7 +41,8 @@ class Timed(TrainerCallback):
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         """Called after the optimiser's step."""
-        self._turns.answer(step_s=perf_counter() - self._started, num_tokens=self.num_tokens)
+        step_s = perf_counter() - self._started
+        self._turns.answer(step_s=step_s, num_tokens=self.num_tokens, num_prompt_tokens=self.num_prompt_tokens)
 
 
 def main() -> None:
@@ -83,6 +84,9 @@ def main() -> None:
             train_dataset=Dataset.from_list(rows),
             callbacks=[timed],
         )
+        tokenizer: Any = trainer.processing_class
+        prompt = tokenizer.apply_chat_template(rows[0]["prompt"], add_generation_prompt=True, tokenize=False)
+        timed.num_prompt_tokens = len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
         trainer.train()
 
 

@@ -102,7 +102,7 @@ def reference_logprobs(model: Any, token_ids: Sequence[int], temperature: float 
 
 def start_engine(model: Any, stop: frozenset[int] = frozenset({1}), **settings: Any) -> HFRolloutEngine:
     """An engine with a copy of the model: an engine's own can do nothing else any more."""
-    return HFEngine(**settings).start(copy.deepcopy(model), stop, 0)
+    return HFEngine(**settings).start(copy.deepcopy(model), stop, max_tokens=1)
 
 
 def sampling(seed: int = 0, temperature: float = 1.0, max_new_tokens: int = 6, **truncation: Any) -> Sampling:

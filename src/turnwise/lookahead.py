@@ -32,10 +32,10 @@ async def train_ahead(trainer: Trainer, first_step: int = 0) -> None:
                 ahead = asyncio.create_task(trainer.sample(step + 1))
             learning = asyncio.create_task(asyncio.to_thread(trainer.learn, step, rollout, started))
             try:
-                await asyncio.shield(learning)
-            finally:  # a thread cannot be stopped, and must not move weights while they are saved
-                await learning
-                next_step, cursor = step + 1, after_sampling
+                await _to_its_end(learning)
+            finally:
+                if learning.exception() is None:
+                    next_step, cursor = step + 1, after_sampling
             started = trainer.now()
             if trainer.saves_at(next_step):
                 trainer.save(next_step)
@@ -48,6 +48,19 @@ async def train_ahead(trainer: Trainer, first_step: int = 0) -> None:
         if ahead is not None:
             ahead.cancel()
             await asyncio.gather(ahead, return_exceptions=True)
+
+
+async def _to_its_end(learning: asyncio.Task[None]) -> None:
+    """Waits for an update however often it is cancelled: a thread cannot be stopped while it moves weights."""
+    is_cancelled = False
+    while not learning.done():
+        try:
+            await asyncio.shield(learning)
+        except asyncio.CancelledError:
+            is_cancelled = True
+    if is_cancelled:
+        raise asyncio.CancelledError
+    learning.result()
 
 
 def _can_be_sampled_ahead(trainer: Trainer, step: int) -> bool:

@@ -179,7 +179,7 @@ class Policy(Protocol):
         ...
 
     def weights(self) -> Mapping[str, Tensor]:
-        """Detached views of the current weights under their Hugging Face names."""
+        """The current weights under their Hugging Face names, detached: views, or copies with an adapter merged."""
         ...
 
     def save_pretrained(self, folder: Path) -> None:

@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[2]
 PRESET_GROUPS = ("algo", "experiment", "ablation", "debug")
 PRESETS = [path for group in PRESET_GROUPS for path in sorted((ROOT / "conf" / group).rglob("*"))]
-LOCKED_EXTRAS = ("dev", "reasoning-gym", "sweep", "ray")
+LOCKED_EXTRAS = ("dev", "lora", "reasoning-gym", "sweep", "ray")
 
 
 def undocumented_targets(makefile: Path) -> set[str]:

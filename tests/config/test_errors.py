@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from turnwise.config import launch
 from turnwise.config.errors import ConfigError, building, explain
@@ -176,10 +177,21 @@ def test_cuda_must_be_there(composed, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_flash_attention_needs_half_precision(composed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: True)
     launch.build_components(composed("model.attention=flash_attention_2", "trainer.dtype=bfloat16"), "label")
     config = composed("model.attention=flash_attention_2", "trainer.dtype=float32")
     with pytest.raises(ConfigError, match=r"model\.attention=flash_attention_2 .* trainer\.dtype=float32"):
         launch.build_components(config, "label")
+
+
+@pytest.mark.parametrize("device", ["CPU", "GPU"])
+def test_a_dtype_that_the_device_lacks_is_refused(composed, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: device == "GPU")
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    with pytest.raises(ConfigError, match=f"trainer.dtype=bfloat16: this {device} cannot compute in it"):
+        launch.build_components(composed("trainer.dtype=bfloat16"), "label")
+    launch.build_components(composed("trainer.dtype=float32"), "label")
 
 
 def test_help_shows_examples_groups_and_options(start, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,10 @@ def test_a_cancelled_run_finishes_its_update_and_saves_it(run: Run, monkeypatch:
     def learn_slowly(trainer: Trainer, step: int, *rest: Any) -> None:
         if step == 1:
             assert sampled_ahead.wait(60), "step 2 was not sampled while step 1 was trained on"
-            loop.call_soon_threadsafe(task.cancel)
+            for _ in range(3):  # an impatient user
+                loop.call_soon_threadsafe(task.cancel)
+                time.sleep(0.05)
+            assert not (trainer.checkpoints / "step_1").exists(), "it saved while the update was under way"
         learn(trainer, step, *rest)
         finished.append(step)
 

@@ -55,7 +55,7 @@ def test_flops_of_an_update_count_a_shared_prompt_once_in_each_micro_batch() -> 
 
 
 def step(step_s: float, peak_mib: float, num_tokens: int = NUM_TOKENS, **parts: float) -> dict[str, float]:
-    return {"step_s": step_s, "peak_mib": peak_mib, "num_tokens": num_tokens, **parts}
+    return {"step_s": step_s, "peak_mib": peak_mib, "num_tokens": num_tokens, "num_prompt_tokens": 42, **parts}
 
 
 def test_the_first_step_and_outliers_do_not_count() -> None:
@@ -70,6 +70,8 @@ def test_the_first_step_and_outliers_do_not_count() -> None:
 def test_a_side_that_did_other_work_is_no_comparison() -> None:
     with pytest.raises(AssertionError, match=r"steps of \[7\] tokens"):
         peer.compared([{"trl": step(1.0, 1.0), "ours": step(1.0, 1.0, num_tokens=7)}])
+    with pytest.raises(AssertionError, match="prompts of different lengths"):
+        peer.compared([{"trl": step(1.0, 1.0), "ours": step(1.0, 1.0) | {"num_prompt_tokens": 431}}])
 
 
 def test_a_side_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,9 +50,7 @@ class Live:
             token_budget=2048,
             logit_chunk=512,
         )
-        engine = OPTIONS[option].start(
-            model.load_model(CPU, torch.float32), renderer.stop_token_ids, renderer.pad_token_id
-        )
+        engine = OPTIONS[option].start(model.load_model(CPU, torch.float32), renderer.stop_token_ids, max_tokens=64)
         return cls(runner=asyncio.Runner(), engine=engine, policy=policy, renderer=renderer)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:

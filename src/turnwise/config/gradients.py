@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from turnwise.config.wiring import (
     choose_device,
     evaluation_reward,
     load_model,
+    policy_dtype,
     run_to_end,
     sampling,
     start_engine,
@@ -83,13 +85,19 @@ def step_gradients(
     """
     check_arms(arms)
     first = next(iter(arms.values()))
+    rollout_settings = first.rollout
+    sampled_at: dict[str, Any] = {
+        "temperature": rollout_settings.temperature,
+        "top_k": rollout_settings.top_k,
+        "top_p": rollout_settings.top_p,
+    }
     seed_everything(first.seed)
     with building():
         task = first.task.start(first.seed)
         renderer = first.model.load_renderer()
         check_task(first, task, renderer)
         device = choose_device(first)
-        model = load_model(first, device, torch.float32)
+        model = load_model(first, device, policy_dtype(first, device))
         policy = start_policy(first, renderer, model)
         probes = {name: start_probe(arm, policy, renderer, model) for name, arm in arms.items()}
         for arm in arms.values():
@@ -106,9 +114,7 @@ def step_gradients(
                 rollout = await rollouts.sample(
                     task.next_batch(first.rollout.num_problems),
                     group_size=first.rollout.group_size,
-                    temperature=first.rollout.temperature,
-                    top_k=first.rollout.top_k,
-                    top_p=first.rollout.top_p,
+                    **sampled_at,
                     seed=derive_seed(first.seed, "rollout", step),
                 )
                 for name, arm in arms.items():
@@ -118,13 +124,11 @@ def step_gradients(
                         drop_void_turns=arm.trainer.drop_void_turns,
                         drop_equal_outcomes=arm.trainer.drop_equal_outcomes,
                     )
-                    batch = pack(
-                        scored, arm.advantage(scored), temperature=first.rollout.temperature, takes_part=takes_part
-                    )
+                    batch = pack(scored, arm.advantage(scored), takes_part=takes_part, **sampled_at)
                     found[name].append(-policy.gradient(batch, arm.loss))
                 scored = [reward(group) for group in rollout.groups]
                 for name, goal in GOALS.items():
-                    batch = pack(scored, above_siblings(scored, goal), temperature=first.rollout.temperature)
+                    batch = pack(scored, above_siblings(scored, goal), **sampled_at)
                     found[name].append(-policy.gradient(batch, UNBIASED))
                 outcomes.extend(
                     (is_correct, len(trajectory.turns))

@@ -161,6 +161,11 @@ class WarmStart:
         console = announce(components, run_dir)
         if not isinstance(components.task, Demonstrated):
             raise ConfigError("mode=warmstart: this task has no demonstrations; expected task=arithmetic or task=chain")
+        if components.model.lora_rank:
+            raise ConfigError(
+                f"mode=warmstart model.lora_rank={components.model.lora_rank}: the model begins with random "
+                f"weights, and an adapter would leave them so; expected 0"
+            )
         device = choose_device(components)
         out = Path(self.out) if self.out else run_dir / "model"
         with building():

@@ -78,8 +78,12 @@ class RegularisedLoss(PolicyLoss, Protocol):
 class EngineSettings(Protocol):
     """An engine before it starts."""
 
-    def start(self, model: nn.Module, stop_token_ids: frozenset[int], pad_token_id: int) -> RolloutEngine:
-        """Takes `model` over, the engine's own copy of the policy; the caller closes the engine."""
+    def start(self, model: nn.Module, stop_token_ids: frozenset[int], *, max_tokens: int) -> RolloutEngine:
+        """Takes `model` over, the engine's own copy of the policy; the caller closes the engine.
+
+        Raises:
+            ValueError: The engine cannot run the model, or has no room for a trajectory of `max_tokens` tokens.
+        """
         ...
 
 

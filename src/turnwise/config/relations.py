@@ -55,12 +55,22 @@ def check_relations(components: Components) -> None:
     if trainer.device is Device.cuda and not torch.cuda.is_available():
         raise ConfigError("trainer.device=cuda, but no CUDA device is visible here: use auto or cpu")
     on_cuda = trainer.device is not Device.cpu and torch.cuda.is_available()
+    _check_precision(trainer.dtype, on_cuda=on_cuda)
     wanted = components.model.attention
     if wanted in FLASH and not (on_cuda and trainer.dtype is not Precision.float32):
         raise ConfigError(
             f"model.attention={wanted} needs a CUDA device and half precision, but trainer.device={trainer.device} is "
             f"{'cuda' if on_cuda else 'cpu'} here and trainer.dtype={trainer.dtype}: use model.attention=auto"
         )
+
+
+def _check_precision(dtype: Precision, *, on_cuda: bool) -> None:
+    if dtype is not Precision.bfloat16:
+        return
+    supported = torch.cuda.is_bf16_supported() if on_cuda else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if not supported:
+        device = "GPU" if on_cuda else "CPU"
+        raise ConfigError(f"trainer.dtype=bfloat16: this {device} cannot compute in it, use trainer.dtype=float32")
 
 
 def _check_tool(task: TaskSettings, env: EnvironmentSettings) -> None:

@@ -86,7 +86,7 @@ def load_reference(components: Components, device: torch.device) -> nn.Module | 
     """The starting weights, in a resumed run too, where the loss has a KL term; else None, and no memory is spent."""
     if not components.loss.kl_weight:
         return None
-    return load_model(components, device, torch.float32)  # as the policy: in half precision it would differ from it
+    return load_model(components, device, policy_dtype(components, device))  # in another it would not be the policy
 
 
 def start_probe(components: Components, policy: Policy, renderer: ChatRenderer, model: nn.Module) -> Probe:
@@ -171,7 +171,7 @@ def compute_dtype(components: Components, device: torch.device) -> torch.dtype:
     """Precision of the passes on `device`."""
     wanted = components.trainer.dtype
     if wanted is Precision.auto:
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
     return torch.bfloat16 if wanted is Precision.bfloat16 else torch.float32
 
 
@@ -194,7 +194,7 @@ def start_tracker(
 def start_engine(components: Components, renderer: ChatRenderer, device: torch.device) -> RolloutEngine:
     """The engine with a copy of the model of its own; `sampling` closes it."""
     model = load_model(components, device, compute_dtype(components, device))
-    return components.engine.start(model, renderer.stop_token_ids, renderer.pad_token_id)
+    return components.engine.start(model, renderer.stop_token_ids, max_tokens=components.rollout.max_tokens)
 
 
 @asynccontextmanager

@@ -37,6 +37,8 @@ class HFEngine:
     """Memory in MiB for keys and values; where it does not suffice, fewer trajectories are sampled side by side."""
     tool_ticks: int = 3
     """Passes from the one that ends a turn to the one that its trajectory joins again, while its tool runs."""
+    waits_for_tools: bool = True
+    """Wait for a tool that takes longer, so that results repeat; false: go on without it, and they do not."""
     cuda_graphs: bool = False
     """On a GPU, record the passes that only decode and replay them; keys and values are then kept between steps."""
 
@@ -45,17 +47,28 @@ class HFEngine:
             if getattr(self, name) < 1:
                 raise ValueError(f"engine.{name}={getattr(self, name)}: expected >= 1")
 
-    def start(self, model: nn.Module, stop_token_ids: frozenset[int], pad_token_id: int) -> "HFRolloutEngine":
+    def start(self, model: nn.Module, stop_token_ids: frozenset[int], *, max_tokens: int) -> "HFRolloutEngine":
         """Takes `model` over: the engine's own copy, not the module that is trained. Nothing is ever padded.
 
         Raises:
             ValueError: The model does more than full attention in every layer (sliding windows, recurrence, sinks), or
-                graphs are wanted and it is not on a GPU.
+                graphs are wanted and it is not on a GPU, or `cache_mib` does not hold a trajectory of `max_tokens`.
         """
         weight = next(model.parameters())
         if self.cuda_graphs and not weight.is_cuda:
             raise ValueError(f"engine.cuda_graphs=true needs a CUDA device, the model is on {weight.device}")
-        return HFRolloutEngine(self, PackedModel(model), stop_token_ids)
+        packed = PackedModel(model)
+        self.check_room(packed, min(max_tokens, packed.max_positions))
+        return HFRolloutEngine(self, packed, stop_token_ids)
+
+    def check_room(self, model: PackedModel, num_tokens: int) -> None:
+        """Raises ValueError if `cache_mib` does not hold the keys and values of a trajectory of so many tokens."""
+        needed_mib = math.ceil(num_tokens * model.shape.bytes_per_token / MIB)
+        if needed_mib > self.cache_mib:
+            raise ValueError(
+                f"engine.cache_mib={self.cache_mib}: expected >= {needed_mib}, the keys and values of one trajectory "
+                f"of {num_tokens} tokens"
+            )
 
 
 class HFRolloutEngine:
@@ -73,6 +86,7 @@ class HFRolloutEngine:
         self._stop_token_ids = stop_token_ids
         self._schedule = Schedule(
             tool_ticks=settings.tool_ticks,
+            waits_for_tools=settings.waits_for_tools,
             prefill_tokens=settings.prefill_tokens,
             max_slots=settings.max_batch_size,
             max_cached_tokens=settings.cache_mib * MIB // model.shape.bytes_per_token,
@@ -107,12 +121,7 @@ class HFRolloutEngine:
         max_new_tokens = min(sampling.max_new_tokens, model.max_positions - len(token_ids))
         if max_new_tokens < 1:
             return Completion(token_ids=(), logprobs=(), finish_reason=FinishReason.abort, policy_version=self._version)
-        needed_mib = math.ceil((len(token_ids) + max_new_tokens) * model.shape.bytes_per_token / MIB)
-        if needed_mib > self._settings.cache_mib:
-            raise ValueError(
-                f"engine.cache_mib={self._settings.cache_mib}: expected >= {needed_mib}, the keys and values of one "
-                f"trajectory of {len(token_ids) + max_new_tokens} tokens"
-            )
+        self._settings.check_room(model, len(token_ids) + max_new_tokens)
         turn = Turn(
             sampling=sampling,
             max_new_tokens=max_new_tokens,

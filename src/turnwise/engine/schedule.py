@@ -69,10 +69,19 @@ class Schedule:
         transcripts: The trajectories that are not closed, or not yet due to be taken out, as they were opened.
     """
 
-    def __init__(self, *, tool_ticks: int, prefill_tokens: int, max_slots: int, max_cached_tokens: int) -> None:
+    def __init__(
+        self,
+        *,
+        tool_ticks: int,
+        waits_for_tools: bool = True,
+        prefill_tokens: int,
+        max_slots: int,
+        max_cached_tokens: int,
+    ) -> None:
         """
         Args:
             tool_ticks: From the pass that ends a turn to the one that its trajectory joins.
+            waits_for_tools: Whether a trajectory whose caller is not back by then holds up the others.
             prefill_tokens: Tokens that a pass takes beside those that were just sampled.
             max_slots: Trajectories that have a place at a time.
             max_cached_tokens: Tokens that fit into all slots together; a trajectory must not have more.
@@ -80,6 +89,7 @@ class Schedule:
         self.layout = SlotLayout(num_slots=0, num_columns=0)
         self.transcripts: list[Transcript] = []
         self._tool_ticks = tool_ticks
+        self._waits_for_tools = waits_for_tools
         self._prefill_tokens = prefill_tokens
         self._max_slots = max_slots
         self._max_cached_tokens = max_cached_tokens
@@ -93,8 +103,11 @@ class Schedule:
 
     @property
     def is_settled(self) -> bool:
-        """Whether each trajectory that is due has been asked for a turn or closed."""
-        return all(t.turn is not None or t.is_closed for t in self.transcripts if t.due <= self._tick)
+        """Whether every trajectory that is due was asked for a turn or closed; one, if tools are not waited for."""
+        due = [t for t in self.transcripts if t.due <= self._tick]
+        if not self._waits_for_tools and any(t.turn is not None for t in due):
+            return True
+        return all(t.turn is not None or t.is_closed for t in due)
 
     def rest(self, transcript: Transcript) -> None:
         """Its turn ended in the pass that was planned last: it is the caller's until it is due again."""

@@ -18,12 +18,15 @@ def add_adapter(model: Any, *, rank: int, alpha: float) -> None:
     torch's global generator.
 
     Raises:
-        ValueError: peft is not installed.
+        ValueError: peft is not installed, or the rank is so high that nothing is saved.
     """
+    width = model.config.get_text_config().hidden_size
+    if rank >= width:
+        raise ValueError(f"model.lora_rank={rank}: expected less than the width of the model's layers, {width}")
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
-        raise ValueError("model.lora_rank needs peft: install turnwise[lora]") from error
+        raise ValueError("model.lora_rank needs peft: pip install '.[lora]' in the repository") from error
     settings: dict[str, Any] = {"lora_alpha": alpha, "target_modules": "all-linear", "lora_dropout": 0.0}
     inject_adapter_in_model(LoraConfig(r=rank, **settings), model, adapter_name=_ADAPTER)
     for name, parameter in model.named_parameters():
@@ -56,7 +59,10 @@ def load_adapter_weights(model: Any, weights: Mapping[str, Tensor]) -> None:
 
 @torch.no_grad()
 def merged_weights(model: Any) -> dict[str, Tensor]:
-    """All weights under the names of the plain model, each adapter added to its layer: what an engine can load."""
+    """All weights under the names of the plain model, each adapter added to its layer: what an engine can load.
+
+    Layers with an adapter are float32: in half precision a small step would be rounded away.
+    """
     modules = dict(model.named_modules())
     merged = {}
     for name, tensor in model.state_dict().items():
@@ -64,6 +70,6 @@ def merged_weights(model: Any) -> dict[str, Tensor]:
             continue
         layer, of_base, rest = name.rpartition(_OF_BASE)
         if of_base and rest == "weight":
-            tensor = (tensor.float() + modules[layer].get_delta_weight(_ADAPTER)).to(tensor.dtype)
+            tensor = tensor.float() + modules[layer].get_delta_weight(_ADAPTER)
         merged[f"{layer}.{rest}" if of_base else name] = tensor
     return merged

@@ -49,14 +49,16 @@ def choose_attention(wanted: Attention, device: torch.device, dtype: torch.dtype
     obstacle = _flash_obstacle(device, dtype)
     if wanted in FLASH and obstacle is None and not _is_installed(wanted):
         obstacle = "it is not installed"
+    if wanted in FLASH and obstacle is None and not _has_kernel(wanted, device):
+        obstacle = f"it has no kernel for {torch.cuda.get_device_name(device)}"
     if wanted in FLASH and obstacle is not None:
         raise ValueError(f"model.attention={wanted}: cannot be had here, {obstacle}; use auto, sdpa or eager")
     if wanted is not Attention.auto:
         return AttentionChoice(wanted, "as configured")
-    installed = [kernel for kernel in FLASH if obstacle is None and _is_installed(kernel)]
-    if installed:
-        return AttentionChoice(installed[0], "the newest flash-attention that is installed")
-    reason = obstacle or "no flash-attention is installed"
+    usable = [kernel for kernel in FLASH if obstacle is None and _is_installed(kernel) and _has_kernel(kernel, device)]
+    if usable:
+        return AttentionChoice(usable[0], "the newest flash-attention that is installed and knows this GPU")
+    reason = obstacle or "no flash-attention that knows this GPU is installed"
     if device.type == "cuda":
         log.warning("model.attention=auto takes sdpa: %s", reason)
     return AttentionChoice(Attention.sdpa, reason)
@@ -68,6 +70,16 @@ def _flash_obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
     if dtype not in (torch.float16, torch.bfloat16):
         return f"flash-attention computes in half precision, not in {str(dtype).removeprefix('torch.')}"
     return None
+
+
+def _has_kernel(kernel: Attention, device: torch.device) -> bool:
+    """Whether the GPU is of a generation that a flash-attention was written for, by its compute capability."""
+    major = torch.cuda.get_device_capability(device)[0]
+    return {
+        Attention.flash_attention_2: major >= 8,
+        Attention.flash_attention_3: major == 9,
+        Attention.flash_attention_4: major >= 9,
+    }[kernel]
 
 
 def _is_installed(kernel: Attention) -> bool:

@@ -1,5 +1,6 @@
 """The trained model with its optimiser: AdamW steps on a packed batch, cut into micro-batches as memory asks."""
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,8 @@ from turnwise.model.chat import ChatRenderer
 from turnwise.model.scorer import TokenScorer
 from turnwise.protocols import PolicyLoss, Update
 from turnwise.types import TokenBatch
+
+log = logging.getLogger(__name__)
 
 
 class TorchPolicy:
@@ -84,6 +87,7 @@ class TorchPolicy:
         self._num_epochs = num_epochs
         self._num_minibatches = num_minibatches
         self._has_entropy_gradient = has_entropy_gradient
+        self._has_halved_budget = False
         scoring: dict[str, Any] = {"token_budget": token_budget, "logit_chunk": logit_chunk, "dtype": dtype}
         self._scorer = TokenScorer(model, **scoring)
         self._reference = None if reference is None else TokenScorer(reference.eval().requires_grad_(False), **scoring)
@@ -165,8 +169,19 @@ class TorchPolicy:
     def _optimise(
         self, batch: TokenBatch, sequence_numbers: Sequence[int], loss: PolicyLoss
     ) -> tuple[dict[str, float], Tensor]:
-        """One optimiser step; its figures, and the log-probs `[N]` of its loss tokens before it."""
-        figures, logprobs_N = self._differentiate(batch, sequence_numbers, loss)
+        """One optimiser step; its figures, and the log-probs `[N]` of its loss tokens before it.
+
+        Where memory runs out for the first time the step is begun anew with half the token budget, which stays.
+        """
+        try:
+            figures, logprobs_N = self._differentiate(batch, sequence_numbers, loss)
+        except torch.OutOfMemoryError:
+            if self._has_halved_budget:
+                raise
+            self._has_halved_budget = True
+            budget = self._scorer.halve_budget()
+            log.warning("memory ran out in the update: it goes on with trainer.token_budget=%d", budget)
+            figures, logprobs_N = self._differentiate(batch, sequence_numbers, loss)
         return {**figures, "loss/grad_norm": self._step()}, logprobs_N
 
     def _differentiate(

@@ -17,7 +17,7 @@ class Segment:
 
     length: int
     prefix: int | None
-    """Place among the segments of the one that this one continues; None for a beginning."""
+    """Index in `PrefixTree.segments` of the segment that this one continues; None for one that begins a sequence."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,6 +58,11 @@ class TokenScorer:
         """The sequences of `batch` that have a loss token, cut into parts within the token budget."""
         return micro_batches(batch, self._token_budget)
 
+    def halve_budget(self) -> int:
+        """Makes later parts half as large, at least a token; returns the token budget."""
+        self._token_budget = max(1, self._token_budget // 2)
+        return self._token_budget
+
     def score(self, part: TokenBatch, *, wants_entropy: bool = True) -> TokenScores:
         """Scores every loss token given the tokens before it, as the batch's sampling says; on the model's device.
 
@@ -134,7 +139,6 @@ class TokenScorer:
         if not torch.allclose(logits, expected.logits, rtol=1e-2, atol=1e-3):
             raise ValueError(f"{name} changes its logits behind the output embedding")
         wanted = alone[:, 1:].flatten(0, 1)
-        if (
-            not (hidden[1:] - wanted).norm() <= 0.05 * wanted.norm()
-        ):  # half precision rounds; a wrong key is no rounding
+        # Half precision rounds by less than that, and a wrong key is no rounding.
+        if not (hidden[1:] - wanted).norm() <= 0.05 * wanted.norm():
             raise ValueError(f"{name} does not hand its attention over to transformers' attention functions")

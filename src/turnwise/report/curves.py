@@ -99,9 +99,27 @@ def training_curves(lines: Sequence[Line]) -> list[Curve]:
         _lines(
             lines,
             "Seconds per step",
-            "Wall clock; the rest is the update.",
-            {"time/step_s": "whole step", "time/rollout_s": "rollout", "time/tool_s": "tools"},
+            "Wall clock. Tools run while the engine samples; a rollout that overlaps the update may outlast its step.",
+            {
+                "time/step_s": "whole step",
+                "time/rollout_s": "rollout",
+                "time/update_s": "update",
+                "time/tool_s": "tools",
+            },
             low=0.0,
+        ),
+        _lines(
+            lines,
+            "Idle",
+            "Share of the wall clock in which neither the engine nor the update computed.",
+            {"time/idle_share": "idle"},
+            low=0.0,
+        ),
+        _lines(
+            [line for line in lines if line.get("rollout/staleness")],
+            "Staleness",
+            "Updates between sampling and training weights, in the steps that were sampled ahead.",
+            {"rollout/staleness": "updates"},
         ),
     ]
     return [curve for curve in drawn if curve is not None]

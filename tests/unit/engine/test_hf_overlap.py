@@ -82,3 +82,21 @@ def test_the_engine_waits_for_a_tool_at_the_tick_at_which_its_trajectory_is_due(
         await engine.close()
 
     asyncio.run(asyncio.wait_for(run(), timeout=20))
+
+
+def test_where_it_does_not_wait_the_others_go_on_and_a_late_trajectory_joins_when_it_is_back() -> None:
+    async def run() -> None:
+        engine = start_engine(small_model(), NEVER, tool_ticks=3, waits_for_tools=False)
+        late, other = engine.session(), engine.session()
+        with recorded_passes() as passes:
+            long = asyncio.create_task(other.generate((50,), sampling(1, max_new_tokens=20)))
+            first = await late.generate((40,), sampling(0, max_new_tokens=1))
+            await long  # while the tool of the late one still runs
+            assert len(passes) == 20
+            second = await late.generate((40, *first.token_ids, 41), sampling(2, max_new_tokens=2))
+            assert len(second.token_ids) == 2
+        other.close()
+        late.close()
+        await engine.close()
+
+    asyncio.run(asyncio.wait_for(run(), timeout=20))

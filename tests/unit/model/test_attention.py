@@ -17,8 +17,17 @@ def test_auto_takes_the_newest_flash_attention_that_is_installed(monkeypatch: py
     assert choose_attention(Attention.flash_attention_2, CUDA, torch.float16).kernel is Attention.flash_attention_2
 
 
+@pytest.fixture(autouse=True)
+def generation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the GPU that the tests speak of: Hopper."""
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+
+
 @pytest.mark.parametrize(
-    ("dtype", "reason"), [(torch.bfloat16, "no flash-attention is installed"), (torch.float32, "not in float32")]
+    ("dtype", "reason"),
+    [(torch.bfloat16, "no flash-attention that knows this GPU is installed"), (torch.float32, "not in float32")],
 )
 def test_auto_on_cuda_falls_back_to_sdpa_with_a_warning(
     dtype: torch.dtype, reason: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -50,6 +59,18 @@ def test_what_cannot_be_had_is_an_error_that_says_why(monkeypatch: pytest.Monkey
         choose_attention(Attention.flash_attention_3, CUDA, torch.float32)
     with pytest.raises(ValueError, match=r"flash_attention_4: .* not installed"):
         choose_attention(Attention.flash_attention_4, CUDA, torch.bfloat16)
+
+
+def test_a_generation_of_gpus_that_a_kernel_does_not_know_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "_is_installed", lambda kernel: True)
+    found = []
+    for capability in ((7, 5), (8, 0), (9, 0), (10, 0)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, capability=capability: capability)
+        found.append(choose_attention(Attention.auto, CUDA, torch.bfloat16).kernel)
+    fa2, fa4 = Attention.flash_attention_2, Attention.flash_attention_4
+    assert found == [Attention.sdpa, fa2, fa4, fa4]
+    with pytest.raises(ValueError, match="flash_attention_3: cannot be had here, it has no kernel for a GPU"):
+        choose_attention(Attention.flash_attention_3, CUDA, torch.bfloat16)
 
 
 def test_names_are_values() -> None:

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tiny_models import VOCAB_SIZE, PolicyGradientLoss, reference_logprobs, renderer, small_model, token_batch
 from turnwise.model.policy import TorchPolicy
+from turnwise.model.scorer import TokenScorer
 from turnwise.types import LossOutput, TokenBatch
 
 # Lengths 4, 7, 2, 7; prompt and tool tokens (mask 0) surround sampled ones.
@@ -111,6 +112,32 @@ def test_shared_prompts_and_micro_batches_are_reported() -> None:
     _, metrics = gradients(token_batch(siblings), token_budget=5)
     assert metrics["update/num_micro_batches"] == 3
     assert metrics["update/shared_fraction"] == 0
+
+
+def test_where_memory_runs_out_the_step_is_begun_anew_in_smaller_parts_but_only_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    batch = token_batch(SEQUENCES)
+    expected = policy().gradient(batch, PolicyGradientLoss())
+    model = small_model()
+    made = policy(model, token_budget=14)
+    score, sizes = TokenScorer.score, list[int]()
+
+    def score_up_to_7(scorer: TokenScorer, part: TokenBatch, **options: Any) -> Any:
+        sizes.append(part.token_ids.numel())
+        if sizes[-1] > 7:
+            raise torch.OutOfMemoryError("made up")
+        return score(scorer, part, **options)
+
+    monkeypatch.setattr(TokenScorer, "score", score_up_to_7)
+    made.update(batch, PolicyGradientLoss())
+    assert sizes == [13, 4, 7, 2, 7]  # 4 + 7 + 2 of 14 tokens are too many; then 7 at a time, from the beginning
+    assert "trainer.token_budget=7" in caplog.text
+    found = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    monkeypatch.setattr(TokenScorer, "score", lambda *_, **__: score_up_to_7(made._scorer, batch))
+    with pytest.raises(torch.OutOfMemoryError):
+        made.update(batch, PolicyGradientLoss())
 
 
 def test_the_first_step_moves_each_weight_by_the_learning_rate_against_its_gradient() -> None:

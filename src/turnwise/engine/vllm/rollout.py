@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -94,6 +95,7 @@ class VLLMRolloutEngine:
         self._name = secrets.token_hex(4)  # a server may be asked by others, who count their versions too
         self._version = 0
         self._loading = asyncio.Lock()
+        self._clock = threading.Lock()  # an update in another thread reads it too
         self._num_asked = 0
         self._busy_s = self._busy_since = 0.0
         self._is_proven = self._is_closed = False
@@ -101,7 +103,8 @@ class VLLMRolloutEngine:
     @property
     def busy_s(self) -> float:
         """Seconds in which at least one request was under way or weights were being loaded."""
-        return self._busy_s + (time.perf_counter() - self._busy_since if self._num_asked else 0.0)
+        with self._clock:
+            return self._busy_s + (time.perf_counter() - self._busy_since if self._num_asked else 0.0)
 
     def session(self) -> "VLLMSession":
         """Begins a trajectory; vLLM itself finds what it knows of it by its tokens."""
@@ -229,15 +232,17 @@ class VLLMRolloutEngine:
 
     @contextmanager
     def _busy(self) -> Iterator[None]:
-        if not self._num_asked:
-            self._busy_since = time.perf_counter()
-        self._num_asked += 1
+        with self._clock:
+            if not self._num_asked:
+                self._busy_since = time.perf_counter()
+            self._num_asked += 1
         try:
             yield
         finally:
-            self._num_asked -= 1
-            if not self._num_asked:
-                self._busy_s += time.perf_counter() - self._busy_since
+            with self._clock:
+                self._num_asked -= 1
+                if not self._num_asked:
+                    self._busy_s += time.perf_counter() - self._busy_since
 
 
 class VLLMSession:

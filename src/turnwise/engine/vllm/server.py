@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from turnwise.engine.vllm.http import HTTPBackend
-from turnwise.engine.vllm.local import INSTALL, VLLM, started
+from turnwise.engine.vllm.local import INSTALL, VLLM, started, too_short
 from turnwise.engine.vllm.process import ServerProcess
 from turnwise.engine.vllm.rollout import VLLMRolloutEngine
 
@@ -33,21 +33,25 @@ class VLLMServer:
         if self.url and self.python:
             raise ValueError(f"engine.python={self.python!r}: no server is started where engine.url={self.url!r}")
 
-    def start(self, model: nn.Module, stop_token_ids: frozenset[int], pad_token_id: int) -> VLLMRolloutEngine:
+    def start(self, model: nn.Module, stop_token_ids: frozenset[int], *, max_tokens: int) -> VLLMRolloutEngine:
         """Starts the server or finds it, and takes `model` over; it is the starting point until weights are loaded.
 
         Raises:
             ImportError: The interpreter has no vLLM.
-            ValueError: No server answers, or it cannot serve this model.
+            ValueError: No server answers, it cannot serve this model, or its context is shorter than `max_tokens`.
         """
         if self.url:
             backend = HTTPBackend(self.url)
+            if backend.max_positions < max_tokens:
+                raise too_short(backend.max_positions, max_tokens)
             return started(backend, model, stop_token_ids, max_positions=backend.max_positions)
+        if 0 < self.serve.max_model_len < max_tokens:
+            raise too_short(self.serve.max_model_len, max_tokens)
         python = self.python or sys.executable
         try:
             has_vllm = subprocess.run([python, "-c", FIND_VLLM], check=False).returncode == 0
         except OSError as error:
-            raise ValueError(f"engine.python={python!r}: {error}") from error
+            raise ValueError(f"engine.python={python!r}: expected a Python interpreter, {error}") from error
         if not has_vllm:
             raise ImportError(f"engine=vllm_server: {python} has no vLLM: {INSTALL}")
         process = ServerProcess()
