@@ -13,7 +13,7 @@ from peer_work import NUM_TOKENS
 from prepared import peer_python, smollm2
 
 HERE = Path(__file__).parent
-COUNTED_STEPS = 5
+COUNTED_STEPS = 3
 """Of each side and dtype, after one that does not count."""
 
 

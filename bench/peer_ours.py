@@ -5,14 +5,11 @@ reward stand for nothing: one turn, no tool, a number for its length.
 """
 
 import asyncio
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
-
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # before torch allocates anything, as src/main.py does
 
 import torch
 
@@ -131,6 +128,8 @@ def chosen_components(model: str, dtype: str) -> Components:
             "trainer.device=cpu",
             f"trainer.dtype={dtype}",
             f"trainer.learning_rate={LEARNING_RATE}",
+            "trainer.token_budget=1024",
+            "trainer.logit_chunk=1024",
         ],
         label="peer",
     )

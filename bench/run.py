@@ -19,8 +19,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # before torch allocates anything, as src/main.py does
-
 import torch
 
 from prepared import NotPrepared

@@ -1,13 +1,12 @@
 """Entry point: `python src/main.py algo=gtpo reward.shaping=true`; `--help` lists the groups and their options."""
 
-import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch: large tensors in large pages, for fewer page faults
-# Everything is imported inside the functions: the process that grades answers imports this file and needs none of it.
+# Everything is imported inside the functions: the process that grades answers imports this file too, and needs
+# nothing of it.
 
 
 def job(config: "DictConfig") -> None:
