@@ -74,6 +74,11 @@ def test_a_task_without_demonstrations_has_no_warm_start(run: Run):
         run("mode=warmstart", "task=jsonl", "task.path=problems.jsonl")
 
 
-def test_half_precision_is_the_default_where_flash_attention_can_use_it(components: Components):
+def test_half_precision_is_the_default_where_flash_attention_can_use_it(
+    components: Components, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: True)
     assert compute_dtype(components, torch.device("cuda")) is torch.bfloat16
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: False)
+    assert compute_dtype(components, torch.device("cuda")) is torch.float32
     assert compute_dtype(components, torch.device("cpu")) is torch.float32
