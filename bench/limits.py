@@ -22,7 +22,7 @@ PROMPT_TOKENS = 42
 SQUARE = 2048
 FEW_TOKENS, MANY_TOKENS = 8, 8 + NEW_TOKENS
 """New tokens of two rollouts: what the longer one takes more is decoding, without the prompts."""
-ROUNDS = 4
+ROUNDS = 3
 """Of which the first does not count."""
 PRODUCTS_S = 0.5
 """Seconds of products whose rate is taken."""
