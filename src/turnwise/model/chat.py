@@ -30,7 +30,6 @@ class ChatRenderer:
     Attributes:
         name: For messages and labels.
         stop_token_ids: Tokens that end a sampled turn: the template's end of turn and the tokenizer's end of text.
-        pad_token_id: Fills ragged batches; never seen by attention.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerFast", name: str) -> None:
@@ -50,9 +49,7 @@ class ChatRenderer:
         self._end_of_turn = self._find_end_of_turn()
         (end_id,) = self._encode(self._end_of_turn)
         eos: Any = tokenizer.eos_token_id
-        pad: Any = tokenizer.pad_token_id
         self.stop_token_ids = frozenset({end_id} if eos is None else {end_id, eos})
-        self.pad_token_id: int = end_id if pad is None else pad
         self._tool_role = self._find_tool_role()
         self._check_prefixes()
         self._prompt_ids = lru_cache(maxsize=4096)(self._render_prompt)

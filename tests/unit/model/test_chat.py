@@ -53,15 +53,13 @@ def test_text_drops_control_tokens_only() -> None:
     assert renderer().text(ids) == "The answer is \\boxed{46}. "
 
 
-def test_stop_and_pad_tokens() -> None:
+def test_stop_tokens() -> None:
     assert renderer().stop_token_ids == {tokenizer().convert_tokens_to_ids("<|end|>")}
-    assert renderer().pad_token_id == tokenizer().convert_tokens_to_ids("<|pad|>")
     made = with_template(None)
     made.chat_template = tokenizer().chat_template
     made.eos_token, made.pad_token = "<|pad|>", None
     other = ChatRenderer(made, name="other")
     assert other.stop_token_ids == {*tokenizer().convert_tokens_to_ids(["<|end|>", "<|pad|>"])}
-    assert other.pad_token_id == tokenizer().convert_tokens_to_ids("<|end|>")
 
 
 def test_what_a_tool_prints_cannot_become_a_control_token() -> None:
