@@ -71,6 +71,9 @@ class ScriptedEngine:
     async def load_weights(self, weights: Mapping[str, Tensor], version: int) -> None:
         self.version = version
 
+    async def rest(self) -> None:
+        pass
+
     async def close(self) -> None:
         pass
 

@@ -79,6 +79,10 @@ class RolloutEngine(Protocol):
         """Copies `weights`; every later completion comes from them and bears `version`. Forgets cached keys/values."""
         ...
 
+    async def rest(self) -> None:
+        """Nothing is asked for until the next `load_weights`: an engine may give its memory to the update."""
+        ...
+
     async def close(self) -> None:
         """Frees what `start` took; safe to call twice."""
         ...

@@ -164,6 +164,7 @@ class Trainer:
         await self.refresh(step)
         started = self.now()
         rollout = await self.sample(step)  # tau_1..G ~ pi_old, tools in the loop
+        await self.engine.rest()
         self.learn(step, rollout, started)
 
     async def refresh(self, step: int) -> None:

@@ -47,6 +47,14 @@ MISTAKES = [
     # values that do not go together
     ("reward.shaping=true rollout.group_size=1", ["reward.shaping=true", "rollout.group_size=1"]),
     (
+        "engine=vllm engine.sleep=true trainer.max_staleness=1 loss.correction=truncate",
+        ["trainer.max_staleness=1", "engine.sleep=true", "use engine.sleep=false or trainer.max_staleness=0"],
+    ),
+    (
+        "engine=vllm_server engine.serve.sleep=true trainer.max_staleness=1 loss.correction=truncate",
+        ["trainer.max_staleness=1", "use engine.serve.sleep=false"],
+    ),
+    (
         "trainer.device=cpu model.attention=flash_attention_2",
         ["model.attention=flash_attention_2", "trainer.device=cpu"],
     ),

@@ -1,11 +1,13 @@
 """Ranges of the trainer's settings; what the trainer does is shown by whole runs in tests/integration."""
 
+import asyncio
 import math
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from turnwise.trainer import TrainerSettings
+from turnwise.trainer import Trainer, TrainerSettings
 
 
 @pytest.mark.parametrize(
@@ -40,3 +42,24 @@ def test_the_learning_rate_rises_over_the_warm_up():
 
 def test_without_a_warm_up_it_is_full_from_the_first_step():
     assert TrainerSettings(learning_rate=0.3).learning_rate_at(0) == 0.3
+
+
+def test_the_engine_rests_between_sampling_and_learning():
+    done: list[str] = []
+
+    def noted(name: str) -> Any:
+        async def work(*_: Any) -> None:
+            await asyncio.sleep(0)
+            done.append(name)
+
+        return work
+
+    parts = SimpleNamespace(
+        refresh=noted("refresh"),
+        sample=noted("sample"),
+        engine=SimpleNamespace(rest=noted("rest")),
+        learn=lambda *_: done.append("learn"),
+        now=lambda: None,
+    )
+    asyncio.run(Trainer.step(cast(Trainer, parts), 0))
+    assert done == ["refresh", "sample", "rest", "learn"]

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import psutil
@@ -71,6 +72,15 @@ def test_run_ends_well_and_engine_and_trainer_agree(option: str, run_dir: Path) 
     for row in trained:
         assert row["mismatch/log_ratio_max"] < 2e-4
         assert row["mismatch/kl"] < 1e-8
+
+
+def test_sleep_is_refused_where_vllm_cannot_sleep(run_dir: Path) -> None:
+    assert not import_module("vllm.platforms").current_platform.is_sleep_mode_available()
+    process = start("vllm", run_dir, "engine.sleep=true")
+    assert process.wait() == 2, said(run_dir)
+    assert "sleep=true of the engine: vLLM can sleep on a GPU only, and this run is on a CPU" in said(run_dir)
+    assert "Traceback" not in said(run_dir)
+    assert not (run_dir / "metrics.jsonl").exists()
 
 
 @pytest.mark.parametrize("option", OVERRIDES)

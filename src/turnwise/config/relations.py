@@ -5,9 +5,11 @@ from hydra.utils import get_class
 
 from turnwise.config.errors import ConfigError
 from turnwise.config.options import option_groups
-from turnwise.config.parts import Components, EnvironmentSettings, TaskSettings
+from turnwise.config.parts import Components, EngineSettings, EnvironmentSettings, TaskSettings
 from turnwise.config.schema import COMPONENTS
 from turnwise.core.correction import Correction
+from turnwise.engine.vllm.local import VLLM
+from turnwise.engine.vllm.server import VLLMServer
 from turnwise.model.attention import FLASH
 from turnwise.trainer import Device, Precision
 
@@ -52,6 +54,11 @@ def check_relations(components: Components) -> None:
             f"trainer.max_staleness={trainer.max_staleness} trains on samples of older weights, and "
             f"loss.correction=none leaves them uncorrected: expected loss.correction=truncate, mask or geometric"
         )
+    if trainer.max_staleness and (sleep := _sleep_key(components.engine)):
+        raise ConfigError(
+            f"trainer.max_staleness={trainer.max_staleness} samples while a step is trained on, and {sleep}=true drops "
+            f"the sampler's weights meanwhile: use {sleep}=false or trainer.max_staleness=0"
+        )
     if trainer.device is Device.cuda and not torch.cuda.is_available():
         raise ConfigError("trainer.device=cuda, but no CUDA device is visible here: use auto or cpu")
     on_cuda = trainer.device is not Device.cpu and torch.cuda.is_available()
@@ -62,6 +69,17 @@ def check_relations(components: Components) -> None:
             f"model.attention={wanted} needs a CUDA device and half precision, but trainer.device={trainer.device} is "
             f"{'cuda' if on_cuda else 'cpu'} here and trainer.dtype={trainer.dtype}: use model.attention=auto"
         )
+
+
+def _sleep_key(engine: EngineSettings) -> str | None:
+    """The key that puts the engine to sleep while the policy is updated; None where it stays awake."""
+    match engine:
+        case VLLM(sleep=True):
+            return "engine.sleep"
+        case VLLMServer(url="", serve=VLLM(sleep=True)):
+            return "engine.serve.sleep"
+        case _:
+            return None
 
 
 def _check_precision(dtype: Precision, *, on_cuda: bool) -> None:

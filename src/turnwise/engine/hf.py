@@ -154,6 +154,9 @@ class HFRolloutEngine:
         await self._compute(model.load, weights)
         self._version = version
 
+    async def rest(self) -> None:
+        """Changes nothing: keys and values went with the last session, and the weights stay."""
+
     async def close(self) -> None:
         """Ends what is being sampled and frees the model and the keys and values; safe to call twice."""
         if self._server is not None:

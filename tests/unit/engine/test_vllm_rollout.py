@@ -9,15 +9,19 @@ import torch
 from torch import Tensor
 
 from tiny_models import sampling, small_model
-from turnwise.engine.vllm.rollout import Sampled, VLLMRolloutEngine
+from turnwise.engine.vllm.backend import Sampled
+from turnwise.engine.vllm.rollout import VLLMRolloutEngine
 from turnwise.engine.vllm.worker import WeightReceiver
 from turnwise.types import FinishReason
 
 
 class SmallVLLM(WeightReceiver):
-    """Answers the greedy turn; each fault of a real one can be switched on."""
+    """Answers the greedy turn; each fault of a real one can be switched on. Notes what it is told in `events`."""
 
     def __init__(self) -> None:
+        self.events: list[str] = []
+        self.asleep: set[str] = set()
+        self.stays_asleep = False
         self.model = small_model(seed=9)
         self.label = "none"
         self.asked: list[Mapping[str, Any]] = []
@@ -29,13 +33,16 @@ class SmallVLLM(WeightReceiver):
         return self.model
 
     def reload_weights(self, weights_iterator: Any) -> None:
+        assert "weights" not in self.asleep, "there is no memory to load into"
         if not self.is_deaf:
             weights = {name: tensor.clone() for name, tensor in weights_iterator}
             if not self.is_stale:
                 self.model.load_state_dict(weights, strict=False)
 
     async def generate(self, token_ids: Sequence[int], sampling: Mapping[str, Any]) -> Sampled:
+        assert not self.asleep, "a real one would keep the request waiting"
         self.asked.append(sampling)
+        self.events.append("generate")
         if self.gate is not None:
             await self.gate.wait()
         temperature = 1.0 if self.ignores_temperature else sampling["temperature"] or 1.0
@@ -52,19 +59,34 @@ class SmallVLLM(WeightReceiver):
         return Sampled(tuple(turn), tuple(logprobs), reason, self.label)
 
     async def call_workers(self, method: str, argument: str) -> list[Any]:
+        self.events.append(method)
         return [getattr(self, method)(argument)]
 
     async def forget_prefixes(self) -> bool:
+        self.events.append("forget_prefixes")
         return not self.keeps_prefixes
 
     async def label_weights(self, label: str) -> None:
         self.label = label
 
+    async def sleep(self) -> None:
+        self.events.append("sleep")
+        self.asleep = {"weights", "kv_cache"}
+        for tensor in self.model.state_dict().values():
+            tensor.fill_(float("nan"))
+
+    async def wake(self, part: str) -> bool:
+        self.events.append(f"wake {part}")
+        self.asleep -= set() if self.stays_asleep else {part}
+        return not self.asleep
+
     async def close(self) -> None:
         self.num_closed += 1
 
 
-def run(work: Callable[[VLLMRolloutEngine, SmallVLLM], Coroutine[Any, Any, None]], stop: int = 1) -> None:
+def run(
+    work: Callable[[VLLMRolloutEngine, SmallVLLM], Coroutine[Any, Any, None]], stop: int = 1, sleeps: bool = False
+) -> None:
     vllm = SmallVLLM()
     engine = VLLMRolloutEngine(
         vllm,
@@ -73,6 +95,7 @@ def run(work: Callable[[VLLMRolloutEngine, SmallVLLM], Coroutine[Any, Any, None]
         max_positions=96,
         dtype=torch.float32,
         padded_head_size=8,
+        sleeps=sleeps,
     )
     asyncio.run(work(engine, vllm))
 
@@ -203,6 +226,75 @@ def test_weights_wait_for_no_turn() -> None:
         assert engine.busy_s == after >= during
 
     run(work)
+
+
+def test_a_rest_is_slept_through_and_the_next_weights_wake_it_part_by_part() -> None:
+    async def work(engine: VLLMRolloutEngine, vllm: SmallVLLM) -> None:
+        await engine.load_weights(changed_weights(), 1)
+        first = await engine.session().generate((5, 6), sampling())
+        awake = ["receive_weights", "forget_prefixes", "generate", "generate"]  # the probe, and the turn
+        assert vllm.events == awake
+        await engine.rest()
+        await engine.rest()
+        assert vllm.events == [*awake, "sleep"]
+        with pytest.raises(RuntimeError, match="while vLLM sleeps: load_weights wakes it"):
+            await engine.session().generate((5, 6), sampling())
+        await engine.load_weights(changed_weights(), 2)
+        woken = ["sleep", "wake weights", "receive_weights", "wake kv_cache", "forget_prefixes", "generate"]
+        assert vllm.events == [*awake, *woken]
+        again = await engine.session().generate((5, 6), sampling())
+        assert (again.token_ids, again.logprobs) == (first.token_ids, first.logprobs)
+        await engine.load_weights(changed_weights(), 3)  # of one that is awake: an evaluation stands between
+        assert vllm.events[-3:] == ["receive_weights", "forget_prefixes", "generate"]
+
+    run(work, sleeps=True)
+
+
+def test_without_the_option_a_rest_changes_nothing() -> None:
+    async def work(engine: VLLMRolloutEngine, vllm: SmallVLLM) -> None:
+        await engine.load_weights(changed_weights(), 1)
+        told = list(vllm.events)
+        await engine.rest()
+        await engine.session().generate((5, 6), sampling())
+        assert vllm.events == [*told, "generate"]
+
+    run(work)
+
+
+def test_a_rest_before_the_first_turn_leaves_no_weights_to_begin_with() -> None:
+    async def work(engine: VLLMRolloutEngine, _: SmallVLLM) -> None:
+        await engine.rest()
+        with pytest.raises(RuntimeError, match="while vLLM sleeps"):
+            await engine.session().generate((5, 6), sampling())
+
+    run(work, sleeps=True)
+
+
+def test_one_that_does_not_wake_up_is_not_asked() -> None:
+    async def work(engine: VLLMRolloutEngine, vllm: SmallVLLM) -> None:
+        await engine.load_weights(changed_weights(), 1)
+        await engine.rest()
+        vllm.asleep = {"kv_cache"}
+        vllm.stays_asleep = True
+        with pytest.raises(RuntimeError, match="vLLM did not wake up"):
+            await engine.load_weights(changed_weights(), 2)
+
+    run(work, sleeps=True)
+
+
+def test_no_rest_while_turns_are_sampled() -> None:
+    async def work(engine: VLLMRolloutEngine, vllm: SmallVLLM) -> None:
+        await engine.load_weights(changed_weights(), 1)
+        vllm.gate = asyncio.Event()
+        turn = asyncio.create_task(engine.session().generate((5, 6), sampling()))
+        await asyncio.sleep(0.01)
+        with pytest.raises(RuntimeError, match="rest was called while turns are being sampled"):
+            await engine.rest()
+        vllm.gate.set()
+        await turn
+        assert "sleep" not in vllm.events
+
+    run(work, sleeps=True)
 
 
 def test_closed_engine_says_so() -> None:

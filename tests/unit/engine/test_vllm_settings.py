@@ -1,3 +1,4 @@
+import asyncio
 import os
 import stat
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 from tiny_models import small_model
 from turnwise.engine.vllm import process
+from turnwise.engine.vllm.http import HTTPBackend
 from turnwise.engine.vllm.local import VLLM
 from turnwise.engine.vllm.process import ServerProcess
 from turnwise.engine.vllm.server import VLLMServer, flags
@@ -66,6 +68,31 @@ def test_vllm_starts_from_the_configuration_alone(tmp_path: Path) -> None:
     expected = {"kv_cache_memory_bytes": 3 * 2**20, "max_model_len": 64, "dtype": "float32", "load_format": "dummy"}
     assert expected.items() <= arguments.items()
     assert "kv_cache_memory_bytes" not in VLLM(kv_cache_mib=0).arguments(small_model(), tmp_path)
+
+
+def test_sleep_is_for_a_gpu(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="sleep=true of the engine: vLLM can sleep on a GPU only"):
+        VLLM(sleep=True).arguments(small_model(), tmp_path)
+    assert "enable_sleep_mode" not in VLLM().arguments(small_model(), tmp_path)
+    on_gpu = VLLM(sleep=True).arguments(small_model().to("meta"), tmp_path)  # any device that is no CPU
+    assert "--enable-sleep-mode" in flags(on_gpu)
+
+
+def test_a_server_is_put_to_sleep_and_woken_by_its_endpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    async def work() -> list[bool]:
+        async def answer(request: httpx.Request) -> httpx.Response:
+            asked.append(f"{request.method} {request.url.raw_path.decode()}")
+            return httpx.Response(200, json={"status": "awake" if "kv_cache" in asked[-1] else "sleeping"})
+
+        backend = HTTPBackend.__new__(HTTPBackend)  # of one that answered when it was started
+        backend._client = httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://vllm")
+        await backend.sleep()
+        return [await backend.wake("weights"), await backend.wake("kv_cache")]
+
+    assert asyncio.run(work()) == [False, True]
+    assert asked == ["POST /sleep?level=2", "POST /wake_up?tags=weights", "POST /wake_up?tags=kv_cache"]
 
 
 def test_context_longer_than_the_models_is_refused(tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from turnwise.engine.vllm.backend import SLEEP_LEVEL, Sampled
 from turnwise.engine.vllm.process import ServerProcess
-from turnwise.engine.vllm.rollout import Sampled
 
 
 class HTTPBackend:
@@ -58,6 +58,14 @@ class HTTPBackend:
     async def label_weights(self, label: str) -> None:
         """Names the weights."""
         await self._post("/update_weight_version", {"new_version": label})
+
+    async def sleep(self) -> None:
+        """Throws weights and cache away."""
+        await self._post(f"/sleep?level={SLEEP_LEVEL}", {})
+
+    async def wake(self, part: str) -> bool:
+        """Takes memory for a part of them again."""
+        return (await self._post(f"/wake_up?tags={part}", {}))["status"] == "awake"
 
     async def close(self) -> None:
         """Ends the connections, and the server if it is ours."""

@@ -11,8 +11,9 @@ from typing import Any, cast
 
 from torch import nn
 
+from turnwise.engine.vllm.backend import SLEEP_LEVEL, Backend, Sampled
 from turnwise.engine.vllm.heads import cpu_head_size, head_size, padded_config
-from turnwise.engine.vllm.rollout import Backend, Sampled, VLLMRolloutEngine
+from turnwise.engine.vllm.rollout import VLLMRolloutEngine
 from turnwise.engine.vllm.worker import EXTENSION
 
 INSTALL = (
@@ -40,6 +41,8 @@ class VLLM:
     """Tokens of a block of the prefix cache: a shared prefix is found in whole blocks."""
     enforce_eager: bool = False
     """Neither compile nor capture CUDA graphs: starts sooner, decodes slower."""
+    sleep: bool = False
+    """Give vLLM's memory to the update: weights and cache are dropped after sampling. Needs a GPU, and staleness 0."""
 
     def __post_init__(self) -> None:
         for name, smallest in (("max_batch_size", 1), ("kv_cache_mib", 0), ("max_model_len", 0)):
@@ -75,13 +78,16 @@ class VLLM:
             raise ValueError(f"engine=vllm: vLLM did not start: {error}; VLLM_LOGGING_LEVEL=INFO says more") from error
         finally:
             folder.cleanup()
-        return started(ChildProcesses(llm), model, stop_token_ids, max_positions=llm.model_config.max_model_len)
+        max_positions = llm.model_config.max_model_len
+        return started(ChildProcesses(llm), model, stop_token_ids, max_positions=max_positions, sleeps=self.sleep)
 
     def arguments(self, model: nn.Module, folder: Path) -> dict[str, Any]:
         """vLLM's engine arguments, after writing the configuration of `model` into `folder`.
 
         Its weights are left out: vLLM begins with random ones and gets these as it gets all later ones.
         """
+        if self.sleep and next(model.parameters()).device.type == "cpu":
+            raise ValueError("sleep=true of the engine: vLLM can sleep on a GPU only, and this run is on a CPU")
         config = cast(Any, model).config
         positions = config.get_text_config().max_position_embeddings
         if self.max_model_len > positions:
@@ -113,6 +119,8 @@ class VLLM:
             "disable_log_stats": True,
             "seed": 0,
         }
+        if self.sleep:
+            arguments["enable_sleep_mode"] = True
         if self.kv_cache_mib:
             arguments["kv_cache_memory_bytes"] = self.kv_cache_mib << 20
         if next(model.parameters()).device.type == "cpu":  # seeds and prompts in chunks do not go together there
@@ -142,7 +150,7 @@ def _cache_bytes(model: nn.Module, padded_head_size: int) -> int:
 
 
 def started(
-    backend: Backend, model: nn.Module, stop_token_ids: frozenset[int], *, max_positions: int
+    backend: Backend, model: nn.Module, stop_token_ids: frozenset[int], *, max_positions: int, sleeps: bool
 ) -> VLLMRolloutEngine:
     """The engine around a vLLM that was started with `VLLM.arguments`."""
     return VLLMRolloutEngine(
@@ -152,6 +160,7 @@ def started(
         max_positions=max_positions,
         dtype=next(model.parameters()).dtype,
         padded_head_size=engine_head_size(model),
+        sleeps=sleeps,
     )
 
 
@@ -194,6 +203,14 @@ class ChildProcesses:
     async def label_weights(self, label: str) -> None:
         """Names the weights."""
         await self._llm.update_weight_version(label)
+
+    async def sleep(self) -> None:
+        """Throws weights and cache away."""
+        await self._llm.sleep(level=SLEEP_LEVEL)
+
+    async def wake(self, part: str) -> bool:
+        """Takes memory for a part of them again."""
+        return await self._llm.wake_up(tags=[part])
 
     async def close(self) -> None:
         """Ends the child processes."""

@@ -6,11 +6,12 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from turnwise.engine.vllm.backend import CACHE, WEIGHTS, Backend, Sampled
 from turnwise.engine.vllm.handover import WeightNames, in_shared_memory, wire_weights
 from turnwise.engine.vllm.heads import head_size, padded_weights
 from turnwise.engine.vllm.probe import PROBE_BOUNDS, PROBE_TEMPERATURE, PROBE_TURN, Reference, probe_prompt
@@ -19,39 +20,6 @@ from turnwise.types import Completion, FinishReason, Sampling
 
 NOT_FINITE = -9999.0
 """What vLLM's server writes for a log-prob that is not finite."""
-
-
-class Sampled(NamedTuple):
-    """What vLLM answers: the tokens, their log-probs, why it stopped, the label of the weights."""
-
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    finish_reason: str
-    weights: str
-
-
-class Backend(Protocol):
-    """A running vLLM, in child processes or behind HTTP. Any failure of it is a RuntimeError."""
-
-    async def generate(self, token_ids: Sequence[int], sampling: Mapping[str, Any]) -> Sampled:
-        """Samples after `token_ids` with the fields of vLLM's `SamplingParams`."""
-        ...
-
-    async def call_workers(self, method: str, argument: str) -> list[Any]:
-        """Calls a method of every worker; the answers."""
-        ...
-
-    async def forget_prefixes(self) -> bool:
-        """Empties the prefix cache; whether it did."""
-        ...
-
-    async def label_weights(self, label: str) -> None:
-        """What completions will say of the weights that sampled them."""
-        ...
-
-    async def close(self) -> None:
-        """Ends what was started; safe to call twice."""
-        ...
 
 
 class VLLMRolloutEngine:
@@ -69,6 +37,7 @@ class VLLMRolloutEngine:
         max_positions: int,
         dtype: torch.dtype,
         padded_head_size: int,
+        sleeps: bool = False,
     ) -> None:
         """Takes `model` over: its weights are handed over first, then only its structure is kept, for the proof.
 
@@ -79,6 +48,7 @@ class VLLMRolloutEngine:
             max_positions: Tokens that fit into vLLM's context.
             dtype: Precision of vLLM's weights.
             padded_head_size: Entries of an attention head in vLLM's model.
+            sleeps: Whether vLLM gives its memory back from `rest` to the next weights.
         """
         config: Any = cast(Any, model).config.get_text_config()
         self._backend = backend
@@ -98,7 +68,8 @@ class VLLMRolloutEngine:
         self._clock = threading.Lock()  # an update in another thread reads it too
         self._num_asked = 0
         self._busy_s = self._busy_since = 0.0
-        self._is_proven = self._is_closed = False
+        self._sleeps = sleeps
+        self._is_proven = self._is_asleep = self._is_closed = False
 
     @property
     def busy_s(self) -> float:
@@ -154,6 +125,9 @@ class VLLMRolloutEngine:
         sampled from, and the log-probs must be those that the weights themselves give (`PROBE_BOUNDS`). And they must
         not be to the bit those of the weights before, if most tensors changed.
 
+        A vLLM that sleeps wakes for it: its weights first, and the prefix cache when they have arrived, so that the
+        copies of a hand-over and an idle cache never take memory at the same time.
+
         Raises:
             ValueError: If names or shapes are not exactly the model's; tied weights may be named once.
             RuntimeError: While turns are being sampled, or where the proof fails.
@@ -165,13 +139,32 @@ class VLLMRolloutEngine:
         weights = self._names.complete(weights)
         self._is_proven, self._initial = False, None
         with self._busy():
+            if self._is_asleep:
+                await self._backend.wake(WEIGHTS)
             digests = await self._hand_over(weights)
+            if self._is_asleep:
+                if not await self._backend.wake(CACHE):
+                    raise RuntimeError("vLLM did not wake up: it would keep the next turn waiting for ever")
+                self._is_asleep = False
             if not await self._backend.forget_prefixes():
                 raise RuntimeError("vLLM did not empty its prefix cache: does another run use the same server?")
             self._version = version
             await self._backend.label_weights(self._label())
             await self._prove(weights, digests)
         self._is_proven = True
+
+    async def rest(self) -> None:
+        """Puts vLLM to sleep where it was started for that: without weights and cache, until `load_weights`.
+
+        Raises:
+            RuntimeError: While turns are being sampled.
+        """
+        if not self._sleeps or self._is_asleep:
+            return
+        if self._num_asked:
+            raise RuntimeError("rest was called while turns are being sampled")
+        self._is_asleep, self._initial = True, None
+        await self._backend.sleep()
 
     async def close(self) -> None:
         """Ends the processes that were started; safe to call twice."""
@@ -186,6 +179,8 @@ class VLLMRolloutEngine:
         async with self._loading:
             if self._initial is not None:
                 await self.load_weights(self._initial, 0)
+        if self._is_asleep:
+            raise RuntimeError("generate was called while vLLM sleeps: load_weights wakes it")
         if not self._is_proven:
             raise RuntimeError("generate was called after a hand-over of weights that failed")
 

@@ -44,7 +44,7 @@ class VLLMServer:
             backend = HTTPBackend(self.url)
             if backend.max_positions < max_tokens:
                 raise too_short(backend.max_positions, max_tokens)
-            return started(backend, model, stop_token_ids, max_positions=backend.max_positions)
+            return started(backend, model, stop_token_ids, max_positions=backend.max_positions, sleeps=False)
         if 0 < self.serve.max_model_len < max_tokens:
             raise too_short(self.serve.max_model_len, max_tokens)
         python = self.python or sys.executable
@@ -58,7 +58,7 @@ class VLLMServer:
         try:
             process.start(python, flags(self.serve.arguments(model, process.folder)))
             backend = HTTPBackend(process.url, process)
-            return started(backend, model, stop_token_ids, max_positions=backend.max_positions)
+            return started(backend, model, stop_token_ids, max_positions=backend.max_positions, sleeps=self.serve.sleep)
         except BaseException:
             process.close()
             raise
