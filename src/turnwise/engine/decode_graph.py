@@ -24,39 +24,46 @@ COLUMNS_AT_ONCE = 256
 class StaticPass:
     """A pass of one token for each of the first slots; what stands in its tensors may change between two runs.
 
-    A slot that does not decode takes part with a token whose keys and values are not kept, and which nobody reads.
+    A slot that does not decode takes part with a token in the last column of the cache. No trajectory ever runs a token
+    there: the one that would come to lie in it is the last that may be sampled.
     """
 
     def __init__(self, cache: SlotCache, num_rows: int, num_columns: int) -> None:
+        shape, layout = cache.shape, cache.layout
         self._cache = cache
-        self._num_columns = num_columns
-        self.token_ids = torch.zeros(num_rows, dtype=torch.int64, device=cache.device)
-        self.positions = torch.zeros_like(self.token_ids)
-        self._is_decoding = torch.zeros(num_rows, dtype=torch.bool, device=cache.device)
+        self._packed = torch.zeros(2, num_rows, dtype=torch.int64, device=cache.device)
+        self.token_ids, self.positions = self._packed.unbind(0)
+        first_cells = torch.arange(2 * layout.num_slots * shape.num_heads, device=cache.device) * layout.num_columns
+        first_cells_2SH = first_cells.view(2, layout.num_slots, shape.num_heads)[:, :num_rows]
+        self._first_cells_2HS = first_cells_2SH.transpose(1, 2).contiguous()
+        self._cells = torch.zeros_like(self._first_cells_2HS)
+        self._columns_C = torch.arange(num_columns, device=cache.device)
+        # With rows that begin at multiples of 16 numbers attention takes the mask as it is, instead of a copy a layer.
+        room = torch.zeros(num_rows, 1, 1, -(-num_columns // 16) * 16, dtype=shape.dtype, device=cache.device)
+        self._mask = room[..., :num_columns]
 
     def fill(self, stretches: Sequence[Stretch]) -> None:
-        """Puts the tokens of a pass in their places."""
-        rows = torch.zeros(3, self.token_ids.numel(), dtype=torch.int64)
+        """Puts the tokens of a pass in their places, with one transfer."""
+        num_rows = self.token_ids.numel()
+        token_ids, positions = [0] * num_rows, [self._cache.layout.num_columns - 1] * num_rows
         for slot, start, (token_id,) in stretches:
-            rows[:, slot] = torch.tensor([token_id, start, 1])
-        for target, row in zip((self.token_ids, self.positions, self._is_decoding), rows, strict=True):
-            target.copy_(row)
+            token_ids[slot], positions[slot] = token_id, start
+        self._packed.copy_(torch.tensor([token_ids, positions]))
+
+    def aim(self) -> None:
+        """From the positions, what all layers share: where keys and values go, and which columns are seen."""
+        torch.add(self._first_cells_2HS, self.positions, out=self._cells)
+        hidden_SC = self._columns_C > self.positions[:, None]
+        self._mask.zero_().masked_fill_(hidden_SC[:, None, None], -torch.inf)
 
     def attend(self, layer_idx: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
         """As `PackedPass.attend`, without a shape that depends on what is decoded."""
-        num_rows, heads, size = self.token_ids.numel(), key.shape[1], query.shape[-1]
-        slots_S1 = torch.arange(num_rows, device=query.device)[:, None]
-        heads_H = torch.arange(heads, device=query.device)
-        cells = ((slots_S1 * heads + heads_H) * self._cache.layout.num_columns + self.positions[:, None]).flatten()
-        is_decoding = self._is_decoding.repeat_interleave(heads)[:, None]
-        found = []
-        for stored, fresh in zip(self._cache.layers[layer_idx], (key, value), strict=True):
-            flat = stored.view(-1, size)
-            flat.index_copy_(0, cells, torch.where(is_decoding, fresh[0].transpose(0, 1).flatten(0, 1), flat[cells]))
-            found.append(stored[:num_rows, :, : self._num_columns])
-        seen_SC = torch.arange(self._num_columns, device=query.device) <= self.positions[:, None]
-        queries = query[0].transpose(0, 1).reshape(num_rows, heads, -1, size)
-        attended = scaled_dot_product_attention(queries, *found, attn_mask=seen_SC[:, None, None], scale=scaling)
+        num_rows, num_columns, size = self.token_ids.numel(), self._columns_C.numel(), query.shape[-1]
+        layer = self._cache.layers[layer_idx]
+        layer.view(-1, size).index_copy_(0, self._cells.flatten(), torch.stack((key[0], value[0])).view(-1, size))
+        keys, values = layer[:, :num_rows, :, :num_columns]
+        queries = query[0].transpose(0, 1).reshape(num_rows, keys.shape[1], -1, size)
+        attended = scaled_dot_product_attention(queries, keys, values, attn_mask=self._mask, scale=scaling)
         return attended.reshape(1, num_rows, -1, size)
 
 
@@ -77,8 +84,9 @@ class DecodeGraphs:
             self._recorded[size] = self._record(size, stretches)
         static, graph, logits = self._recorded[size]
         static.fill(stretches)
+        rows = torch.tensor(slots, device=logits.device)  # a transfer that would wait for a replay before it
         graph.replay()
-        return logits[torch.tensor(slots, device=logits.device)]
+        return logits[rows]
 
     def size(self, stretches: Sequence[Stretch]) -> tuple[int, int]:
         """Slots, rounded up to a power of two, and columns of the recording that serves a pass."""
@@ -96,11 +104,15 @@ class DecodeGraphs:
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):  # what is set up at a first run must not be recorded
-            self._run(static)
+            self._launch(static)
         torch.cuda.current_stream().wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
         # The policy may be trained in another thread meanwhile: its work is no part of the recording.
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            logits = self._run(static)
+            logits = self._launch(static)
         log.info("recorded a decoding pass of %d slots and %d columns", *size)
         return static, graph, logits
+
+    def _launch(self, static: StaticPass) -> Tensor:
+        static.aim()
+        return self._run(static)

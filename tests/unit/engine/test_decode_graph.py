@@ -1,10 +1,14 @@
 import asyncio
+from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from tiny_models import VOCAB_SIZE, small_model, start_engine, turns
+from tiny_models import VOCAB_SIZE, early_stops, small_model, start_engine, trajectories, turns
+from turnwise.engine import hf
 from turnwise.engine.decode_graph import DecodeGraphs, StaticPass
 from turnwise.engine.packed_model import PackedModel
 from turnwise.engine.packed_pass import PackedPass, Stretch
@@ -33,11 +37,54 @@ def test_a_static_pass_gives_the_logits_and_leaves_the_keys_of_a_packed_one() ->
         packed = PackedPass(packed_cache, stretches, ())
         expected = model.logits(packed, [packed.last_rows[slot] for slot in slots])
         static.fill(stretches)
+        static.aim()
         with torch.inference_mode():
             found = model.logits(static, None)
         torch.testing.assert_close(found[list(slots)], expected, rtol=0, atol=1e-5)
         for mine, theirs in zip(static_cache.layers, packed_cache.layers, strict=True):
-            torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5)
+            # No trajectory runs a token in the last column: slots that do not decode leave theirs there.
+            torch.testing.assert_close(mine[..., :-1, :], theirs[..., :-1, :], rtol=0, atol=1e-5)
+
+
+class Operations(TorchDispatchMode):
+    """The names of what is computed meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_nothing_of_a_static_pass_is_decided_on_the_host() -> None:
+    model = PackedModel(small_model())
+    static = StaticPass(prefilled(model), num_rows=4, num_columns=12)
+    static.fill([Stretch(0, 3, (60,))])
+    with Operations() as operations:
+        static.aim()
+        model.logits(static, None)
+    assert sum("index_copy_" in name for name in operations.names) == model.shape.num_layers  # it sees all of it
+    # Values read back, shapes that depend on them, and tensors made on the host: none can be recorded.
+    forbidden = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "lift_fresh", "copy_.default")
+    assert [name for name in operations.names if name.removeprefix("aten.").startswith(forbidden)] == []
+
+
+def test_no_trajectory_runs_a_token_in_the_last_column(monkeypatch: pytest.MonkeyPatch) -> None:
+    places: list[tuple[int, int]] = []
+
+    class Recording(PackedPass):
+        def __init__(self, cache: SlotCache, stretches: Sequence[Stretch], copies: Any) -> None:
+            super().__init__(cache, stretches, copies)
+            places.extend((stretch.end - 1, cache.layout.num_columns - 1) for stretch in stretches)
+
+    monkeypatch.setattr(hf, "PackedPass", Recording)
+    stops, prompts = early_stops(4)
+    asyncio.run(trajectories(start_engine(small_model(), stops), prompts, [(7, 8), (9,)]))
+    asyncio.run(turns(start_engine(small_model(), frozenset({VOCAB_SIZE})), prompts, max_new_tokens=20))
+    assert all(place < last for place, last in places)
+    assert any(place == last - 1 for place, last in places)  # a turn that ends at its limit comes close
 
 
 def test_a_few_sizes_serve_all_passes() -> None:
