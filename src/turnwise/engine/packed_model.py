@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from turnwise.engine.decode_graph import StaticPass
 from turnwise.engine.packed_pass import PackedPass, Stretch
+from turnwise.engine.prepacked import prepack
 from turnwise.engine.slot_cache import SlotCache, SlotLayout, SlotShape
 
 NAME = "turnwise_slots"
@@ -37,6 +38,10 @@ class PackedModel:
         _check_layers(self._model)
         AttentionInterface.register(NAME, _attend)
         self._model.set_attn_implementation(NAME)
+        own = model.state_dict()
+        self._shapes = {name: tensor.shape for name, tensor in own.items()}
+        self._storages = {name: tensor.data_ptr() for name, tensor in own.items()}
+        self._linears = prepack(model)
         self.device = next(model.parameters()).device
         self.shape = SlotShape.of(self._model)
         self.max_positions: int = self._model.config.get_text_config().max_position_embeddings
@@ -63,17 +68,18 @@ class PackedModel:
         Raises:
             ValueError: Names or shapes are not those of the model.
         """
-        own = self._model.state_dict()
-        given = {own[name].data_ptr() for name in weights if name in own}
-        missing = [name for name, tensor in own.items() if name not in weights and tensor.data_ptr() not in given]
-        unknown = [name for name in weights if name not in own]
+        given = {self._storages[name]: tensor for name, tensor in weights.items() if name in self._storages}
+        missing = [name for name, storage in self._storages.items() if storage not in given]
+        unknown = [name for name in weights if name not in self._storages]
         if missing or unknown:
             raise ValueError(f"load_weights: {missing=}, {unknown=}; expected the names of the engine's model")
         for name, tensor in weights.items():
-            if own[name].shape != tensor.shape:
-                raise ValueError(f"load_weights: {name} has shape {[*tensor.shape]}, expected {[*own[name].shape]}")
-        for name, tensor in weights.items():
-            own[name].copy_(tensor)
+            if (expected := self._shapes[name]) != tensor.shape:
+                raise ValueError(f"load_weights: {name} has shape {[*tensor.shape]}, expected {[*expected]}")
+        for name, linear in self._linears.items():
+            linear.pack(given[self._storages[name]])
+        for name, tensor in self._model.state_dict().items():
+            tensor.copy_(given[self._storages[name]])
 
 
 def _attend(

@@ -70,20 +70,21 @@ class PackedPass:
         self._masks = [self._lower_right(s) if s.start else None for s in self._long]
 
     def _prepare(self, singles: list[Stretch]) -> None:
-        """Where the keys of the stretches of one token lie, and which of them each may see."""
+        """Where the keys of the stretches of one token lie, in which rows of them, and which of them each may see."""
         slots = [s.slot for s in singles]
         low, high = slots[0], slots[-1] + 1
         self._width = max(s.end for s in singles)
         if len(slots) >= DENSE * (high - low):
             self._rows: slice | Tensor = slice(low, high)
-            self._places = torch.tensor(slots, device=self._device) - low
             num_rows = high - low
         else:
             self._rows = torch.tensor(slots, device=self._device)
-            self._places = torch.arange(len(slots), device=self._device)
             num_rows = len(slots)
-        last_columns = torch.zeros(num_rows, dtype=torch.int64, device=self._device)
-        last_columns[self._places] = self.positions[: len(slots)]
+        last_columns = self.positions[: len(slots)]
+        self._places: Tensor | None = None
+        if num_rows > len(slots):
+            self._places = torch.tensor(slots, device=self._device) - low
+            last_columns = self._places.new_zeros(num_rows).index_copy_(0, self._places, last_columns)
         hidden = torch.arange(self._width, device=self._device) > last_columns[:, None]
         self._mask = torch.zeros(num_rows, 1, 1, self._width, dtype=self._cache.shape.dtype, device=self._device)
         self._mask.masked_fill_(hidden[:, None, None], -torch.inf)
@@ -137,7 +138,10 @@ class PackedPass:
             keys, values = seen[:, self._rows]
         else:
             keys, values = (side.index_select(0, self._rows) for side in seen)
-        queries = query_SHD.new_zeros(keys.shape[0], keys.shape[1], query_SHD.shape[1] // keys.shape[1], keys.shape[3])
-        queries.index_copy_(0, self._places, query_SHD.reshape(-1, *queries.shape[1:]))
+        queries = query_SHD.unflatten(1, (keys.shape[1], -1))
+        if self._places is not None:
+            queries = queries.new_zeros(keys.shape[0], *queries.shape[1:]).index_copy_(0, self._places, queries)
         found = scaled_dot_product_attention(queries, keys, values, attn_mask=self._mask, scale=scaling)
-        return found.index_select(0, self._places).reshape(query_SHD.shape)
+        if self._places is not None:
+            found = found.index_select(0, self._places)
+        return found.flatten(1, 2)

@@ -8,6 +8,11 @@ from torch import Tensor
 from turnwise.core.truncation import is_kept, truncates
 from turnwise.types import Sampling
 
+BLOCK = 256
+"""Tokens whose probabilities are summed at once."""
+MANY_TOKENS = 8192
+"""Size of a vocabulary from which on blocks save time."""
+
 
 def draw_uniforms(seed: int, count: int) -> Tensor:
     """`count` numbers in [0, 1), float64, a function of `seed`."""
@@ -27,18 +32,51 @@ def sample_tokens(logits_BV: Tensor, samplings_B: Sequence[Sampling], uniforms_B
     Returns:
         Token ids int64 `[B]` and their log-probabilities float32 `[B]`; both depend on their own row alone.
     """
-    temperatures_B = torch.tensor([s.temperature for s in samplings_B], dtype=torch.float32, device=logits_BV.device)
-    is_greedy_B = temperatures_B == 0
-    logits_BV = logits_BV.float() / temperatures_B.masked_fill(is_greedy_B, 1.0)[:, None]
-    for (top_k, top_p), rows in _truncated_rows(samplings_B).items():
+    greedy_rows = [row for row, s in enumerate(samplings_B) if s.temperature == 0]
+    temperatures = [s.temperature or 1.0 for s in samplings_B]
+    logits_BV = logits_BV.float()
+    if any(temperature != 1 for temperature in temperatures):
+        logits_BV = logits_BV / torch.tensor(temperatures, device=logits_BV.device)[:, None]
+    if truncated_rows := _truncated_rows(samplings_B):
+        logits_BV = logits_BV.clone()
+    for (top_k, top_p), rows in truncated_rows.items():
         kept = is_kept(logits_BV[rows], top_k=top_k, top_p=top_p)
         logits_BV[rows] = logits_BV[rows].masked_fill(~kept, -torch.inf)
-    logprobs_BV = logits_BV.log_softmax(-1)
-    cumulative_BV = logprobs_BV.exp().cumsum(-1, dtype=torch.float64)
-    drawn_B1 = torch.searchsorted(cumulative_BV, uniforms_B[:, None] * cumulative_BV[:, -1:], right=True)
-    drawn_B1 = drawn_B1.clamp_(max=logits_BV.shape[-1] - 1)
-    tokens_B1 = torch.where(is_greedy_B[:, None], logprobs_BV.argmax(-1, keepdim=True), drawn_B1)
-    return tokens_B1.squeeze(1), logprobs_BV.gather(-1, tokens_B1).squeeze(1)
+    probabilities_BV = logits_BV.softmax(-1)
+    tokens_B = _invert(probabilities_BV, uniforms_B)
+    if greedy_rows:
+        tokens_B[greedy_rows] = logits_BV[greedy_rows].argmax(-1)
+    return tokens_B, probabilities_BV.gather(-1, tokens_B[:, None]).squeeze(1).log()
+
+
+def _invert(probabilities_BV: Tensor, uniforms_B: Tensor) -> Tensor:
+    """The first token of each row whose cumulative probability exceeds the uniform, as a share of the whole.
+
+    A large vocabulary is summed first over blocks of tokens, then token by token in the block where that happens: the
+    running sum over all of it would take longer than everything else. A token of probability 0 is never found.
+    """
+    size = probabilities_BV.shape[-1]
+    if size < MANY_TOKENS:
+        cumulative_BV = probabilities_BV.cumsum(-1, dtype=torch.float64)
+        return _first_above(cumulative_BV, uniforms_B[:, None] * cumulative_BV[:, -1:]).squeeze(1)
+    whole = size // BLOCK * BLOCK
+    sums_BC = probabilities_BV[:, :whole].unflatten(-1, (-1, BLOCK)).sum(-1, dtype=torch.float64)
+    if whole < size:
+        sums_BC = torch.cat([sums_BC, probabilities_BV[:, whole:].sum(-1, keepdim=True, dtype=torch.float64)], -1)
+    cumulative_BC = sums_BC.cumsum(-1)
+    sought_B1 = uniforms_B[:, None] * cumulative_BC[:, -1:]
+    block_B1 = _first_above(cumulative_BC, sought_B1)
+    sought_B1 = (sought_B1 - cumulative_BC.gather(-1, block_B1) + sums_BC.gather(-1, block_B1)).clamp_(min=0)
+    tokens_BW = block_B1 * BLOCK + torch.arange(BLOCK, device=block_B1.device)
+    found_BW = probabilities_BV.gather(-1, tokens_BW.clamp(max=size - 1)).double().masked_fill_(tokens_BW >= size, 0)
+    return (block_B1 * BLOCK + _first_above(found_BW.cumsum(-1), sought_B1)).squeeze(1)
+
+
+def _first_above(cumulative_BK: Tensor, sought_B1: Tensor) -> Tensor:
+    """The first place `[B, 1]` of each row that exceeds what is sought, which rounding may have brought to the sum."""
+    highest_B1 = torch.nextafter(cumulative_BK[:, -1:], torch.zeros_like(sought_B1))
+    places_B1 = torch.searchsorted(cumulative_BK, torch.minimum(sought_B1, highest_B1), right=True)
+    return places_B1.clamp_(max=cumulative_BK.shape[-1] - 1)  # out of range where a row is not finite
 
 
 def _truncated_rows(samplings: Sequence[Sampling]) -> dict[tuple[int, float], list[int]]:

@@ -34,6 +34,15 @@ def test_a_row_may_be_asked_for_twice_and_none_at_all() -> None:
     assert model.logits(PackedPass(cache, [Stretch(0, 2, (3, 4))], ()), []).shape == (0, twice.shape[1])
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_loaded_weights_are_those_that_sample_tied_ones_too(tied: bool) -> None:
+    model, other = PackedModel(small_model(tie_word_embeddings=tied)), small_model(seed=1, tie_word_embeddings=tied)
+    model.load(other.state_dict())
+    cache = SlotCache(model.shape, SlotLayout(num_slots=1, num_columns=4), model.device)
+    logits = model.logits(PackedPass(cache, [Stretch(0, 0, (1, 2, 3))], ()), None)
+    torch.testing.assert_close(logits, other(input_ids=torch.tensor([[1, 2, 3]])).logits[0], rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("family", "overrides", "message"),
     [

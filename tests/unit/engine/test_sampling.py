@@ -1,6 +1,7 @@
 import math
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -68,6 +69,24 @@ def test_rows_are_truncated_each_in_its_own_way_and_greedy_ones_not_at_all() -> 
 def test_impossible_tokens_are_never_drawn_at_the_edges_of_the_uniform() -> None:
     logits = torch.tensor([[-math.inf, 0.0, -math.inf]]).expand(2, 3)
     assert draw(logits, [0.0, 1 - 2**-53])[0].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("vocab_size", [5, 8191, 8192, 8193, 8500])
+def test_vocabularies_of_every_size_are_inverted_as_by_the_plain_running_sum(vocab_size: int) -> None:
+    logits = 3 * torch.randn(64, vocab_size, generator=torch.Generator().manual_seed(vocab_size))
+    logits[:, 1::3] = -math.inf
+    uniforms = [0.0, *draw_uniforms(seed=1, count=62).tolist(), 1 - 2**-53]
+    tokens, logprobs = draw(logits, uniforms)
+    cumulative = logits.double().softmax(-1).cumsum(-1)
+    below = [int((row < uniform * row[-1]).sum()) for row, uniform in zip(cumulative, uniforms, strict=True)]
+    assert tokens.tolist() == below
+    torch.testing.assert_close(logprobs, logits.log_softmax(-1).gather(-1, tokens[:, None]).squeeze(1))
+
+
+def test_what_is_sampled_from_is_left_as_it_was() -> None:
+    logits = torch.tensor([[1.0, 2.0, 3.0]])
+    draw(logits, [0.5], top_k=1)
+    assert logits.tolist() == [[1.0, 2.0, 3.0]]
 
 
 def test_drawn_frequencies_fit_the_distribution() -> None:
