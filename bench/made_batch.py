@@ -1,9 +1,12 @@
 """Batches of made-up trajectories, for benchmarks of the update."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import accumulate
 
 import torch
 
+from turnwise.token_batch import OPTIONAL, PER_TOKEN_DTYPES
 from turnwise.types import TokenBatch
 
 
@@ -47,3 +50,12 @@ def made_batch(
         num_loss_sequences=num_sequences,
         temperature=1.0,
     )
+
+
+def shortened(batch: TokenBatch, lengths: Sequence[int]) -> TokenBatch:
+    """The first so many tokens of each sequence of `batch`, as a step of their own."""
+    order = torch.arange(batch.token_ids.numel()) - batch.cu_seqlens[batch.sequence_index].long()
+    kept = order < torch.tensor(lengths)[batch.sequence_index]
+    tensors = {name: getattr(batch, name)[kept] for name in PER_TOKEN_DTYPES if name not in OPTIONAL}
+    edges = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
+    return replace(batch, **tensors, cu_seqlens=edges).counted()

@@ -26,7 +26,7 @@ from peer_work import (
 from turnwise.config.parts import Components
 from turnwise.config.sweep import compose_components
 from turnwise.config.wiring import compute_dtype, load_model, start_policy
-from turnwise.protocols import PGK, Metrics
+from turnwise.protocols import PGK, Metrics, Policy, Renderer, RolloutEngine, Task
 from turnwise.rollout.episode import RolloutLimits
 from turnwise.rollout.sampler import RolloutSampler
 from turnwise.trainer import Trainer
@@ -135,6 +135,39 @@ def chosen_components(model: str, dtype: str) -> Components:
     )
 
 
+def one_turn_trainer(
+    components: Components,
+    *,
+    policy: Policy,
+    engine: RolloutEngine,
+    renderer: Renderer,
+    task: Task,
+    max_tokens: int,
+    folder: Path,
+) -> tuple[Trainer, LastFigures]:
+    """A trainer of steps of one turn, each as long as `max_tokens` allows; its figures are those of the last step."""
+    tracker = LastFigures()
+    limits = RolloutLimits(max_turns=1, max_tokens=max_tokens)
+    trainer = Trainer(
+        seed=0,
+        settings=components.trainer,
+        rollout_settings=components.rollout,
+        evaluation_settings=components.evaluation,
+        task=task,
+        policy=policy,
+        engine=engine,
+        rollouts=RolloutSampler(engine=engine, environments=OneTurn(), renderer=renderer, limits=limits),
+        probe=lambda groups: groups,
+        reward=length_reward,
+        evaluation_reward=length_reward,
+        advantage=components.advantage,
+        loss=components.loss,
+        tracker=tracker,
+        checkpoints=folder,
+    )
+    return trainer, tracker
+
+
 async def main() -> None:
     """Does as many steps as the command line says."""
     options, turns = arguments(), Turns()
@@ -144,26 +177,17 @@ async def main() -> None:
     policy = start_policy(components, renderer, load_model(components, device, torch.float32))
     model = load_model(components, device, compute_dtype(components, device))
     engine = components.engine.start(model, frozenset(), max_tokens=components.rollout.max_tokens)
-    task, tracker = Prompts(NUM_PROBLEMS * (options.steps + 1)), LastFigures()
+    task = Prompts(NUM_PROBLEMS * (options.steps + 1))
     (num_prompt_tokens,) = {len(renderer.prompt_ids(problem.prompt)) for problem in task.eval_problems(10**6)}
-    limits = RolloutLimits(max_turns=1, max_tokens=num_prompt_tokens + NEW_TOKENS)
     with TemporaryDirectory() as folder:
-        trainer = Trainer(
-            seed=0,
-            settings=components.trainer,
-            rollout_settings=components.rollout,
-            evaluation_settings=components.evaluation,
-            task=task,
+        trainer, tracker = one_turn_trainer(
+            components,
             policy=policy,
             engine=engine,
-            rollouts=RolloutSampler(engine=engine, environments=OneTurn(), renderer=renderer, limits=limits),
-            probe=lambda groups: groups,
-            reward=length_reward,
-            evaluation_reward=length_reward,
-            advantage=components.advantage,
-            loss=components.loss,
-            tracker=tracker,
-            checkpoints=Path(folder),
+            renderer=renderer,
+            task=task,
+            max_tokens=num_prompt_tokens + NEW_TOKENS,
+            folder=Path(folder),
         )
         for step in range(1, options.steps + 1):  # an evaluation is due before step 0
             turns.wait()

@@ -9,6 +9,10 @@ class NotPrepared(Exception):
     """A benchmark lacks something; the message names it and says how to get it."""
 
 
+class Unsuitable(NotPrepared):
+    """What a benchmark lacks is not to be had on this machine."""
+
+
 def smollm2() -> Path:
     """The folder of SmolLM2-135M-Instruct.
 

@@ -13,7 +13,7 @@ import torch
 import peer
 import prepared
 import run
-from limits import attention_flops, decode_flops, layer_weights, update_flops
+from flops import attention_flops, decode_flops, layer_weights, update_flops
 from made_batch import made_batch
 from peer_work import NUM_TOKENS
 from turnwise.model.prefix_tree import plant
@@ -119,6 +119,6 @@ def test_figures_have_units(key: str, value: float, shown: str) -> None:
 
 
 def test_products_are_counted_as_they_are_done() -> None:
-    from limits import product_rate
+    from rates import product_rate
 
     assert product_rate(torch.float32, 64, 64, 64) > 1e6
