@@ -99,10 +99,10 @@ def compared(steps: list[dict[str, Any]]) -> dict[str, float]:
     return {
         "trl_over_ours": middle["trl", "step_s"] / middle["ours", "step_s"],
         "trl_over_ours_memory": peak["trl"] / peak["ours"],
-        "trl_s": middle["trl", "step_s"],
-        "ours_s": middle["ours", "step_s"],
+        "trl_step_s": middle["trl", "step_s"],
+        "ours_step_s": middle["ours", "step_s"],
         "ours_rollout_s": middle["ours", "rollout_s"],
         "ours_update_s": middle["ours", "update_s"],
-        "trl_mib": peak["trl"],
-        "ours_mib": peak["ours"],
+        "trl_peak_mib": peak["trl"],
+        "ours_peak_mib": peak["ours"],
     }

@@ -5,8 +5,8 @@
 
 Each benchmark is a module of this folder with a `measure()` that returns figures by name, whose ending is their unit
 (`UNITS`). Without one it is a ratio of two times, or of two sizes, that were taken side by side, so that it says
-something on another machine too. A benchmark that lacks something is skipped, and the line that says so names what
-prepares it.
+something on another machine too. What grows along an axis is a `Table` instead of a figure. A benchmark that lacks
+something is skipped, and the line that says so names what prepares it.
 """
 
 import argparse
@@ -15,32 +15,27 @@ import json
 import os
 import platform
 import sys
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from prepared import NotPrepared, Unsuitable
+from prepared import NotPrepared
+from table import Table, plain, rounded
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
 PAGE = HERE.parent / "docs" / "PERFORMANCE.md"
 BEGIN, END = "<!-- written by make bench -->\n", "<!-- end -->\n"
-BENCHMARKS = ("advantages", "similarity", "rescore", "viewer", "scaling", "limits", "peer", "gpu")
-UNITS = {
-    "_s": (1.0, "s"),
-    "_mib": (1.0, "MiB"),
-    "_gflops": (1.0, "GFLOP/s"),
-    "_rate": (1.0, "tokens/s"),
-    "_bandwidth": (1.0, "GB/s"),
-    "_share": (100.0, "%"),
-}
+BENCHMARKS = ("advantages", "similarity", "rescore", "viewer", "scaling", "limits", "peer")
+UNITS = {"_s": (1.0, "s"), "_mib": (1.0, "MiB"), "_gflops": (1.0, "GFLOP/s"), "_share": (100.0, "%")}
 """What a figure is multiplied by, and what is written behind it, by the ending of its name."""
 
 
 def main() -> int:
-    """Measures what the command line names, all by default; 1 if what it names was skipped and can be had."""
+    """Measures what the command line names, all by default; 1 where something that it names was skipped."""
     parser = argparse.ArgumentParser(description="Measure and record.")
     parser.add_argument("names", nargs="*", help=f"benchmarks to run, of {', '.join(BENCHMARKS)}; all by default")
     named = parser.parse_args().names
@@ -53,15 +48,20 @@ def main() -> int:
         print(f"{name} ...", flush=True)
         module = importlib.import_module(name)
         try:
-            figures = {key: float(f"{value:.4g}") for key, value in module.measure().items()}
+            measured: dict[str, float | Table] = module.measure()
         except NotPrepared as error:
             print(f"  skipped: {name} {error}", flush=True)
-            if not isinstance(error, Unsuitable):
-                skipped.append(name)
+            skipped.append(name)
             continue
+        figures = {key: rounded(value) for key, value in measured.items() if not isinstance(value, Table)}
+        along = {key: value for key, value in measured.items() if isinstance(value, Table)}
         results[name] = {"what": (module.__doc__ or "").strip(), "machine": machine(), "figures": figures}
+        if along:
+            results[name]["tables"] = {key: asdict(value) for key, value in along.items()}
         for key, value in figures.items():
             print(f"  {key:44s} {shown(key, value):>12s}", flush=True)
+        for key, value in along.items():
+            print(f"\n{key}\n\n{value.markdown()}", flush=True)
         write(results)
     return 1 if named and skipped else 0
 
@@ -83,16 +83,18 @@ def machine() -> str:
 def shown(key: str, value: float) -> str:
     """A figure with its unit."""
     factor, unit = next((UNITS[ending] for ending in UNITS if key.endswith(ending)), (1.0, "x"))
-    return f"{factor * value:.4g} {unit}"
+    return f"{plain(factor * value)} {unit}"
 
 
 def tables(results: dict[str, Any]) -> str:
-    """One table for each benchmark."""
+    """One table of figures for each benchmark, and one for each axis."""
     sections = []
     for name, result in results.items():
         rows = [f"| {_named(key)} | {shown(key, value)} |\n" for key, value in result["figures"].items()]
-        head = f"\n### {name}\n\n{result['what']} On {result['machine']}.\n\n| figure | value |\n|---|---|\n"
-        sections.append(head + "".join(rows))
+        sections.append(f"\n### {name}\n\n{result['what']} On {result['machine']}.\n")
+        if rows:
+            sections.append("\n| figure | value |\n|---|---|\n" + "".join(rows))
+        sections += [f"\n{Table(**table).markdown()}" for table in result.get("tables", {}).values()]
     return "".join(sections) + "\n"
 
 
