@@ -22,20 +22,27 @@ from typing import Any
 
 import torch
 
-from prepared import NotPrepared
+from prepared import NotPrepared, Unsuitable
 from table import Table, plain, rounded
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
 PAGE = HERE.parent / "docs" / "PERFORMANCE.md"
 BEGIN, END = "<!-- written by make bench -->\n", "<!-- end -->\n"
-BENCHMARKS = ("advantages", "similarity", "rescore", "viewer", "scaling", "limits", "peer")
-UNITS = {"_s": (1.0, "s"), "_mib": (1.0, "MiB"), "_gflops": (1.0, "GFLOP/s"), "_share": (100.0, "%")}
+BENCHMARKS = ("advantages", "similarity", "rescore", "viewer", "scaling", "limits", "peer", "gpu")
+UNITS = {
+    "_s": (1.0, "s"),
+    "_mib": (1.0, "MiB"),
+    "_gflops": (1.0, "GFLOP/s"),
+    "_rate": (1.0, "tokens/s"),
+    "_bandwidth": (1.0, "GB/s"),
+    "_share": (100.0, "%"),
+}
 """What a figure is multiplied by, and what is written behind it, by the ending of its name."""
 
 
 def main() -> int:
-    """Measures what the command line names, all by default; 1 where something that it names was skipped."""
+    """Measures what the command line names, all by default; 1 if what it names was skipped and can be had."""
     parser = argparse.ArgumentParser(description="Measure and record.")
     parser.add_argument("names", nargs="*", help=f"benchmarks to run, of {', '.join(BENCHMARKS)}; all by default")
     named = parser.parse_args().names
@@ -51,7 +58,8 @@ def main() -> int:
             measured: dict[str, float | Table] = module.measure()
         except NotPrepared as error:
             print(f"  skipped: {name} {error}", flush=True)
-            skipped.append(name)
+            if not isinstance(error, Unsuitable):
+                skipped.append(name)
             continue
         figures = {key: rounded(value) for key, value in measured.items() if not isinstance(value, Table)}
         along = {key: value for key, value in measured.items() if isinstance(value, Table)}
