@@ -51,7 +51,7 @@ def measure_step(
     group_size: int = 8,
     prompt_tokens: int = 256,
     new_tokens: int = 512,
-    token_budget: int = 16384,
+    token_budget: int = 4096,
 ) -> dict[str, float]:
     """Figures of one size of model with passes in bfloat16: median seconds of a step and of its parts, peak memory.
 
