@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from turnwise.config.allocator import keep_freed_memory
 from turnwise.config.errors import ConfigError
 from turnwise.config.parts import Components
 from turnwise.config.stopping import INTERRUPTED, cancel_when_told
@@ -43,12 +44,14 @@ def announce(components: Components, run_dir: Path) -> Console:
 
 
 def choose_device(components: Components) -> torch.device:
-    """The device of `trainer.device`; on a CPU also sets the number of threads."""
+    """The device of `trainer.device`; on a CPU also sets the number of threads and how memory is kept."""
     wanted = components.trainer.device
     if wanted is Device.auto:
         wanted = Device.cuda if torch.cuda.is_available() else Device.cpu
-    if wanted is Device.cpu and components.model.num_threads:
-        torch.set_num_threads(components.model.num_threads)
+    if wanted is Device.cpu:
+        keep_freed_memory()
+        if components.model.num_threads:
+            torch.set_num_threads(components.model.num_threads)
     return torch.device(str(wanted))
 
 

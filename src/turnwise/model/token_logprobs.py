@@ -1,11 +1,14 @@
 """Log-probs and entropies of tokens from hidden states, without ever holding the logits of all of them."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from turnwise.core.truncation import NO_TOP_K, NO_TOP_P, is_kept, truncates
+
+NUMBERS_IN_CACHE = 2**20
 
 
 class Scoring(NamedTuple):
@@ -41,6 +44,10 @@ def token_logprobs(head: nn.Linear, hidden_LH: Tensor, targets_L: Tensor, scorin
 class _TokenLogprobs(torch.autograd.Function):
     """With p the probabilities of a token's distribution, g the incoming gradient of its log-prob and e that of its
     entropy h, the gradient of the logits is `(g (onehot - p) - e p (log p + h)) / temperature`.
+
+    The logits of a chunk become its probabilities, and these its gradient, where they lie: in the precision of the
+    products, and block by block in float32 on the way. Only the target's gradient is never made from a rounded p, of
+    which little may be left beside 1.
     """
 
     @staticmethod
@@ -50,74 +57,81 @@ class _TokenLogprobs(torch.autograd.Function):
         wide = torch.promote_types(hidden_LH.dtype, torch.float32)
         logprobs_L = torch.empty(targets_L.shape, dtype=wide, device=hidden_LH.device)
         entropy_L = torch.zeros_like(logprobs_L)
-        kept_PV = None
+        kept_LV = None
         with torch.autocast(hidden_LH.device.type, enabled=False):
             head = _cast(weight_VH, bias_V, scoring.dtype)
-            for rows in _chunks(targets_L.numel(), scoring.chunk):
-                centred_CV, probabilities_CV, log_sum_C = _distribution(hidden_LH[rows], targets_L[rows], head, scoring)
-                chosen_C = centred_CV.gather(1, targets_L[rows, None]).squeeze(1)
-                logprobs_L[rows] = chosen_C - log_sum_C
-                if scoring.wants_entropy:
-                    entropy_L[rows] = log_sum_C - torch.einsum("cv,cv->c", probabilities_CV, centred_CV)
+            for chunk in _chunks(targets_L.numel(), scoring.chunk):
+                logits_CV = nn.functional.linear(hidden_LH[chunk].to(scoring.dtype), *head)
+                parts = (logits_CV, targets_L[chunk], logprobs_L[chunk], entropy_L[chunk])
+                for logits_RV, targets_R, logprobs_R, entropy_R in _blocks(*parts):
+                    centred_RV, probabilities_RV, log_sum_R = _distribution(logits_RV, targets_R, scoring)
+                    logprobs_R.copy_(centred_RV.gather(1, targets_R[:, None]).squeeze(1) - log_sum_R)
+                    if scoring.wants_entropy:
+                        entropy_R.copy_(log_sum_R - torch.einsum("rv,rv->r", probabilities_RV, centred_RV))
+                    logits_RV.copy_(probabilities_RV)
                 if targets_L.numel() <= scoring.chunk:
-                    kept_PV = probabilities_CV
+                    kept_LV = logits_CV
         ctx.scoring = scoring
-        ctx.save_for_backward(hidden_LH, weight_VH, bias_V, targets_L, entropy_L, kept_PV)
+        ctx.save_for_backward(hidden_LH, weight_VH, bias_V, targets_L, logprobs_L, entropy_L, kept_LV)
         return logprobs_L, entropy_L
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
-        hidden_LH, weight_VH, bias_V, targets_L, entropy_L, kept_PV = ctx.saved_tensors
-        gradient_L, entropy_gradient_L = gradients
+        hidden_LH, weight_VH, bias_V, targets_L, logprobs_L, entropy_L, kept_LV = ctx.saved_tensors
         scoring: Scoring = ctx.scoring
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         hidden_gradient = torch.empty_like(hidden_LH) if needs_hidden else None
-        weight_gradient = torch.zeros_like(weight_VH) if needs_weight else None
-        bias_gradient = torch.zeros_like(bias_V) if needs_bias else None
-        has_entropy_gradient = scoring.wants_entropy and bool(entropy_gradient_L.any())
+        weight_gradient: Tensor | None = None
+        bias_gradient: Tensor | None = None
+        has_entropy_gradient = scoring.wants_entropy and bool(gradients[1].any())
+        per_token = (targets_L, logprobs_L, entropy_L, *(gradient / scoring.temperature for gradient in gradients))
         with torch.autocast(hidden_LH.device.type, enabled=False):
             head = _cast(weight_VH, bias_V, scoring.dtype)
-            for rows in _chunks(targets_L.numel(), scoring.chunk):
-                p_CV = kept_PV
-                if p_CV is None:
-                    _, p_CV, _ = _distribution(hidden_LH[rows], targets_L[rows], head, scoring)
-                slope_CV = None
-                if has_entropy_gradient:
-                    slope_CV = torch.xlogy(p_CV, p_CV).addcmul_(p_CV, entropy_L[rows, None])
+            for chunk in _chunks(targets_L.numel(), scoring.chunk):
+                hidden_CH = hidden_LH[chunk].to(scoring.dtype)
                 # In place, for these are the largest tensors of an update: a second backward pass would be an error.
-                logits_gradient = p_CV.mul_(-gradient_L[rows, None] / scoring.temperature)
-                logits_gradient.scatter_add_(1, targets_L[rows, None], gradient_L[rows, None] / scoring.temperature)
-                if slope_CV is not None:
-                    logits_gradient -= slope_CV.mul_(entropy_gradient_L[rows, None] / scoring.temperature)
-                logits_gradient = logits_gradient.to(scoring.dtype)
+                logits_CV = nn.functional.linear(hidden_CH, *head) if kept_LV is None else kept_LV
+                parts = (logits_CV, *(tensor[chunk] for tensor in per_token))
+                for logits_RV, targets_R, logprobs_R, entropy_R, gradient_R, entropy_gradient_R in _blocks(*parts):
+                    p_RV = logits_RV.to(logprobs_R.dtype)
+                    if kept_LV is None:
+                        _, p_RV, _ = _distribution(logits_RV, targets_R, scoring)
+                    slope_RV = None
+                    if has_entropy_gradient:
+                        slope_RV = torch.xlogy(p_RV, p_RV).addcmul_(p_RV, entropy_R[:, None])
+                    p_RV.mul_(-gradient_R[:, None])
+                    p_RV.scatter_(1, targets_R[:, None], (-gradient_R * torch.expm1(logprobs_R))[:, None])
+                    if slope_RV is not None:
+                        p_RV -= slope_RV.mul_(entropy_gradient_R[:, None])
+                    logits_RV.copy_(p_RV)
                 if hidden_gradient is not None:
-                    hidden_gradient[rows] = (logits_gradient @ head[0]).to(hidden_gradient.dtype)
-                if weight_gradient is not None:
-                    weight_gradient += logits_gradient.T @ hidden_LH[rows].to(scoring.dtype)
-                if bias_gradient is not None:
-                    bias_gradient += logits_gradient.sum(0)
+                    hidden_gradient[chunk] = logits_CV @ head[0]
+                if needs_weight:
+                    weight_gradient = _sum(weight_gradient, logits_CV.T @ hidden_CH, weight_VH.dtype)
+                if needs_bias:
+                    bias_gradient = _sum(bias_gradient, logits_CV.sum(0), weight_VH.dtype)
         return hidden_gradient, weight_gradient, bias_gradient, None, None
 
 
-def _distribution(
-    hidden_CH: Tensor, targets_C: Tensor, head: tuple[Tensor, Tensor | None], scoring: Scoring
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits less their maximum `[C, V]`, 0 on tokens that cannot be sampled; probabilities; log of the sum of exp."""
-    logits = nn.functional.linear(hidden_CH.to(scoring.dtype), *head)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+def _distribution(logits_RV: Tensor, targets_R: Tensor, scoring: Scoring) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits less their maximum, 0 on tokens that cannot be sampled; probabilities; log of the sum of exp `[R]`.
+
+    Works in at least float32, and in place where the logits are that wide.
+    """
+    logits = logits_RV.to(torch.promote_types(logits_RV.dtype, torch.float32))
     if scoring.temperature != 1:
         logits /= scoring.temperature
-    lost_CV = None
+    lost_RV = None
     if truncates(top_k=scoring.top_k, top_p=scoring.top_p):
-        kept_CV = is_kept(logits, top_k=scoring.top_k, top_p=scoring.top_p)
-        lost_CV = ~kept_CV.scatter_(1, targets_C[:, None], True)
-        logits.masked_fill_(lost_CV, -torch.inf)
+        kept_RV = is_kept(logits, top_k=scoring.top_k, top_p=scoring.top_p)
+        lost_RV = ~kept_RV.scatter_(1, targets_R[:, None], True)
+        logits.masked_fill_(lost_RV, -torch.inf)
     logits -= logits.amax(-1, keepdim=True)
     probabilities = logits.exp()
     sums = probabilities.sum(-1)
     probabilities /= sums[:, None]
-    if lost_CV is not None:
-        logits.masked_fill_(lost_CV, 0)
+    if lost_RV is not None:
+        logits.masked_fill_(lost_RV, 0)
     return logits, probabilities, sums.log()
 
 
@@ -125,5 +139,15 @@ def _cast(weight_VH: Tensor, bias_V: Tensor | None, dtype: torch.dtype) -> tuple
     return weight_VH.to(dtype), None if bias_V is None else bias_V.to(dtype)
 
 
+def _sum(total: Tensor | None, addend: Tensor, dtype: torch.dtype) -> Tensor:
+    return addend.to(dtype) if total is None else total.add_(addend)
+
+
 def _chunks(count: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def _blocks(logits_CV: Tensor, *per_token_C: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Views of a few rows, as many as a CPU's cache holds; a GPU takes all at once."""
+    num_rows = len(logits_CV) if logits_CV.is_cuda else max(1, NUMBERS_IN_CACHE // logits_CV.shape[1])
+    return zip(*(tensor.split(num_rows) for tensor in (logits_CV, *per_token_C)), strict=True)

@@ -46,6 +46,9 @@ def _attention(
     for name in _NOT_UNDERSTOOD:
         if options.get(name) is not None:
             raise ValueError(f"{type(module).__name__} has {name}: the policy needs full attention in every layer")
+    dtype = value.dtype
+    if query.device.type == "cpu" and dtype == torch.bfloat16:  # whose backward pass takes three times as long there
+        value = value.float()
     query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast rotary embeddings widen the two
     if tree is None:
         attended = _sdpa(query, key, value, None, scaling)
@@ -53,7 +56,7 @@ def _attention(
         return _variable_length(query, key, value, kernel, scaling, tree), None
     else:
         attended = _segment_by_segment(query, key, value, kernel, scaling, tree)
-    return attended.transpose(1, 2), None
+    return attended.transpose(1, 2).to(dtype), None
 
 
 def _variable_length(
@@ -102,13 +105,10 @@ def _segment_by_segment(
 
 
 def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
-    dtype = value.dtype
-    if query.device.type == "cpu" and dtype == torch.bfloat16:  # whose backward pass takes three times as long there
-        query, key, value = query.float(), key.float(), value.float()
     with torch.autocast(query.device.type, enabled=False):
         return scaled_dot_product_attention(
             query, key, value, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=True
-        ).to(dtype)
+        )
 
 
 def _eager(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:

@@ -87,6 +87,35 @@ def test_half_precision_products_give_wide_log_probs() -> None:
     torch.testing.assert_close(found.double(), exact, rtol=0.05, atol=0.05)
 
 
+@pytest.mark.parametrize("chunk", [1, 2])
+def test_the_gradient_of_a_nearly_certain_token_survives_half_precision(chunk: int) -> None:
+    # Logits 4 and -4: 1 - p = 1 / (1 + e^8) = 3.4e-4, and the hidden state's gradient is twice that. In bfloat16 this
+    # p is 1.
+    head = nn.Linear(1, 2, bias=False)
+    head.weight = nn.Parameter(torch.tensor([[1.0], [-1.0]]))
+    hidden = torch.tensor([[4.0], [4.0]], requires_grad=True)
+    logprobs, _ = token_logprobs(head, hidden, torch.tensor([0, 0]), Scoring(chunk, torch.bfloat16))
+    logprobs.sum().backward()
+    assert hidden.grad is not None
+    torch.testing.assert_close(
+        hidden.grad, torch.full((2, 1), 2 / (1 + torch.tensor(8.0).exp().item())), rtol=1e-2, atol=0
+    )
+
+
+@pytest.mark.parametrize("chunk", [3, 99])
+def test_half_precision_gradients_are_near_those_of_the_definition(chunk: int) -> None:
+    results = []
+    for compute, dtype in ((token_logprobs, torch.bfloat16), (plain, torch.float64)):
+        head, hidden, targets = parts(bias=True)
+        if dtype == torch.bfloat16:
+            head, hidden = head.float(), hidden.detach().float().requires_grad_()
+        logprobs, entropy = compute(head, hidden, targets, Scoring(chunk, dtype, temperature=0.8))
+        (logprobs - 0.1 * entropy).sum().backward()
+        results.append([tensor.grad.double() for tensor in (hidden, *head.parameters())])  # type: ignore[union-attr]
+    for found, expected in zip(*results, strict=True):
+        assert (found - expected).norm() < 0.02 * expected.norm()
+
+
 def test_no_tensor_of_logits_is_larger_than_a_chunk() -> None:
     sizes = []
     head, hidden, targets = parts()
