@@ -1,7 +1,12 @@
-"""Time of an update and of sampling its turns, of 24 tokens each, as a step grows: a Llama of 9 million weights."""
+"""Milliseconds of an update and of sampling its turns as a step grows, for a Llama of 9 million weights.
+
+Unless a table says otherwise: one group of 8 trajectories, a prompt of 64 tokens, one turn of 24, a vocabulary of 4096.
+`x` is the time over that of the first row. Medians over rounds in which all sizes take turns.
+"""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from statistics import median
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -39,9 +44,9 @@ class Step(NamedTuple):
 
 
 GROUPS = [Step(group_size=size, prompt_tokens=256) for size in (2, 4, 8, 16, 32)]
-PROMPTS = [Step(group_size=6, prompt_tokens=tokens) for tokens in (32, 128, 512, 1024)]
-FEW = 2
-"""Trajectories of the smaller group, beside which the others of a group of `PROMPTS` are the extra ones."""
+PROMPTS = [Step(group_size=18, prompt_tokens=tokens) for tokens in (32, 128, 512, 1024)]
+FEW, OWN = 2, 4
+"""Trajectories of the group that others are compared with, and of one in which each has a prompt of its own."""
 TURNS = [Step(num_turns=turns) for turns in (1, 2, 4, 8)]
 VOCABULARIES = [Step(vocab_size=size) for size in (4096, 16384, 65536, 131072)]
 
@@ -51,13 +56,9 @@ Times = Mapping[tuple[str, Step], float]
 
 
 def measure() -> dict[str, Table]:
-    """A table for each way in which a step grows, of median milliseconds; all sizes take turns.
-
-    `x` is the time over that of the first row.
-    """
-    prompts = [step._replace(group_size=size) for step in PROMPTS for size in (step.group_size, FEW)]
-    own = [step._replace(shares_prompts=False) for step in prompts]
-    steps = dict.fromkeys([*GROUPS, *prompts, *own, *TURNS, *VOCABULARIES])
+    """A table for each way in which a step grows."""
+    pairs = [pair(step, shares_prompts=shares) for step in PROMPTS for shares in (True, False)]
+    steps = dict.fromkeys([*GROUPS, *chain(*pairs), *TURNS, *VOCABULARIES])
     with asyncio.Runner() as runner:
         models = {size: Model(size, runner) for size in {step.vocab_size for step in steps}}
         arms = {key: work for step in steps for key, work in models[step.vocab_size].arms(step).items()}
@@ -95,16 +96,16 @@ def by_prompt_length(times: Times) -> Table:
     shown: dict[str, list[float]] = {}
     for kind in (UPDATE, ROLLOUT):
         shown |= columns(times, kind, PROMPTS)
-        shown[f"{kind} ms an extra trajectory"] = [extra(times, kind, step) for step in PROMPTS]
-        own = [extra(times, kind, step._replace(shares_prompts=False)) for step in PROMPTS]
-        shown[f"{kind} ms an extra trajectory, own prompt"] = own
+        for shares, which in ((True, ""), (False, ", own prompt")):
+            costs = [extra(times, kind, *pair(step, shares_prompts=shares)) for step in PROMPTS]
+            shown[f"{kind} ms an extra trajectory{which}"] = costs
     sizes = [step.prompt_tokens for step in PROMPTS]
     shared, own = (shown[f"update ms an extra trajectory{which}"] for which in ("", ", own prompt"))
     reading = (
-        f"An extra trajectory is one of those that a group of {PROMPTS[0].group_size} has more than a group of {FEW}. "
-        f"Look at what it costs the update after a prompt of {sizes[-1]} tokens over what it costs after one of "
-        f"{sizes[0]}: {ends(shared)} where the group shares its prompt (1 but for attention), {ends(own)} where each "
-        f"trajectory has its own."
+        f"Times of a group of {PROMPTS[0].group_size}; an extra trajectory is one of those that a group has more than a "
+        f"group of {FEW}. Look at what it costs the update after a prompt of {sizes[-1]} tokens over what it costs after "
+        f"one of {sizes[0]}: {ends(shared)} where the group shares its prompt (1 but for attention), {ends(own)} where "
+        f"each trajectory has its own."
     )
     return table("prompt tokens", sizes, shown, reading)
 
@@ -144,10 +145,15 @@ def columns(
     return found
 
 
-def extra(times: Times, kind: str, step: Step) -> float:
-    """Milliseconds of each trajectory that `step` has more than a group of `FEW`."""
-    few = step._replace(group_size=FEW)
-    return (times[kind, step] - times[kind, few]) / (step.group_size - FEW)
+def pair(step: Step, *, shares_prompts: bool) -> tuple[Step, Step]:
+    """A group of `FEW` and a larger one: that of the step, or of `OWN` where each trajectory has its own prompt."""
+    few = step._replace(group_size=FEW, shares_prompts=shares_prompts)
+    return few, few._replace(group_size=step.group_size if shares_prompts else OWN)
+
+
+def extra(times: Times, kind: str, few: Step, many: Step) -> float:
+    """Milliseconds of each trajectory that the larger group has more."""
+    return (times[kind, many] - times[kind, few]) / (many.group_size - few.group_size)
 
 
 def ends(column: Sequence[float]) -> str:

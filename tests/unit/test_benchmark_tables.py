@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,8 @@ def made_up_ms(kind: str, made: scaling.Step) -> float:
 
 
 def test_scaling_tables_from_times() -> None:
-    few = [one._replace(group_size=scaling.FEW) for one in scaling.PROMPTS]
-    own = [one._replace(shares_prompts=False) for one in (*scaling.PROMPTS, *few)]
-    steps = [*scaling.GROUPS, *scaling.PROMPTS, *few, *own, *scaling.TURNS, *scaling.VOCABULARIES]
+    pairs = [scaling.pair(one, shares_prompts=shares) for one in scaling.PROMPTS for shares in (True, False)]
+    steps = [*scaling.GROUPS, *chain(*pairs), *scaling.TURNS, *scaling.VOCABULARIES]
     made = scaling.tables({(kind, one): made_up_ms(kind, one) for kind in ("update", "rollout") for one in steps})
     group, prompt, turns, vocabulary = made.values()
     # 10 + 2.56 + 2 * 2 = 16.56 and 10 + 2.56 + 2 * 32 = 76.56: 4.623 times as much, 8.28 and 2.393 a trajectory.
