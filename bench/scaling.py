@@ -102,10 +102,10 @@ def by_prompt_length(times: Times) -> Table:
     sizes = [step.prompt_tokens for step in PROMPTS]
     shared, own = (shown[f"update ms an extra trajectory{which}"] for which in ("", ", own prompt"))
     reading = (
-        f"Times of a group of {PROMPTS[0].group_size}; an extra trajectory is one of those that a group has more than a "
-        f"group of {FEW}. Look at what it costs the update after a prompt of {sizes[-1]} tokens over what it costs after "
-        f"one of {sizes[0]}: {ends(shared)} where the group shares its prompt (1 but for attention), {ends(own)} where "
-        f"each trajectory has its own."
+        f"Times of a group of {PROMPTS[0].group_size}; an extra trajectory is one that a group has more than a group of "
+        f"{FEW}. Look at what it costs the update after a prompt of {sizes[-1]} tokens over what it costs after one of "
+        f"{sizes[0]}: {ends(shared)} where the group shares its prompt (1 but for attention), {ends(own)} where each "
+        f"trajectory has its own."
     )
     return table("prompt tokens", sizes, shown, reading)
 
