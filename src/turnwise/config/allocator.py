@@ -18,4 +18,4 @@ def keep_freed_memory() -> bool:
         return False
     libc = ctypes.CDLL(None)
     options = ((M_TRIM_THRESHOLD, -1), (M_MMAP_MAX, 0), (M_ARENA_MAX, 1))
-    return all([libc.mallopt(option, value) for option, value in options])
+    return all(libc.mallopt(option, value) for option, value in options)

@@ -119,9 +119,12 @@ class PackedPass:
         begin = self._num_singles
         for stretch, mask in zip(self._long, self._masks, strict=True):
             end = begin + len(stretch.token_ids)
+            seen = layer[:, None, stretch.slot, :, : stretch.end]
+            if mask is not None and query.is_cuda:  # where the fast kernels take either a mask or heads that share keys
+                seen = seen.repeat_interleave(query.shape[1] // shape.num_heads, dim=2)
             found = scaled_dot_product_attention(
                 query[:, :, begin:end],
-                *layer[:, None, stretch.slot, :, : stretch.end],
+                *seen,
                 attn_mask=mask,
                 is_causal=mask is None,
                 scale=scaling,

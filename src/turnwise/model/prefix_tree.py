@@ -50,8 +50,10 @@ class PrefixTree:
         return [one.length + prefix for one, prefix in zip(self.segments, prefixes, strict=True)]
 
     @cached_property
-    def key_places(self) -> Tensor:
-        """Places of the tokens that segment after segment attends to, its prefix first; int64."""
+    def key_places(self) -> Tensor | None:
+        """Places of the tokens that segment after segment attends to, its prefix first; int64. None: as they lie."""
+        if all(segment.prefix is None for segment in self.segments):
+            return None
         ranges = []
         for start, segment in zip(self.starts, self.segments, strict=True):
             if segment.prefix is not None:
@@ -59,6 +61,21 @@ class PrefixTree:
                 ranges.append(torch.arange(first, first + self.segments[segment.prefix].length))
             ranges.append(torch.arange(start, start + segment.length))
         return torch.cat(ranges).to(self.token_ids_M.device)
+
+    @cached_property
+    def query_edges(self) -> Tensor:
+        """Where each segment begins among the tokens, and the end of the last; int32, as flash-attention takes it."""
+        return self._edges([segment.length for segment in self.segments])
+
+    @cached_property
+    def key_edges(self) -> Tensor:
+        """As `query_edges`, among `key_places`."""
+        return self._edges(self.key_lengths)
+
+    def _edges(self, lengths: list[int]) -> Tensor:
+        """Made once for all layers: a tensor made from a list waits for all that a GPU was given before."""
+        edges = list(accumulate(lengths, initial=0))
+        return torch.tensor(edges, dtype=torch.int32, device=self.token_ids_M.device)
 
     @cached_property
     def masks(self) -> list[Tensor | None]:

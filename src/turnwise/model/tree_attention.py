@@ -68,24 +68,20 @@ def _variable_length(
     """
     from transformers.modeling_flash_attention_utils import _flash_attention_forward
 
-    key, value = key.index_select(2, tree.key_places), value.index_select(2, tree.key_places)
-    lengths = [segment.length for segment in tree.segments]
+    if tree.key_places is not None:
+        key, value = key.index_select(2, tree.key_places), value.index_select(2, tree.key_places)
     return _flash_attention_forward(
         *(tensor.transpose(1, 2) for tensor in (query, key, value)),
         attention_mask=None,
         query_length=query.shape[2],
         is_causal=True,
         softmax_scale=scaling,
-        cu_seq_lens_q=_edges(lengths, query.device),  # type: ignore[arg-type]
-        cu_seq_lens_k=_edges(tree.key_lengths, query.device),  # type: ignore[arg-type]
-        max_length_q=max(lengths),
+        cu_seq_lens_q=tree.query_edges,  # type: ignore[arg-type]
+        cu_seq_lens_k=tree.key_edges,  # type: ignore[arg-type]
+        max_length_q=max(segment.length for segment in tree.segments),
         max_length_k=max(tree.key_lengths),
         attn_implementation=kernel,
     )
-
-
-def _edges(lengths: list[int], device: torch.device) -> Tensor:
-    return torch.tensor([0, *lengths], device=device).cumsum(0).to(torch.int32)
 
 
 def _segment_by_segment(
@@ -105,6 +101,8 @@ def _segment_by_segment(
 
 
 def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
+    if mask is not None and query.is_cuda:  # where the fast kernels take either a mask or heads that share keys
+        key, value = (_for_every_head(tensor, query) for tensor in (key, value))
     with torch.autocast(query.device.type, enabled=False):
         return scaled_dot_product_attention(
             query, key, value, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=True
@@ -113,7 +111,7 @@ def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scalin
 
 def _eager(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
     """The definition, one matrix of weights for every head."""
-    key, value = (tensor.repeat_interleave(query.shape[1] // tensor.shape[1], dim=1) for tensor in (key, value))
+    key, value = (_for_every_head(tensor, query) for tensor in (key, value))
     if mask is None:
         mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
     scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
@@ -123,3 +121,8 @@ def _eager(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scali
         .to(value.dtype)
         @ value
     )
+
+
+def _for_every_head(tensor: Tensor, query: Tensor) -> Tensor:
+    """Keys or values, repeated for the heads that share them."""
+    return tensor.repeat_interleave(query.shape[1] // tensor.shape[1], dim=1)
