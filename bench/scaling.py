@@ -102,8 +102,8 @@ def by_prompt_length(times: Times) -> Table:
     sizes = [step.prompt_tokens for step in PROMPTS]
     shared, own = (shown[f"update ms an extra trajectory{which}"] for which in ("", ", own prompt"))
     reading = (
-        f"Times of a group of {PROMPTS[0].group_size}; an extra trajectory is one that a group has more than a group of "
-        f"{FEW}. Look at what it costs the update after a prompt of {sizes[-1]} tokens over what it costs after one of "
+        f"Times of a group of {PROMPTS[0].group_size}; an extra trajectory is one beyond the first {FEW}. "
+        f"Look at what it costs the update after a prompt of {sizes[-1]} tokens over what it costs after one of "
         f"{sizes[0]}: {ends(shared)} where the group shares its prompt (1 but for attention), {ends(own)} where each "
         f"trajectory has its own."
     )
