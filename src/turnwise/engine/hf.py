@@ -2,11 +2,12 @@
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Lock
 from time import perf_counter
-from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +18,10 @@ from turnwise.engine.packed_pass import PackedPass
 from turnwise.engine.sampling import draw_uniforms, sample_tokens
 from turnwise.engine.schedule import Plan, Schedule
 from turnwise.engine.slot_cache import SlotCache
-from turnwise.engine.transcript import Transcript, Turn
+from turnwise.engine.transcript import Completed, Transcript, Turn, deliver
 from turnwise.types import Completion, FinishReason, Sampling
 
 MIB = 2**20
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +71,10 @@ class HFEngine:
 
 
 class HFRolloutEngine:
-    """Runs passes in a thread of its own while sessions are open, so that the event loop stays free for tools.
+    """Runs pass after pass in a thread of its own, so that tools and decoding go on side by side.
+
+    The thread plans, computes and records by itself, and goes back to the event loop only when the schedule waits for a
+    caller. The lock is for whoever touches schedule and transcripts while the thread works; it is never held in a pass.
 
     The same requests give the same bits, whatever a tool takes: which rows share a pass follows from the requests
     alone (`Schedule`). For that all sessions must be opened before any of them is asked; one that is opened while
@@ -91,6 +93,7 @@ class HFRolloutEngine:
             max_slots=settings.max_batch_size,
             max_cached_tokens=settings.cache_mib * MIB // model.shape.bytes_per_token,
         )
+        self._lock = Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
         self._server: asyncio.Task[None] | None = None
         self._has_changed = asyncio.Event()
@@ -106,7 +109,8 @@ class HFRolloutEngine:
     def session(self) -> "HFSession":
         """Begins a trajectory; before it is asked for a turn or closed, none goes on."""
         self._open_model("session")
-        return HFSession(self, self._schedule.open())
+        with self._lock:
+            return HFSession(self, self._schedule.open())
 
     async def sample(self, transcript: Transcript, token_ids: Sequence[int], sampling: Sampling) -> Completion:
         """What `HFSession.generate` does."""
@@ -128,7 +132,8 @@ class HFRolloutEngine:
             uniforms=draw_uniforms(sampling.seed, max_new_tokens).tolist(),
             future=asyncio.get_running_loop().create_future(),
         )
-        transcript.ask(token_ids, turn)
+        with self._lock:
+            transcript.ask(token_ids, turn)
         if self._server is None or self._server.done():
             self._has_changed = asyncio.Event()
             self._server = asyncio.create_task(self._serve(model))
@@ -137,8 +142,9 @@ class HFRolloutEngine:
 
     def end(self, transcript: Transcript) -> None:
         """What `HFSession.close` does."""
-        transcript.is_closed = True
-        transcript.fail()
+        with self._lock:
+            transcript.is_closed = True
+            transcript.fail()
         self._has_changed.set()
 
     async def load_weights(self, weights: Mapping[str, Tensor], version: int) -> None:
@@ -151,11 +157,14 @@ class HFRolloutEngine:
         model = self._open_model("load_weights")
         if any(not transcript.is_closed for transcript in self._schedule.transcripts):
             raise RuntimeError("load_weights was called while turns are being sampled: close the sessions first")
-        await self._compute(model.load, weights)
+        load = self._busy()(model.load)
+        await asyncio.get_running_loop().run_in_executor(self._thread, load, weights)
         self._version = version
 
     async def rest(self) -> None:
-        """Changes nothing: keys and values went with the last session, and the weights stay."""
+        """Waits until keys and values are gone, which go with the last session; the weights stay."""
+        if self._server is not None:
+            await self._server
 
     async def close(self) -> None:
         """Ends what is being sampled and frees the model and the keys and values; safe to call twice."""
@@ -166,24 +175,37 @@ class HFRolloutEngine:
         self._server = self._model = self._graphs = None
 
     async def _serve(self, model: PackedModel) -> None:
-        """Computes until every session is closed. The cache lives as long."""
+        """Has passes made until every session is closed. The cache lives as long."""
         await asyncio.sleep(0)  # by then every session of the same moment is open
-        cache: SlotCache | None = None
+        loop, cache = asyncio.get_running_loop(), None
         try:
             while self._schedule.transcripts:
                 while not self._schedule.is_settled:
                     self._has_changed.clear()
                     await self._has_changed.wait()
-                plan = self._schedule.plan()
-                if plan.stretches:
-                    if cache is None or cache.layout != self._schedule.layout:
-                        cache, self._graphs = self._lay_out(model)
-                    self._record(plan, *await self._compute(_run, model, cache, self._graphs, plan))
+                cache = await loop.run_in_executor(self._thread, self._make_passes, model, cache)
         except Exception as error:  # belongs to the callers: each of them gets it
             self._give_up(error)
         except asyncio.CancelledError:
             self._give_up()
             raise
+
+    def _make_passes(self, model: PackedModel, cache: SlotCache | None) -> SlotCache | None:
+        """Pass after pass, until the schedule waits for a caller or is empty; returns the cache of the last one."""
+        while (plan := self._next_plan()) is not None:
+            if plan.stretches:
+                if cache is None or cache.layout != self._schedule.layout:
+                    cache, self._graphs = self._lay_out(model)
+                with self._busy():
+                    drawn = _run(model, cache, self._graphs, plan)
+                if completed := self._record(plan, *drawn):
+                    completed[0].future.get_loop().call_soon_threadsafe(deliver, completed)
+        return cache
+
+    def _next_plan(self) -> Plan | None:
+        with self._lock:
+            is_ready = self._schedule.transcripts and self._schedule.is_settled
+            return self._schedule.plan() if is_ready else None
 
     def _lay_out(self, model: PackedModel) -> tuple[SlotCache, DecodeGraphs | None]:
         """A cache as the schedule wants it; one that graphs were recorded over is used again."""
@@ -194,31 +216,35 @@ class HFRolloutEngine:
             return cache, DecodeGraphs(cache, lambda static: model.logits(static, None))
         return cache, None
 
-    def _record(self, plan: Plan, token_ids: list[int], logprobs: list[float]) -> None:
-        for draw, token_id, logprob in zip(plan.draws, token_ids, logprobs, strict=True):
-            transcript = draw.transcript
-            if transcript.turn is not draw.turn:
-                continue  # closed while the pass ran
-            finish_reason = transcript.append(token_id, logprob, self._stop_token_ids)
-            if finish_reason is not None:
-                self._schedule.rest(transcript)
-                transcript.complete(finish_reason, self._version)
+    def _record(self, plan: Plan, token_ids: list[int], logprobs: list[float]) -> list[Completed]:
+        completed: list[Completed] = []
+        with self._lock:
+            for draw, token_id, logprob in zip(plan.draws, token_ids, logprobs, strict=True):
+                transcript = draw.transcript
+                if transcript.turn is not draw.turn:
+                    continue  # closed while the pass ran
+                finish_reason = transcript.append(token_id, logprob, self._stop_token_ids)
+                if finish_reason is not None:
+                    self._schedule.rest(transcript)
+                    completed.append(transcript.complete(finish_reason, self._version))
+        return completed
 
     def _give_up(self, error: Exception | None = None) -> None:
-        for transcript in self._schedule.transcripts:
-            transcript.fail(error)
+        with self._lock:
+            for transcript in self._schedule.transcripts:
+                transcript.fail(error)
+        self._thread.submit(int).result()  # without turns, the thread ends with the pass that is under way
         self._schedule.reset()
         self._graphs = None  # what lies in its slots may not be finite
 
-    async def _compute(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        def timed() -> T:
-            started = perf_counter()
-            try:
-                return work(*args, **kwargs)
-            finally:
-                self._busy_s += perf_counter() - started
-
-        return await asyncio.get_running_loop().run_in_executor(self._thread, timed)
+    @contextmanager
+    def _busy(self) -> Iterator[None]:
+        """Around what the thread computes; decorates a function, too."""
+        started = perf_counter()
+        try:
+            yield
+        finally:
+            self._busy_s += perf_counter() - started
 
     def _open_model(self, wanted: str) -> PackedModel:
         if self._model is None:

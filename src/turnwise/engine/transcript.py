@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from turnwise.types import Completion, FinishReason, Sampling
 
@@ -18,6 +19,13 @@ class Turn:
     """A number in [0, 1) for each of these tokens."""
     future: "asyncio.Future[Completion]"
     logprobs: list[float] = field(default_factory=list)
+
+
+class Completed(NamedTuple):
+    """A turn that ended, for the caller that waits for it."""
+
+    future: "asyncio.Future[Completion]"
+    completion: Completion
 
 
 @dataclass(eq=False, kw_only=True)
@@ -53,8 +61,8 @@ class Transcript:
             return FinishReason.stop
         return FinishReason.length if len(self.turn.logprobs) == self.turn.max_new_tokens else None
 
-    def complete(self, finish_reason: FinishReason, policy_version: int) -> None:
-        """Gives the turn to the caller."""
+    def complete(self, finish_reason: FinishReason, policy_version: int) -> Completed:
+        """Ends the turn; `deliver` gives it to the caller."""
         assert self.turn is not None, "there is no turn to complete"
         turn, self.turn = self.turn, None
         completion = Completion(
@@ -63,11 +71,10 @@ class Transcript:
             finish_reason=finish_reason,
             policy_version=policy_version,
         )
-        if not turn.future.done():
-            turn.future.set_result(completion)
+        return Completed(turn.future, completion)
 
     def fail(self, error: Exception | None = None) -> None:
-        """Ends a turn that will not be finished: its caller gets the error, or is cancelled."""
+        """Ends, in the event loop, a turn that will not be finished: its caller gets the error, or is cancelled."""
         turn, self.turn = self.turn, None
         if turn is None or turn.future.done():
             return
@@ -79,3 +86,10 @@ class Transcript:
     def leave(self) -> None:
         """Gives up its place; what it had there is computed anew if it goes on."""
         self.slot, self.num_cached = None, 0
+
+
+def deliver(completed: Sequence[Completed]) -> None:
+    """Gives turns to their callers; in the event loop."""
+    for future, completion in completed:
+        if not future.done():  # else its caller was cancelled
+            future.set_result(completion)

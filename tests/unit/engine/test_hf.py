@@ -2,7 +2,9 @@
 
 import asyncio
 import math
+from threading import Event
 from typing import Any, cast
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -21,6 +23,7 @@ from tiny_models import (
     turns,
 )
 from turnwise.engine.hf import HFEngine
+from turnwise.engine.packed_model import PackedModel
 from turnwise.model.policy import TorchPolicy
 from turnwise.protocols import EngineSession
 from turnwise.types import Completion, FinishReason
@@ -244,7 +247,10 @@ def test_a_cancelled_caller_leaves_the_others_alone_and_its_row_the_batch() -> N
     async def cancel_one() -> list[Completion | BaseException]:
         engine = start_engine(model, NO_STOP)
         sessions = [engine.session() for _ in PROMPTS]
-        calls = [s.generate(p, sampling(i)) for i, (s, p) in enumerate(zip(sessions, PROMPTS, strict=True))]
+        calls = [
+            s.generate(p, sampling(i, max_new_tokens=40))
+            for i, (s, p) in enumerate(zip(sessions, PROMPTS, strict=True))
+        ]
         tasks = [asyncio.create_task(call) for call in calls]
         with recorded_passes() as passes:
             while not passes:
@@ -257,11 +263,41 @@ def test_a_cancelled_caller_leaves_the_others_alone_and_its_row_the_batch() -> N
 
     results = asyncio.run(cancel_one())
     assert isinstance(results[1], asyncio.CancelledError)
-    expected = asyncio.run(turns(start_engine(model, NO_STOP), PROMPTS))
+    expected = asyncio.run(turns(start_engine(model, NO_STOP), PROMPTS, max_new_tokens=40))
     for i in (0, 2, 3):
         result = results[i]
         assert isinstance(result, Completion)
         assert result.token_ids == expected[i].token_ids
+
+
+def test_calls_get_through_while_a_pass_runs() -> None:
+    async def call() -> None:
+        engine = start_engine(small_model(), NO_STOP)
+        decoding, other = engine.session(), engine.session()
+        is_held, may_go_on = Event(), Event()
+        logits = PackedModel.logits
+
+        def held(*args: Any) -> torch.Tensor:
+            is_held.set()
+            assert may_go_on.wait(10)
+            return logits(*args)
+
+        with patch.object(PackedModel, "logits", held):
+            first = asyncio.create_task(decoding.generate((40,), sampling(max_new_tokens=2)))
+            other.close()
+            await asyncio.to_thread(is_held.wait, 10)
+            late = engine.session()  # the pass is under way until all of this is done
+            second = asyncio.create_task(late.generate((50,), sampling(max_new_tokens=1)))
+            engine.session().close()
+            await asyncio.sleep(0)
+            may_go_on.set()
+            assert len((await first).token_ids) == 2
+            assert len((await second).token_ids) == 1
+        decoding.close()
+        late.close()
+        await engine.close()
+
+    asyncio.run(asyncio.wait_for(call(), timeout=20))
 
 
 def test_closing_the_engine_cancels_what_is_under_way_and_it_is_done() -> None:

@@ -8,7 +8,7 @@ import pytest
 from tiny_models import sampling
 from turnwise.engine.packed_pass import Copy, Stretch
 from turnwise.engine.schedule import Plan, Schedule
-from turnwise.engine.transcript import Transcript, Turn
+from turnwise.engine.transcript import Transcript, Turn, deliver
 from turnwise.types import FinishReason
 
 NO_STOP: frozenset[int] = frozenset()
@@ -50,7 +50,7 @@ def run(plan: Plan, schedule: Schedule, token: int = 99, stop: frozenset[int] = 
         reason = draw.transcript.append(token, -1.0, stop)
         if reason is not None:
             schedule.rest(draw.transcript)
-            draw.transcript.complete(reason, 0)
+            deliver([draw.transcript.complete(reason, 0)])
             ended.append(draw.transcript)
     return ended
 
