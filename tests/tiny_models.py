@@ -16,6 +16,7 @@ from turnwise.engine.hf import HFEngine, HFRolloutEngine
 from turnwise.engine.packed_model import PackedModel
 from turnwise.engine.packed_pass import PackedPass
 from turnwise.model.chat import ChatRenderer
+from turnwise.model.policy import TorchPolicy
 from turnwise.model.tiny import train_tokenizer
 from turnwise.protocols import EngineSession
 from turnwise.types import Completion, FinishReason, LossOutput, Sampling, TokenBatch
@@ -56,6 +57,21 @@ def small_model(seed: int = 0, family: str = "Llama", **overrides: Any) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return getattr(transformers, f"{family}ForCausalLM")(config).eval()
+
+
+def small_policy(model: Any = None, **settings: Any) -> TorchPolicy:
+    """A policy of a small model, its adapter with the same random weights in every call."""
+    defaults: dict[str, Any] = {
+        "learning_rate": 1e-2,
+        "weight_decay": 0.0,
+        "betas": (0.9, 0.95),
+        "max_grad_norm": 1e9,
+        "token_budget": 1000,
+        "logit_chunk": 1000,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return TorchPolicy(small_model() if model is None else model, renderer(), **(defaults | settings))
 
 
 def token_batch(sequences: Sequence[tuple[Sequence[int], Sequence[int]]], temperature: float = 1.0) -> TokenBatch:

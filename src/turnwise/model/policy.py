@@ -194,20 +194,22 @@ class TorchPolicy:
         # Without a loss token the loss is still asked, so that its figures stand in every line.
         summed: Counter[str] = Counter() if parts else Counter(loss(logprobs_N, batch, logprobs_N).metrics)
         num_tokens = num_computed = 0
-        for sequences in parts:
-            part = batch.select(sequences).to(self._scorer.device)
-            scores = self._scorer.score(part)
-            entropy_N = scores.entropy_N if self._has_entropy_gradient else scores.entropy_N.detach()
-            output = loss(scores.logprobs_N, part, entropy_N)
-            if not math.isfinite(value := output.loss.item()):
-                names = [sequence_numbers[sequence] for sequence in sequences]
-                raise FloatingPointError(f"the loss of sequences {names} is {value}")
-            output.loss.backward()
-            logprobs_N[batch.places(sequences)] = scores.logprobs_N.detach().to(logprobs_N)
-            entropy = scores.entropy_N.detach().sum().item() / batch.num_loss_tokens
-            summed.update({**output.metrics, "loss/entropy": entropy})
-            num_tokens += part.token_ids.numel()
-            num_computed += scores.num_computed_tokens
+        with self._scorer.casting_once():
+            for sequences in parts:
+                part = batch.select(sequences).to(self._scorer.device)
+                scores = self._scorer.score(part)
+                entropy_N = scores.entropy_N if self._has_entropy_gradient else scores.entropy_N.detach()
+                with torch.autocast(part.token_ids.device.type, enabled=False):
+                    output = loss(scores.logprobs_N, part, entropy_N)
+                    if not math.isfinite(value := output.loss.item()):
+                        names = [sequence_numbers[sequence] for sequence in sequences]
+                        raise FloatingPointError(f"the loss of sequences {names} is {value}")
+                    output.loss.backward()
+                logprobs_N[batch.places(sequences)] = scores.logprobs_N.detach().to(logprobs_N)
+                entropy = scores.entropy_N.detach().sum().item() / batch.num_loss_tokens
+                summed.update({**output.metrics, "loss/entropy": entropy})
+                num_tokens += part.token_ids.numel()
+                num_computed += scores.num_computed_tokens
         figures = {
             **summed,
             "update/num_micro_batches": len(parts),

@@ -58,6 +58,10 @@ class TokenScorer:
         """The sequences of `batch` that have a loss token, cut into parts within the token budget."""
         return micro_batches(batch, self._token_budget)
 
+    def casting_once(self) -> torch.autocast:
+        """Within it the weights are cast to half precision once, not for every part; they must not change meanwhile."""
+        return self._autocast()
+
     def halve_budget(self) -> int:
         """Makes later parts half as large, at least a token; returns the token budget."""
         self._token_budget = max(1, self._token_budget // 2)
@@ -95,11 +99,12 @@ class TokenScorer:
             FloatingPointError: One of them is not finite.
         """
         logprobs_N = torch.zeros(batch.token_ids.numel(), device=batch.token_ids.device)
-        for sequences in self.parts(batch):
-            scores = self.score(batch.select(sequences).to(self.device), wants_entropy=False)
-            logprobs_N[batch.places(sequences)] = scores.logprobs_N.to(logprobs_N)
-            if not bool(torch.isfinite(scores.logprobs_N).all()):
-                raise FloatingPointError(f"the log-probs of sequences {sequences} are not finite")
+        with self.casting_once():
+            for sequences in self.parts(batch):
+                scores = self.score(batch.select(sequences).to(self.device), wants_entropy=False)
+                logprobs_N[batch.places(sequences)] = scores.logprobs_N.to(logprobs_N)
+                if not bool(torch.isfinite(scores.logprobs_N).all()):
+                    raise FloatingPointError(f"the log-probs of sequences {sequences} are not finite")
         return logprobs_N
 
     def _hidden(self, tree: PrefixTree) -> Tensor:

@@ -71,13 +71,13 @@ class _TokenLogprobs(torch.autograd.Function):
                     logits_RV.copy_(probabilities_RV)
                 if targets_L.numel() <= scoring.chunk:
                     kept_LV = logits_CV
-        ctx.scoring = scoring
-        ctx.save_for_backward(hidden_LH, weight_VH, bias_V, targets_L, logprobs_L, entropy_L, kept_LV)
+        ctx.scoring, ctx.weight_dtype = scoring, weight_VH.dtype
+        ctx.save_for_backward(hidden_LH, *head, targets_L, logprobs_L, entropy_L, kept_LV)
         return logprobs_L, entropy_L
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
-        hidden_LH, weight_VH, bias_V, targets_L, logprobs_L, entropy_L, kept_LV = ctx.saved_tensors
+        hidden_LH, *head, targets_L, logprobs_L, entropy_L, kept_LV = ctx.saved_tensors
         scoring: Scoring = ctx.scoring
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         hidden_gradient = torch.empty_like(hidden_LH) if needs_hidden else None
@@ -86,16 +86,16 @@ class _TokenLogprobs(torch.autograd.Function):
         has_entropy_gradient = scoring.wants_entropy and bool(gradients[1].any())
         per_token = (targets_L, logprobs_L, entropy_L, *(gradient / scoring.temperature for gradient in gradients))
         with torch.autocast(hidden_LH.device.type, enabled=False):
-            head = _cast(weight_VH, bias_V, scoring.dtype)
             for chunk in _chunks(targets_L.numel(), scoring.chunk):
                 hidden_CH = hidden_LH[chunk].to(scoring.dtype)
                 # In place, for these are the largest tensors of an update: a second backward pass would be an error.
                 logits_CV = nn.functional.linear(hidden_CH, *head) if kept_LV is None else kept_LV
                 parts = (logits_CV, *(tensor[chunk] for tensor in per_token))
                 for logits_RV, targets_R, logprobs_R, entropy_R, gradient_R, entropy_gradient_R in _blocks(*parts):
-                    p_RV = logits_RV.to(logprobs_R.dtype)
                     if kept_LV is None:
                         _, p_RV, _ = _distribution(logits_RV, targets_R, scoring)
+                    else:
+                        p_RV = logits_RV.to(logprobs_R.dtype)
                     slope_RV = None
                     if has_entropy_gradient:
                         slope_RV = torch.xlogy(p_RV, p_RV).addcmul_(p_RV, entropy_R[:, None])
@@ -107,9 +107,9 @@ class _TokenLogprobs(torch.autograd.Function):
                 if hidden_gradient is not None:
                     hidden_gradient[chunk] = logits_CV @ head[0]
                 if needs_weight:
-                    weight_gradient = _sum(weight_gradient, logits_CV.T @ hidden_CH, weight_VH.dtype)
+                    weight_gradient = _sum(weight_gradient, logits_CV.T @ hidden_CH, ctx.weight_dtype)
                 if needs_bias:
-                    bias_gradient = _sum(bias_gradient, logits_CV.sum(0), weight_VH.dtype)
+                    bias_gradient = _sum(bias_gradient, logits_CV.sum(0), ctx.weight_dtype)
         return hidden_gradient, weight_gradient, bias_gradient, None, None
 
 

@@ -6,37 +6,26 @@ from typing import Any
 import pytest
 import torch
 
-from tiny_models import PolicyGradientLoss, renderer, small_model, token_batch
+from tiny_models import PolicyGradientLoss, small_model, small_policy, token_batch
 from turnwise.model.policy import TorchPolicy
 
 SEQUENCES = (((20, 21, 22, 23), (0, 0, 1, 1)), ((20, 21, 24), (0, 0, 1)), ((30, 31, 32), (0, 1, 1)))
 BATCH = token_batch(SEQUENCES)
 
 
-def policy(model: Any = None, **settings: Any) -> TorchPolicy:
-    defaults: dict[str, Any] = {
-        "learning_rate": 1e-2,
-        "weight_decay": 0.0,
-        "betas": (0.9, 0.95),
-        "max_grad_norm": 1e9,
-        "token_budget": 1000,
-        "logit_chunk": 1000,
-        "lora_rank": 4,
-    }
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return TorchPolicy(small_model() if model is None else model, renderer(), **(defaults | settings))
+def adapted(model: Any = None, **settings: Any) -> TorchPolicy:
+    return small_policy(model, **({"lora_rank": 4} | settings))
 
 
 def plain(weights: Any) -> TorchPolicy:
     """A policy without an adapter that has these weights."""
     model = small_model()
     model.load_state_dict(dict(weights))
-    return policy(model, lora_rank=0)
+    return small_policy(model)
 
 
 def test_an_adapter_begins_as_the_model_and_its_merged_weights_are_what_it_computes() -> None:
-    made = policy()
+    made = adapted()
     fresh = small_model().state_dict()
     assert {name: tensor.shape for name, tensor in made.weights().items()} == {n: t.shape for n, t in fresh.items()}
     for name, tensor in made.weights().items():
@@ -51,7 +40,7 @@ def test_an_adapter_begins_as_the_model_and_its_merged_weights_are_what_it_compu
 
 def test_only_the_adapter_is_trained() -> None:
     model = small_model()
-    made = policy(model)
+    made = adapted(model)
     made.update(BATCH, PolicyGradientLoss())
     trained = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert trained == {name for name, _ in model.named_parameters() if ".lora_" in name}
@@ -59,7 +48,7 @@ def test_only_the_adapter_is_trained() -> None:
 
 
 def test_the_scale_is_alpha_over_rank() -> None:
-    one, two = policy(lora_alpha=4.0), policy(lora_alpha=8.0)
+    one, two = adapted(lora_alpha=4.0), adapted(lora_alpha=8.0)
     for made in (one, two):
         state = made.state_dict()
         state["adapter"] = {name: torch.full_like(tensor, 0.1) for name, tensor in state["adapter"].items()}
@@ -74,13 +63,13 @@ def test_the_scale_is_alpha_over_rank() -> None:
 def test_a_checkpoint_is_a_plain_model_and_a_resumed_adapter_goes_on_exactly(tmp_path: Path) -> None:
     from transformers import LlamaForCausalLM
 
-    made = policy()
+    made = adapted()
     made.update(BATCH, PolicyGradientLoss())
     made.save_pretrained(tmp_path)
     saved = LlamaForCausalLM.from_pretrained(tmp_path)
     for name, tensor in made.weights().items():
         torch.testing.assert_close(saved.state_dict()[name], tensor, rtol=0, atol=0)
-    resumed = policy()
+    resumed = adapted()
     resumed.load_pretrained(tmp_path)
     resumed.load_state_dict(deepcopy(made.state_dict()))
     for one in (made, resumed):
@@ -91,20 +80,20 @@ def test_a_checkpoint_is_a_plain_model_and_a_resumed_adapter_goes_on_exactly(tmp
 
 def test_the_state_of_another_adapter_is_refused() -> None:
     with pytest.raises(ValueError, match="28 tensors that do not fit the 28 of this one"):
-        policy(lora_rank=2).load_state_dict(policy().state_dict())
+        adapted(lora_rank=2).load_state_dict(adapted().state_dict())
     with pytest.raises(ValueError, match="28 tensors that do not fit the 0 of this one"):
-        policy(lora_rank=0).load_state_dict(policy().state_dict())
+        small_policy().load_state_dict(adapted().state_dict())
 
 
 def test_a_rank_that_saves_nothing_is_refused() -> None:
     with pytest.raises(
         ValueError, match=r"model\.lora_rank=32: expected less than the width of the model's layers, 32"
     ):
-        policy(lora_rank=32)
+        adapted(lora_rank=32)
 
 
 def test_small_steps_reach_the_merged_weights_of_a_model_in_half_precision() -> None:
-    made = policy(small_model().bfloat16(), dtype=torch.bfloat16, learning_rate=1e-6)
+    made = adapted(small_model().bfloat16(), dtype=torch.bfloat16, learning_rate=1e-6)
     before = {name: tensor.clone() for name, tensor in made.weights().items()}
     for _ in range(2):
         made.update(BATCH, PolicyGradientLoss())
@@ -118,14 +107,14 @@ def test_small_steps_reach_the_merged_weights_of_a_model_in_half_precision() -> 
 def test_without_peft_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ValueError, match=r"model\.lora_rank needs peft: pip install '\.\[lora\]'"):
-        policy()
+        adapted()
 
 
 def test_checkpointed_layers_are_computed_twice_and_give_the_same_gradient() -> None:
     gradients, calls = [], []
     for gradient_checkpointing in (False, True):
         model = small_model(attention_dropout=0.5)  # would show if a layer's inside were in training mode
-        made = policy(model, lora_rank=0, gradient_checkpointing=gradient_checkpointing)
+        made = small_policy(model, gradient_checkpointing=gradient_checkpointing)
         counted: list[int] = []
         model.model.layers[0].self_attn.register_forward_hook(lambda *_, seen=counted: seen.append(1))
         gradients.append(made.gradient(BATCH, PolicyGradientLoss()))

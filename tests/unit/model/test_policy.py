@@ -8,8 +8,14 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tiny_models import VOCAB_SIZE, PolicyGradientLoss, reference_logprobs, renderer, small_model, token_batch
-from turnwise.model.policy import TorchPolicy
+from tiny_models import (
+    VOCAB_SIZE,
+    PolicyGradientLoss,
+    reference_logprobs,
+    small_model,
+    small_policy,
+    token_batch,
+)
 from turnwise.model.scorer import TokenScorer
 from turnwise.types import LossOutput, TokenBatch
 
@@ -22,21 +28,9 @@ SEQUENCES = (
 )
 
 
-def policy(model: Any = None, **settings: Any) -> TorchPolicy:
-    defaults: dict[str, Any] = {
-        "learning_rate": 1e-2,
-        "weight_decay": 0.0,
-        "betas": (0.9, 0.95),
-        "max_grad_norm": 1e9,
-        "token_budget": 1000,
-        "logit_chunk": 1000,
-    }
-    return TorchPolicy(small_model() if model is None else model, renderer(), **(defaults | settings))
-
-
 def gradients(batch: TokenBatch, **settings: Any) -> tuple[list[Tensor], dict[str, float]]:
     model = small_model()
-    metrics = policy(model, **settings).update(batch, PolicyGradientLoss()).metrics
+    metrics = small_policy(model, **settings).update(batch, PolicyGradientLoss()).metrics
     return [parameter.grad for parameter in model.parameters()], dict(metrics)
 
 
@@ -47,7 +41,7 @@ def copy_of(weights: Any) -> dict[str, Tensor]:
 def test_logprobs_are_those_of_one_sequence_at_a_time_and_zero_elsewhere() -> None:
     for temperature in (1.0, 0.6):
         batch = token_batch(SEQUENCES, temperature)
-        found = policy(token_budget=14, logit_chunk=2).logprobs(batch)
+        found = small_policy(token_budget=14, logit_chunk=2).logprobs(batch)
         expected = torch.cat([reference_logprobs(small_model(), ids, temperature) for ids, _ in SEQUENCES])
         torch.testing.assert_close(found.double(), expected * batch.loss_mask, rtol=0, atol=1e-5)
         assert not found.requires_grad
@@ -56,7 +50,7 @@ def test_logprobs_are_those_of_one_sequence_at_a_time_and_zero_elsewhere() -> No
 def test_uniform_logits_have_logprob_and_entropy_of_the_vocabulary() -> None:
     model = small_model(tie_word_embeddings=False)
     torch.nn.init.zeros_(model.lm_head.weight)
-    made = policy(model)
+    made = small_policy(model)
     batch = token_batch(SEQUENCES)
     assert made.logprobs(batch)[batch.loss_mask].tolist() == pytest.approx([-math.log(VOCAB_SIZE)] * 10)
     assert made.update(batch, PolicyGradientLoss()).metrics["loss/entropy"] == pytest.approx(math.log(VOCAB_SIZE))
@@ -89,7 +83,7 @@ def test_the_gradient_is_that_of_the_plain_formula() -> None:
 
 def test_the_gradient_alone_leaves_everything_as_it_was() -> None:
     batch, model = token_batch(SEQUENCES), small_model()
-    made, before = policy(model, token_budget=14), copy_of(model.state_dict())
+    made, before = small_policy(model, token_budget=14), copy_of(model.state_dict())
     found = made.gradient(batch, PolicyGradientLoss())
     expected, _ = gradients(batch)
     torch.testing.assert_close(found, torch.cat([part.flatten() for part in expected]), rtol=1e-4, atol=1e-6)
@@ -99,7 +93,7 @@ def test_the_gradient_alone_leaves_everything_as_it_was() -> None:
 
 
 def test_without_loss_tokens_the_gradient_is_zero() -> None:
-    found = policy().gradient(token_batch([((5, 6, 7), (0, 0, 0))]), PolicyGradientLoss())
+    found = small_policy().gradient(token_batch([((5, 6, 7), (0, 0, 0))]), PolicyGradientLoss())
     assert found.numel() == sum(parameter.numel() for parameter in small_model().parameters())
     assert not found.any()
 
@@ -118,9 +112,9 @@ def test_where_memory_runs_out_the_step_is_begun_anew_in_smaller_parts_but_only_
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     batch = token_batch(SEQUENCES)
-    expected = policy().gradient(batch, PolicyGradientLoss())
+    expected = small_policy().gradient(batch, PolicyGradientLoss())
     model = small_model()
-    made = policy(model, token_budget=14)
+    made = small_policy(model, token_budget=14)
     score, sizes = TokenScorer.score, list[int]()
 
     def score_up_to_7(scorer: TokenScorer, part: TokenBatch, **options: Any) -> Any:
@@ -143,7 +137,7 @@ def test_where_memory_runs_out_the_step_is_begun_anew_in_smaller_parts_but_only_
 def test_the_first_step_moves_each_weight_by_the_learning_rate_against_its_gradient() -> None:
     model = small_model()
     before = copy_of(dict(model.named_parameters()))
-    policy(model, learning_rate=1e-3).update(token_batch(SEQUENCES), PolicyGradientLoss())
+    small_policy(model, learning_rate=1e-3).update(token_batch(SEQUENCES), PolicyGradientLoss())
     for name, parameter in model.named_parameters():
         # AdamW's first step is lr * g / (|g| + eps), eps = 1e-8.
         gradient = parameter.grad
@@ -153,7 +147,7 @@ def test_the_first_step_moves_each_weight_by_the_learning_rate_against_its_gradi
 
 def test_a_new_learning_rate_holds_from_the_next_update_on() -> None:
     model = small_model()
-    made = policy(model)
+    made = small_policy(model)
     before = copy_of(made.weights())
     made.set_learning_rate(0.0)
     made.update(token_batch(SEQUENCES), PolicyGradientLoss())
@@ -170,7 +164,7 @@ def test_large_gradients_are_scaled_down_and_reported_as_they_were() -> None:
 
 @pytest.mark.parametrize("sequences", [(), (((20, 21), (0, 0)), ((30, 31, 32), (0, 0, 0)))])
 def test_without_loss_tokens_nothing_happens(sequences: Sequence[Any]) -> None:
-    made = policy(weight_decay=0.5)
+    made = small_policy(weight_decay=0.5)
     before = copy_of(made.weights())
     metrics = dict(made.update(token_batch(sequences), PolicyGradientLoss()).metrics)
     del metrics["time/update_s"]
@@ -193,14 +187,14 @@ class SquareRootOfZero:
     [(PolicyGradientLoss(scale=math.nan), "the loss of sequences .* is nan"), (SquareRootOfZero(), "gradient's norm")],
 )
 def test_what_is_not_finite_raises_before_the_weights_change(loss: Any, message: str) -> None:
-    made = policy()
+    made = small_policy()
     before = copy_of(made.weights())
     with pytest.raises(FloatingPointError, match=message):
         made.update(token_batch(SEQUENCES), loss)
     assert all(tensor.equal(before[name]) for name, tensor in made.weights().items())
     assert made.state_dict()["state"] == {}
     # Nothing of the failed step is left in the next one.
-    healthy = policy()
+    healthy = small_policy()
     for one in (made, healthy):
         one.update(token_batch(SEQUENCES), PolicyGradientLoss())
     assert all(tensor.equal(healthy.weights()[name]) for name, tensor in made.weights().items())
@@ -208,7 +202,7 @@ def test_what_is_not_finite_raises_before_the_weights_change(loss: Any, message:
 
 def test_a_sequence_cannot_begin_with_a_loss_token() -> None:
     with pytest.raises(ValueError, match="begins with a loss token"):
-        policy().update(token_batch([((20, 21), (1, 1))]), PolicyGradientLoss())
+        small_policy().update(token_batch([((20, 21), (1, 1))]), PolicyGradientLoss())
 
 
 class LargestLogits(TorchDispatchMode):
@@ -229,7 +223,7 @@ class LargestLogits(TorchDispatchMode):
 def test_no_tensor_over_the_vocabulary_is_larger_than_a_chunk() -> None:
     # 4 x 50 loss tokens; hidden size 32, so that weight gradients [32, V] are smaller than a chunk.
     batch = token_batch([(tuple(range(20 + row, 71 + row)), (0, *[1] * 50)) for row in range(4)])
-    made = policy(logit_chunk=40)
+    made = small_policy(logit_chunk=40)
     with LargestLogits() as largest:
         made.update(batch, PolicyGradientLoss())
         made.logprobs(batch)
@@ -240,7 +234,7 @@ def test_no_logits_are_kept_for_the_backward_pass() -> None:
     batch = token_batch([(tuple(range(20 + row, 71 + row)), (0, *[1] * 50)) for row in range(4)])
     kept: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
-        policy(logit_chunk=40).update(batch, PolicyGradientLoss())
+        small_policy(logit_chunk=40).update(batch, PolicyGradientLoss())
     assert kept
     assert not [tensor for tensor in kept if tensor.ndim and tensor.shape[-1] == VOCAB_SIZE and tensor.shape[0] == 40]
 
@@ -248,7 +242,7 @@ def test_no_logits_are_kept_for_the_backward_pass() -> None:
 def test_a_saved_policy_is_a_complete_model(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    made = policy()
+    made = small_policy()
     made.update(token_batch(SEQUENCES), PolicyGradientLoss())
     made.save_pretrained(tmp_path)
     loaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path)
@@ -258,13 +252,13 @@ def test_a_saved_policy_is_a_complete_model(tmp_path: Path) -> None:
 
 def test_a_restored_policy_goes_on_bit_for_bit(tmp_path: Path) -> None:
     batch, loss = token_batch(SEQUENCES), PolicyGradientLoss()
-    made = policy()
+    made = small_policy()
     made.update(batch, loss)
     made.save_pretrained(tmp_path)
     torch.save(made.state_dict(), tmp_path / "optimizer.pt")
     made.update(batch, loss)
 
-    restored = policy(small_model(seed=1))
+    restored = small_policy(small_model(seed=1))
     restored.load_pretrained(tmp_path)
     restored.load_state_dict(torch.load(tmp_path / "optimizer.pt"))
     restored.update(batch, loss)
@@ -272,7 +266,7 @@ def test_a_restored_policy_goes_on_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_weights_carry_no_gradient_and_follow_the_updates() -> None:
-    made = policy()
+    made = small_policy()
     weights = made.weights()
     before = copy_of(weights)
     made.update(token_batch(SEQUENCES), PolicyGradientLoss())
@@ -280,16 +274,6 @@ def test_weights_carry_no_gradient_and_follow_the_updates() -> None:
     assert not weights["model.embed_tokens.weight"].equal(before["model.embed_tokens.weight"])
 
 
-def test_bfloat16_computes_by_autocast_over_float32_weights() -> None:
-    batch = token_batch(SEQUENCES)
-    made = policy(small_model().to(torch.bfloat16), dtype=torch.bfloat16)
-    assert {tensor.dtype for tensor in made.weights().values()} == {torch.float32}
-    exact = policy(small_model().to(torch.bfloat16)).logprobs(batch)
-    found = made.logprobs(batch)
-    assert 0 < (found - exact).abs().max() < 0.1
-    assert made.update(batch, PolicyGradientLoss()).metrics["loss/grad_norm"] > 0
-
-
 def test_a_model_that_changes_its_logits_behind_the_head_is_refused() -> None:
     with pytest.raises(ValueError, match="GraniteForCausalLM changes its logits"):
-        policy(small_model(family="Granite", logits_scaling=8.0))
+        small_policy(small_model(family="Granite", logits_scaling=8.0))

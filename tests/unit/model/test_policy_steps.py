@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tiny_models import PolicyGradientLoss, renderer, small_model, token_batch
+from tiny_models import PolicyGradientLoss, small_model, small_policy, token_batch
 from turnwise.loss.clipped import ClippedLoss
-from turnwise.model.policy import TorchPolicy
 from turnwise.types import LossOutput, TokenBatch
 
 # Four sequences of 20 tokens in all, with 2, 4, 1 and 3 loss tokens.
@@ -21,18 +20,6 @@ SEQUENCES = (
     ((50, 51, 52, 53, 54, 55, 56), (0, 0, 0, 0, 1, 1, 1)),
 )
 BATCH = token_batch(SEQUENCES)
-
-
-def policy(model: Any = None, **settings: Any) -> TorchPolicy:
-    defaults: dict[str, Any] = {
-        "learning_rate": 1e-2,
-        "weight_decay": 0.0,
-        "betas": (0.9, 0.95),
-        "max_grad_norm": 1e9,
-        "token_budget": 1000,
-        "logit_chunk": 1000,
-    }
-    return TorchPolicy(small_model() if model is None else model, renderer(), **(defaults | settings))
 
 
 class Recorder:
@@ -59,7 +46,7 @@ def forward_passes(model: Any) -> list[int]:
 
 def test_a_single_step_is_on_policy_and_makes_no_extra_pass() -> None:
     model, loss = small_model(), Recorder()
-    made = policy(model)
+    made = small_policy(model)
     passes = forward_passes(model)
     made.update(BATCH, loss)
     assert passes == [20]
@@ -69,8 +56,8 @@ def test_a_single_step_is_on_policy_and_makes_no_extra_pass() -> None:
 @pytest.mark.parametrize(("num_epochs", "num_minibatches"), [(3, 1), (1, 3), (2, 2)])
 def test_several_steps_share_the_proximal_policy_of_one_pass(num_epochs: int, num_minibatches: int) -> None:
     model, loss = small_model(), Recorder()
-    before = policy(small_model()).logprobs(BATCH)
-    made = policy(model, num_epochs=num_epochs, num_minibatches=num_minibatches)
+    before = small_policy(small_model()).logprobs(BATCH)
+    made = small_policy(model, num_epochs=num_epochs, num_minibatches=num_minibatches)
     passes = forward_passes(model)
     made.update(BATCH, loss)
     assert passes[0] == 20, "the proximal pass over the whole batch"
@@ -92,7 +79,7 @@ def expected_places(batch: TokenBatch) -> Tensor:
 
 def test_minibatches_are_steps_with_counts_of_their_own() -> None:
     loss = Recorder()
-    made = policy(num_minibatches=2, token_budget=1)
+    made = small_policy(num_minibatches=2, token_budget=1)
     made.update(BATCH, loss)
     # Sequences 0 and 2, then 1 and 3; the counts are those of the minibatch, not of the part.
     assert [batch.token_ids[0].item() for batch in loss.batches] == [20, 40, 30, 50]
@@ -102,7 +89,7 @@ def test_minibatches_are_steps_with_counts_of_their_own() -> None:
 
 def test_more_minibatches_than_sequences_are_as_many_as_sequences() -> None:
     loss = Recorder()
-    metrics = policy(num_minibatches=9).update(BATCH, loss).metrics
+    metrics = small_policy(num_minibatches=9).update(BATCH, loss).metrics
     assert len(loss.batches) == 4
     assert metrics["update/num_micro_batches"] == 1
     assert metrics["update/num_steps"] == 4
@@ -110,8 +97,8 @@ def test_more_minibatches_than_sequences_are_as_many_as_sequences() -> None:
 
 def test_figures_are_those_of_the_minibatches_that_had_something_to_train() -> None:
     half = token_batch([SEQUENCES[0], ((60, 61), (0, 0))])
-    figures = policy(num_minibatches=2).update(half, PolicyGradientLoss()).metrics
-    alone = policy().update(half.select([0]).counted(), PolicyGradientLoss()).metrics
+    figures = small_policy(num_minibatches=2).update(half, PolicyGradientLoss()).metrics
+    alone = small_policy().update(half.select([0]).counted(), PolicyGradientLoss()).metrics
     for name in ("loss/value", "loss/entropy", "loss/grad_norm"):
         assert figures[name] == pytest.approx(alone[name], rel=1e-6), name
 
@@ -119,7 +106,7 @@ def test_figures_are_those_of_the_minibatches_that_had_something_to_train() -> N
 @pytest.mark.parametrize("breaks", ["policy", "reference"])
 def test_log_probs_that_are_not_finite_stop_the_update_before_its_first_step(breaks: str) -> None:
     models = {"policy": small_model(), "reference": small_model(seed=5)}
-    made = policy(models["policy"], reference=models["reference"], num_epochs=2)
+    made = small_policy(models["policy"], reference=models["reference"], num_epochs=2)
     with torch.no_grad():
         models[breaks].get_output_embeddings().weight[7] = math.nan
     before = {name: weight.clone() for name, weight in made.weights().items()}
@@ -130,7 +117,7 @@ def test_log_probs_that_are_not_finite_stop_the_update_before_its_first_step(bre
 
 
 def test_each_minibatch_moves_the_weights_once() -> None:
-    one, two = policy(num_minibatches=2), policy()
+    one, two = small_policy(num_minibatches=2), small_policy()
     one.update(BATCH, PolicyGradientLoss())
     for part in (BATCH.select([0, 2]).counted(), BATCH.select([1, 3]).counted()):
         two.update(part, PolicyGradientLoss())
@@ -139,9 +126,9 @@ def test_each_minibatch_moves_the_weights_once() -> None:
 
 
 def test_figures_are_means_over_the_steps_and_the_mismatch_is_that_before_the_first() -> None:
-    whole = policy(num_epochs=2)
+    whole = small_policy(num_epochs=2)
     figures = whole.update(BATCH, PolicyGradientLoss()).metrics
-    single = policy()
+    single = small_policy()
     steps = [single.update(BATCH, PolicyGradientLoss()).metrics for _ in range(2)]
     for name in ("loss/value", "loss/entropy", "loss/grad_norm"):
         assert figures[name] == pytest.approx((steps[0][name] + steps[1][name]) / 2, rel=1e-5)
@@ -151,17 +138,19 @@ def test_figures_are_means_over_the_steps_and_the_mismatch_is_that_before_the_fi
 
 
 def test_ratios_bite_from_the_second_epoch_on() -> None:
-    batch = replace(BATCH, behaviour_logprobs=policy().logprobs(BATCH))
+    batch = replace(BATCH, behaviour_logprobs=small_policy().logprobs(BATCH))
     loss = ClippedLoss(clip_low=1e-3, clip_high=1e-3)
-    assert policy().update(batch, loss).metrics["loss/clip_fraction"] == 0
-    assert policy(num_epochs=2).update(batch, loss).metrics["loss/clip_fraction"] > 0.1
+    assert small_policy().update(batch, loss).metrics["loss/clip_fraction"] == 0
+    assert small_policy(num_epochs=2).update(batch, loss).metrics["loss/clip_fraction"] > 0.1
 
 
 @pytest.mark.parametrize("logit_chunk", [1000, 3])
 def test_the_gradient_of_an_entropy_bonus_is_that_of_the_plain_formula(logit_chunk: int) -> None:
     model, plain = small_model(), small_model()
     silent = replace(BATCH, advantages=torch.zeros_like(BATCH.advantages))
-    policy(model, logit_chunk=logit_chunk, has_entropy_gradient=True).update(silent, ClippedLoss(entropy_weight=0.5))
+    small_policy(model, logit_chunk=logit_chunk, has_entropy_gradient=True).update(
+        silent, ClippedLoss(entropy_weight=0.5)
+    )
     entropies = []
     for ids, mask in SEQUENCES:
         logprobs = plain(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
@@ -176,14 +165,14 @@ def test_the_gradient_of_an_entropy_bonus_is_that_of_the_plain_formula(logit_chu
 
 def test_an_entropy_bonus_without_a_gradient_is_refused() -> None:
     with pytest.raises(ValueError, match="the entropies carry no gradient"):
-        policy().update(BATCH, ClippedLoss(entropy_weight=0.5))
+        small_policy().update(BATCH, ClippedLoss(entropy_weight=0.5))
 
 
 def test_the_reference_is_scored_once_an_update_and_never_moves() -> None:
     reference = small_model(seed=5)
     before = {name: weight.clone() for name, weight in reference.state_dict().items()}
-    expected = policy(small_model(seed=5)).logprobs(BATCH)
-    made = policy(reference=reference, num_epochs=2)
+    expected = small_policy(small_model(seed=5)).logprobs(BATCH)
+    made = small_policy(reference=reference, num_epochs=2)
     passes, loss = forward_passes(reference), Recorder()
     made.update(BATCH, loss)
     assert passes == [20]
@@ -198,15 +187,15 @@ def test_the_reference_is_scored_once_an_update_and_never_moves() -> None:
 def test_a_heavy_kl_term_holds_the_policy_at_the_reference() -> None:
     drift = {}
     for kl_weight in (0.0, 10.0):
-        made = policy(reference=small_model(), learning_rate=3e-3, num_epochs=20)
+        made = small_policy(reference=small_model(), learning_rate=3e-3, num_epochs=20)
         made.update(BATCH, ClippedLoss(kl_weight=kl_weight, clip_high=math.inf))
-        drift[kl_weight] = (made.logprobs(BATCH) - policy().logprobs(BATCH)).abs().mean().item()
+        drift[kl_weight] = (made.logprobs(BATCH) - small_policy().logprobs(BATCH)).abs().mean().item()
     assert drift[10.0] < drift[0.0] / 2
 
 
 def test_a_loss_with_a_kl_term_but_no_reference_is_refused() -> None:
     with pytest.raises(ValueError, match=r"loss\.kl_weight=0\.1: the batch has no log-probs of a reference policy"):
-        policy().update(BATCH, ClippedLoss(kl_weight=0.1))
+        small_policy().update(BATCH, ClippedLoss(kl_weight=0.1))
 
 
 def test_what_is_not_finite_in_a_later_step_keeps_the_earlier_ones() -> None:
@@ -215,7 +204,7 @@ def test_what_is_not_finite_in_a_later_step_keeps_the_earlier_ones() -> None:
             output = super().__call__(policy_logprobs_N, batch, entropy_N)
             return replace(output, loss=output.loss * (math.nan if len(self.batches) == 2 else 1))
 
-    made, alone = policy(num_epochs=2), policy()
+    made, alone = small_policy(num_epochs=2), small_policy()
     with pytest.raises(
         FloatingPointError, match=r"optimiser step 2 of 2 was not taken: the loss of sequences \[0, 1, 2, 3\] is nan"
     ):
