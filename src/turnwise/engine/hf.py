@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from threading import Lock
 from time import perf_counter
 
-import torch
 from torch import Tensor, nn
 
 from turnwise.engine.decode_graph import DecodeGraphs
+from turnwise.engine.openmp import release_workers
 from turnwise.engine.packed_model import PackedModel
-from turnwise.engine.packed_pass import PackedPass
-from turnwise.engine.sampling import draw_uniforms, sample_tokens
+from turnwise.engine.run_pass import run_pass
+from turnwise.engine.sampling import draw_uniforms
 from turnwise.engine.schedule import Plan, Schedule
 from turnwise.engine.slot_cache import SlotCache
 from turnwise.engine.transcript import Completed, Transcript, Turn, deliver
@@ -177,6 +177,7 @@ class HFRolloutEngine:
     async def _serve(self, model: PackedModel) -> None:
         """Has passes made until every session is closed. The cache lives as long."""
         await asyncio.sleep(0)  # by then every session of the same moment is open
+        release_workers()
         loop, cache = asyncio.get_running_loop(), None
         try:
             while self._schedule.transcripts:
@@ -189,6 +190,8 @@ class HFRolloutEngine:
         except asyncio.CancelledError:
             self._give_up()
             raise
+        finally:
+            self._thread.submit(release_workers)
 
     def _make_passes(self, model: PackedModel, cache: SlotCache | None) -> SlotCache | None:
         """Pass after pass, until the schedule waits for a caller or is empty; returns the cache of the last one."""
@@ -197,7 +200,7 @@ class HFRolloutEngine:
                 if cache is None or cache.layout != self._schedule.layout:
                     cache, self._graphs = self._lay_out(model)
                 with self._busy():
-                    drawn = _run(model, cache, self._graphs, plan)
+                    drawn = run_pass(model, cache, self._graphs, plan)
                 if completed := self._record(plan, *drawn):
                     completed[0].future.get_loop().call_soon_threadsafe(deliver, completed)
         return cache
@@ -279,22 +282,3 @@ class HFSession:
     def close(self) -> None:
         """Ends the trajectory; a turn that is being sampled is cancelled. Safe to call twice."""
         self._engine.end(self._transcript)
-
-
-@torch.inference_mode()
-def _run(
-    model: PackedModel, cache: SlotCache, graphs: DecodeGraphs | None, plan: Plan
-) -> tuple[list[int], list[float]]:
-    """One pass: the drawn tokens and their log-probs."""
-    slots = [draw.slot for draw in plan.draws]
-    if graphs is not None and not plan.copies and all(len(s.token_ids) == 1 for s in plan.stretches):
-        logits = graphs.logits(plan.stretches, slots)
-    else:
-        packed = PackedPass(cache, plan.stretches, plan.copies)
-        logits = model.logits(packed, [packed.last_rows[slot] for slot in slots])
-    uniforms = torch.tensor([draw.uniform for draw in plan.draws], dtype=torch.float64, device=model.device)
-    token_ids, logprobs = sample_tokens(logits, [draw.turn.sampling for draw in plan.draws], uniforms)
-    for draw, logprob in zip(plan.draws, scores := logprobs.tolist(), strict=True):
-        if not math.isfinite(logprob):
-            raise FloatingPointError(f"the model's logits are not finite after {draw.num_tokens} tokens")
-    return token_ids.tolist(), scores

@@ -8,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tiny_models import VOCAB_SIZE, early_stops, small_model, start_engine, trajectories, turns
-from turnwise.engine import hf
+from turnwise.engine import run_pass
 from turnwise.engine.decode_graph import DecodeGraphs, StaticPass
 from turnwise.engine.packed_model import PackedModel
 from turnwise.engine.packed_pass import PackedPass, Stretch
@@ -79,7 +79,7 @@ def test_no_trajectory_runs_a_token_in_the_last_column(monkeypatch: pytest.Monke
             super().__init__(cache, stretches, copies)
             places.extend((stretch.end - 1, cache.layout.num_columns - 1) for stretch in stretches)
 
-    monkeypatch.setattr(hf, "PackedPass", Recording)
+    monkeypatch.setattr(run_pass, "PackedPass", Recording)
     stops, prompts = early_stops(4)
     asyncio.run(trajectories(start_engine(small_model(), stops), prompts, [(7, 8), (9,)]))
     asyncio.run(turns(start_engine(small_model(), frozenset({VOCAB_SIZE})), prompts, max_new_tokens=20))
