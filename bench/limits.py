@@ -16,7 +16,7 @@ from peer_work import GROUP_SIZE, NEW_TOKENS, NUM_PROBLEMS
 from prepared import smollm2
 from rates import product_rate
 from rollouts import rollout_seconds
-from turnwise.config.wiring import compute_dtype, load_model, start_policy
+from turnwise.config.wiring import choose_device, compute_dtype, load_model, start_policy
 
 PROMPT_TOKENS = 42
 SQUARE = 2048
@@ -24,7 +24,6 @@ FEW_TOKENS, MANY_TOKENS = 8, 8 + NEW_TOKENS
 """New tokens of two rollouts: what the longer one takes more is decoding, without the prompts."""
 ROUNDS = 3
 """Of which the first does not count."""
-CPU = torch.device("cpu")
 
 
 def measure() -> dict[str, float]:
@@ -48,11 +47,12 @@ def measure_dtype(dtype: str, path: str) -> dict[str, float]:
     """The figures of one precision."""
     components = chosen_components(path, dtype)
     renderer = components.model.load_renderer()
-    precision = compute_dtype(components, CPU)
-    trained: Any = load_model(components, CPU, torch.float32)
+    device = choose_device(components)
+    precision = compute_dtype(components, device)
+    trained: Any = load_model(components, device, torch.float32)
     config = trained.config
     policy = start_policy(components, renderer, trained)
-    sampled = load_model(components, CPU, precision)
+    sampled = load_model(components, device, precision)
     batch = made_batch(
         vocab_size=config.vocab_size,
         num_groups=NUM_PROBLEMS,

@@ -25,7 +25,7 @@ from peer_work import (
 )
 from turnwise.config.parts import Components
 from turnwise.config.sweep import compose_components
-from turnwise.config.wiring import compute_dtype, load_model, start_policy
+from turnwise.config.wiring import choose_device, compute_dtype, load_model, start_policy
 from turnwise.protocols import PGK, Metrics, Policy, Renderer, RolloutEngine, Task
 from turnwise.rollout.episode import RolloutLimits
 from turnwise.rollout.sampler import RolloutSampler
@@ -128,7 +128,7 @@ def chosen_components(model: str, dtype: str) -> Components:
             "trainer.device=cpu",
             f"trainer.dtype={dtype}",
             f"trainer.learning_rate={LEARNING_RATE}",
-            "trainer.token_budget=1024",
+            "trainer.token_budget=512",
             "trainer.logit_chunk=1024",
         ],
         label="peer",
@@ -172,7 +172,7 @@ async def main() -> None:
     """Does as many steps as the command line says."""
     options, turns = arguments(), Turns()
     components = chosen_components(options.model, options.dtype)
-    device = torch.device("cpu")
+    device = choose_device(components)
     renderer = components.model.load_renderer()
     policy = start_policy(components, renderer, load_model(components, device, torch.float32))
     model = load_model(components, device, compute_dtype(components, device))

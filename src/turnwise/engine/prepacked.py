@@ -32,7 +32,8 @@ class PrepackedLinear(nn.Module):
 def prepack(model: nn.Module) -> dict[str, PrepackedLinear]:
     """Puts a `PrepackedLinear` in the place of each `nn.Linear` of `model`; returns them by the names of their weights.
 
-    None where oneDNN is missing, and off the CPU. Weights that a map shares with an embedding are then held twice.
+    None where oneDNN is missing, and off the CPU. Weights that a map shares with an embedding are then held twice. What
+    else the model has is copied, for all of it may lie in one piece of memory, or in a file, that could not go else.
     """
     packed: dict[str, PrepackedLinear] = {}
     if not torch.backends.mkldnn.is_available():
@@ -41,4 +42,7 @@ def prepack(model: nn.Module) -> dict[str, PrepackedLinear]:
         if type(module) is nn.Linear and module.weight.device.type == "cpu" and module.weight.dtype in DTYPES:
             packed[f"{name}.weight"] = PrepackedLinear(module)
             model.set_submodule(name, packed[f"{name}.weight"])
+    if packed:
+        for parameter in model.parameters():
+            parameter.data = parameter.data.clone()
     return packed
