@@ -31,8 +31,8 @@ def measure_decode(
 
     `N_graphs_rate` and `N_launched_rate`: sampled tokens per second of N rows, with and without `engine.cuda_graphs`.
     `..._over_bound`: their time over that in which the weights, once a pass, and the keys and values of all tokens so
-    far can be read. The target on an H100 is at most 2 at batch 64. `..._mib`: peak memory, slots for the largest batch
-    included. Without CUDA there are no graphs.
+    far can be read. The target on an H100 is at most 2 at batch 64. `..._peak_mib`: peak memory, slots for the largest
+    batch included. Without CUDA there are no graphs.
 
     Args:
         config: Of the model.
@@ -82,5 +82,5 @@ def measure_decode(
             seconds = taken[f"{name} {many}"].seconds - taken[f"{name} {few}"].seconds
             figures[f"{name}_rate"] = batch * num_tokens / seconds
             figures[f"{name}_over_bound"] = seconds / bound_s
-            figures[f"{name}_mib"] = taken[f"{name} {many}"].peak_mib
+            figures[f"{name}_peak_mib"] = taken[f"{name} {many}"].peak_mib
     return figures

@@ -104,5 +104,5 @@ def measure_step(
         "rollout_s": rollout_s,
         "update_s": median(figures["time/update_s"] for _, figures in counted),
         "rollout_rate": num_tokens / rollout_s,
-        "step_mib": max(taken.peak_mib for taken, _ in counted),
+        "step_peak_mib": max(taken.peak_mib for taken, _ in counted),
     }

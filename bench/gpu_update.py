@@ -30,9 +30,9 @@ def measure_update(
     """Figures of one size of model, whose passes are in bfloat16; medians over rounds in which all take turns.
 
     `KERNEL_share`: model FLOPs per second over `peak_flops`, for packed rows of `token_budget` tokens each, four
-    sequences in a row, a quarter of it prompt; `KERNEL_s` and `KERNEL_mib` are its time and peak memory. The target on
-    an H100 is 45% at 1.5 billion weights. `padded_over_packed`: sequences of a quarter to the whole of that length, in
-    no order, padded (`PaddedUpdate`) and packed; the peak memory of these two holds the optimisers of both.
+    sequences in a row, a quarter of it prompt; `KERNEL_s` and `KERNEL_peak_mib` are its time and peak memory. The
+    target on an H100 is 45% at 1.5 billion weights. `padded_over_packed`: sequences of a quarter to the whole of that
+    length, in no order, padded (`PaddedUpdate`) and packed; the peak memory of these two holds the optimisers of both.
     `own_prompts_over_shared`: groups of eight whose prompt is as long as 2.7 continuations. All that is packed runs
     with the kernel that `auto` takes, but for what is named after one.
 
@@ -67,11 +67,11 @@ def measure_update(
     for name in (str(kernel) for kernel in kernels if kernel in taken):
         figures[f"{name}_share"] = flops / taken[name].seconds / peak_flops
         figures[f"{name}_s"] = taken[name].seconds
-        figures[f"{name}_mib"] = taken[name].peak_mib
+        figures[f"{name}_peak_mib"] = taken[name].peak_mib
     for slow, fast in (("padded", "packed"), ("own_prompts", "shared")):
         if slow in taken and fast in taken:
             figures[f"{slow}_over_{fast}"] = taken[slow].seconds / taken[fast].seconds
-        figures |= {f"{name}_mib": taken[name].peak_mib for name in (slow, fast) if name in taken}
+        figures |= {f"{name}_peak_mib": taken[name].peak_mib for name in (slow, fast) if name in taken}
     return figures
 
 

@@ -38,26 +38,31 @@ class PaddedUpdate:
     def differentiate(self, batch: TokenBatch) -> None:
         """Adds the gradient of the batch to that in the weights."""
         self._model.set_attn_implementation("sdpa")
-        for sequences in padded_parts(batch, self._token_budget):
-            part = batch.select(sequences).to(self._model.device)
-            places = part.loss_mask.nonzero().squeeze(1)
-            hidden = self._hidden(part)[places - 1]
-            logprobs, entropies = token_logprobs(
-                self._model.get_output_embeddings(), hidden, part.token_ids[places], self._scoring
-            )
-            zeros_N = torch.zeros(part.token_ids.numel(), device=part.token_ids.device)
-            logprobs_N = zeros_N.masked_scatter(part.loss_mask, logprobs)
-            self._loss(logprobs_N, part, zeros_N.masked_scatter(part.loss_mask, entropies.detach())).loss.backward()
+        with self._autocast():  # around all of them, so that weights are cast once
+            for sequences in padded_parts(batch, self._token_budget):
+                part = batch.select(sequences).to(self._model.device)
+                places = part.loss_mask.nonzero().squeeze(1)
+                hidden = self._hidden(part)[places - 1]
+                logprobs, entropies = token_logprobs(
+                    self._model.get_output_embeddings(), hidden, part.token_ids[places], self._scoring
+                )
+                with torch.autocast(self._model.device.type, enabled=False):
+                    zeros_N = torch.zeros(part.token_ids.numel(), device=part.token_ids.device)
+                    logprobs_N = zeros_N.masked_scatter(part.loss_mask, logprobs)
+                    entropy_N = zeros_N.masked_scatter(part.loss_mask, entropies.detach())
+                    self._loss(logprobs_N, part, entropy_N).loss.backward()
 
     def _hidden(self, part: TokenBatch) -> Tensor:
         """Last hidden states `[N, H]` of the tokens, those of the padding left out."""
         lengths = part.cu_seqlens.diff().tolist()
         rows = pad_sequence(list(part.token_ids.split(lengths)), batch_first=True)
         is_token = pad_sequence(list(torch.ones_like(part.loss_mask).split(lengths)), batch_first=True)
-        uses_half = self._scoring.dtype == torch.bfloat16
-        with torch.autocast(rows.device.type, dtype=torch.bfloat16, enabled=uses_half):
-            output = self._model.get_decoder()(input_ids=rows, attention_mask=is_token.long(), use_cache=False)
+        output = self._model.get_decoder()(input_ids=rows, attention_mask=is_token.long(), use_cache=False)
         return output.last_hidden_state[is_token]
+
+    def _autocast(self) -> torch.autocast:
+        uses_half = self._scoring.dtype == torch.bfloat16
+        return torch.autocast(self._model.device.type, dtype=torch.bfloat16, enabled=uses_half)
 
 
 def padded_parts(batch: TokenBatch, token_budget: int) -> list[list[int]]:

@@ -59,8 +59,8 @@ class Side:
 def measure() -> dict[str, float]:
     """Median seconds of a step, ours and TRL's, which take turns; the one over the other, and so for the peak memory.
 
-    `ours_rollout` and `ours_update` are parts of our step. In bfloat16 TRL holds everything in bfloat16; ours has
-    float32 master weights, and an engine and passes in bfloat16.
+    `ours_rollout` and `ours_update` are parts of our step. In bfloat16 TRL holds everything in bfloat16, the moments of
+    its optimiser too; ours keeps all that it trains in float32, and computes passes and samples in bfloat16.
 
     Raises:
         NotPrepared: The model or TRL's environment is missing.

@@ -117,7 +117,7 @@ def test_an_update_with_another_budget_than_was_asked_for_is_no_figure(monkeypat
     monkeypatch.setattr("gpu_update.micro_batches", lambda batch, budget: [[0]])
     # Two rows and two sequences a row without sharing are more than one part; a shared group is one.
     figures = measure_update(SMALL, CPU, 1e9, token_budget=64, num_rows=2)
-    assert figures.keys() == {"shared_mib", "padded_mib"}
+    assert figures.keys() == {"shared_peak_mib", "padded_peak_mib"}
 
 
 @pytest.mark.parametrize(
@@ -155,13 +155,15 @@ def test_every_random_prompt_is_as_long_as_the_others() -> None:
 
 def test_the_update_is_measured_with_every_kernel_that_is_here() -> None:
     figures = measure_update(SMALL, CPU, 1e9, token_budget=64, num_rows=2)
-    assert {"sdpa_share", "sdpa_s", "sdpa_mib", "padded_over_packed", "own_prompts_over_shared"} <= figures.keys()
+    assert {"sdpa_share", "sdpa_s", "sdpa_peak_mib", "padded_over_packed", "own_prompts_over_shared"} <= figures.keys()
     assert all(value > 0 for value in figures.values())
 
 
 def test_decoding_is_measured_by_batch() -> None:
     figures = measure_decode(SMALL, CPU, 1e9, batches=(1, 3), prompt_tokens=6, num_tokens=32)
-    assert figures.keys() == {f"{batch}_launched_{what}" for batch in (1, 3) for what in ("rate", "over_bound", "mib")}
+    assert figures.keys() == {
+        f"{batch}_launched_{what}" for batch in (1, 3) for what in ("rate", "over_bound", "peak_mib")
+    }
     # Times are positive when the longer rollout takes longer; bound and rate are of the same seconds.
     bound_s = [decode_bytes(SMALL, batch, range(22, 54)) / 1e9 for batch in (1, 3)]
     for batch, bound in zip((1, 3), bound_s, strict=True):

@@ -78,7 +78,7 @@ def test_sleep_is_refused_where_vllm_cannot_sleep(run_dir: Path) -> None:
     assert not import_module("vllm.platforms").current_platform.is_sleep_mode_available()
     process = start("vllm", run_dir, "engine.sleep=true")
     assert process.wait() == 2, said(run_dir)
-    assert "sleep=true of the engine: vLLM can sleep on a GPU only, and this run is on a CPU" in said(run_dir)
+    assert "engine.sleep=true: vLLM can sleep on a GPU only, and this run is on a CPU" in said(run_dir)
     assert "Traceback" not in said(run_dir)
     assert not (run_dir / "metrics.jsonl").exists()
 

@@ -84,7 +84,8 @@ class DecodeGraphs:
             self._recorded[size] = self._record(size, stretches)
         static, graph, logits = self._recorded[size]
         static.fill(stretches)
-        rows = torch.tensor(slots, device=logits.device)  # a transfer that would wait for a replay before it
+        # Before the replay, which the transfer would wait for.
+        rows = torch.tensor(slots, dtype=torch.int64, device=logits.device)
         graph.replay()
         return logits[rows]
 

@@ -74,7 +74,7 @@ class HFRolloutEngine:
     """Runs pass after pass in a thread of its own, so that tools and decoding go on side by side.
 
     The thread plans, computes and records by itself, and goes back to the event loop only when the schedule waits for a
-    caller. The lock is for whoever touches schedule and transcripts while the thread works; it is never held in a pass.
+    caller. The lock is for whoever changes schedule and transcripts while the thread works; it is never held in a pass.
 
     The same requests give the same bits, whatever a tool takes: which rows share a pass follows from the requests
     alone (`Schedule`). For that all sessions must be opened before any of them is asked; one that is opened while
@@ -157,12 +157,10 @@ class HFRolloutEngine:
         model = self._open_model("load_weights")
         if any(not transcript.is_closed for transcript in self._schedule.transcripts):
             raise RuntimeError("load_weights was called while turns are being sampled: close the sessions first")
-        load = self._busy()(model.load)
-        await asyncio.get_running_loop().run_in_executor(self._thread, load, weights)
-        self._version = version
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._load, model, weights, version)
 
     async def rest(self) -> None:
-        """Waits until keys and values are gone, which go with the last session; the weights stay."""
+        """Waits until keys and values are gone: with the last session, unless graphs were recorded over them."""
         if self._server is not None:
             await self._server
 
@@ -171,20 +169,22 @@ class HFRolloutEngine:
         if self._server is not None:
             self._server.cancel()
             await asyncio.gather(self._server, return_exceptions=True)
+            self._give_up()  # a server that was cancelled before it began did not
         self._thread.shutdown()
         self._server = self._model = self._graphs = None
 
     async def _serve(self, model: PackedModel) -> None:
         """Has passes made until every session is closed. The cache lives as long."""
-        await asyncio.sleep(0)  # by then every session of the same moment is open
-        release_workers()
         loop, cache = asyncio.get_running_loop(), None
         try:
+            await asyncio.sleep(0)  # by then every session of the same moment is open
+            release_workers()
             while self._schedule.transcripts:
-                while not self._schedule.is_settled:
-                    self._has_changed.clear()
+                self._has_changed.clear()
+                if self._schedule.is_settled:
+                    cache = await loop.run_in_executor(self._thread, self._make_passes, model, cache)
+                if self._schedule.transcripts:
                     await self._has_changed.wait()
-                cache = await loop.run_in_executor(self._thread, self._make_passes, model, cache)
         except Exception as error:  # belongs to the callers: each of them gets it
             self._give_up(error)
         except asyncio.CancelledError:
@@ -194,7 +194,7 @@ class HFRolloutEngine:
             self._thread.submit(release_workers)
 
     def _make_passes(self, model: PackedModel, cache: SlotCache | None) -> SlotCache | None:
-        """Pass after pass, until the schedule waits for a caller or is empty; returns the cache of the last one."""
+        """Pass after pass, until the schedule waits for callers or is empty; returns the cache of the last one."""
         while (plan := self._next_plan()) is not None:
             if plan.stretches:
                 if cache is None or cache.layout != self._schedule.layout:
@@ -207,8 +207,16 @@ class HFRolloutEngine:
 
     def _next_plan(self) -> Plan | None:
         with self._lock:
-            is_ready = self._schedule.transcripts and self._schedule.is_settled
-            return self._schedule.plan() if is_ready else None
+            if not self._schedule.transcripts or not self._schedule.is_settled:
+                return None
+            tick = self._schedule.tick
+            plan = self._schedule.plan()
+            return plan if self._schedule.tick > tick else None
+
+    def _load(self, model: PackedModel, weights: Mapping[str, Tensor], version: int) -> None:
+        with self._busy():
+            model.load(weights)
+        self._version = version
 
     def _lay_out(self, model: PackedModel) -> tuple[SlotCache, DecodeGraphs | None]:
         """A cache as the schedule wants it; one that graphs were recorded over is used again."""
@@ -242,7 +250,7 @@ class HFRolloutEngine:
 
     @contextmanager
     def _busy(self) -> Iterator[None]:
-        """Around what the thread computes; decorates a function, too."""
+        """Around what the thread computes."""
         started = perf_counter()
         try:
             yield

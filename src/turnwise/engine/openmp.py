@@ -23,8 +23,9 @@ def release_workers() -> bool:
 
 @cache
 def _openmp() -> ctypes.CDLL | None:
-    """PyTorch's library, through which that of its OpenMP is found; None where it is not libgomp."""
-    if platform.system() != "Linux":
+    """PyTorch's library, through which that of its OpenMP is found; None where neither is as in PyTorch's wheels."""
+    path = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    if platform.system() != "Linux" or not path.exists():
         return None
-    library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+    library = ctypes.CDLL(str(path))
     return library if hasattr(library, "omp_pause_resource_all") else None

@@ -30,7 +30,7 @@ class PackedModel:
         """Takes `model` over: its attention works in packed passes only from here on.
 
         Raises:
-            ValueError: It does more than full attention in every layer.
+            ValueError: It does more than full attention in every layer, or does not let others attend in its place.
         """
         from transformers import AttentionInterface
 
@@ -38,9 +38,13 @@ class PackedModel:
         _check_layers(self._model)
         AttentionInterface.register(NAME, _attend)
         self._model.set_attn_implementation(NAME)
+        if self._model.config._attn_implementation != NAME:
+            name = type(model).__name__
+            raise ValueError(f"engine=hf needs attention that is handed over to transformers, {name} keeps its own")
         own = model.state_dict()
         self._shapes = {name: tensor.shape for name, tensor in own.items()}
         self._storages = {name: tensor.data_ptr() for name, tensor in own.items()}
+        del own  # whose tensors could not go else
         self._linears = prepack(model)
         self.device = next(model.parameters()).device
         self.shape = SlotShape.of(self._model)

@@ -69,7 +69,8 @@ def _invert(probabilities_BV: Tensor, uniforms_B: Tensor) -> Tensor:
     sought_B1 = (sought_B1 - cumulative_BC.gather(-1, block_B1) + sums_BC.gather(-1, block_B1)).clamp_(min=0)
     tokens_BW = block_B1 * BLOCK + torch.arange(BLOCK, device=block_B1.device)
     found_BW = probabilities_BV.gather(-1, tokens_BW.clamp(max=size - 1)).double().masked_fill_(tokens_BW >= size, 0)
-    return (block_B1 * BLOCK + _first_above(found_BW.cumsum(-1), sought_B1)).squeeze(1)
+    tokens_B1 = block_B1 * BLOCK + _first_above(found_BW.cumsum(-1), sought_B1)
+    return tokens_B1.clamp_(max=size - 1).squeeze(1)  # out of range where a row is not finite
 
 
 def _first_above(cumulative_BK: Tensor, sought_B1: Tensor) -> Tensor:

@@ -96,6 +96,11 @@ class Schedule:
         self._tick = 0
         self._free: list[int] = []
 
+    @property
+    def tick(self) -> int:
+        """Of the next pass."""
+        return self._tick
+
     def open(self) -> Transcript:
         """Begins a trajectory."""
         self.transcripts.append(Transcript(due=self._tick))
@@ -116,7 +121,8 @@ class Schedule:
     def plan(self) -> Plan:
         """The pass of this tick, which must be settled; afterwards it is the next tick.
 
-        Empty if nothing is to be computed. Time then stands at the tick at which someone is due.
+        Empty if nothing is to be computed. Time then stands at the tick at which someone is due; where it stands still,
+        nothing can be computed before a caller has asked or closed.
         """
         self._take_back_slots()
         self._hand_out_slots()

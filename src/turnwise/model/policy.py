@@ -179,9 +179,12 @@ class TorchPolicy:
             if self._has_halved_budget:
                 raise
             self._has_halved_budget = True
-            budget = self._scorer.halve_budget()
-            log.warning("memory ran out in the update: it goes on with trainer.token_budget=%d", budget)
-            figures, logprobs_N = self._differentiate(batch, sequence_numbers, loss)
+        else:
+            return {**figures, "loss/grad_norm": self._step()}, logprobs_N
+        # Behind the except clause: within it the error still holds what the failed pass had computed.
+        budget = self._scorer.halve_budget()
+        log.warning("memory ran out in the update: it goes on with trainer.token_budget=%d", budget)
+        figures, logprobs_N = self._differentiate(batch, sequence_numbers, loss)
         return {**figures, "loss/grad_norm": self._step()}, logprobs_N
 
     def _differentiate(

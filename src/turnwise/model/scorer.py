@@ -59,7 +59,10 @@ class TokenScorer:
         return micro_batches(batch, self._token_budget)
 
     def casting_once(self) -> torch.autocast:
-        """Within it the weights are cast to half precision once, not for every part; they must not change meanwhile."""
+        """Within it the trained weights of the layers are cast to half precision once, not for every part.
+
+        They must not change meanwhile.
+        """
         return self._autocast()
 
     def halve_budget(self) -> int:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from turnwise.core.truncation import NO_TOP_K, NO_TOP_P, is_kept, truncates
 
-NUMBERS_IN_CACHE = 2**20
+NUMBERS_IN_CACHE, NUMBERS_ON_GPU = 2**20, 2**26
+"""Logits that are worked on in float32 at the same time."""
 
 
 class Scoring(NamedTuple):
@@ -148,6 +149,7 @@ def _chunks(count: int, size: int) -> list[slice]:
 
 
 def _blocks(logits_CV: Tensor, *per_token_C: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Views of a few rows, as many as a CPU's cache holds; a GPU takes all at once."""
-    num_rows = len(logits_CV) if logits_CV.is_cuda else max(1, NUMBERS_IN_CACHE // logits_CV.shape[1])
+    """Views of a few rows: as many as fit into a CPU's cache, and on a GPU as many as keep it at work."""
+    size = NUMBERS_ON_GPU if logits_CV.is_cuda else NUMBERS_IN_CACHE
+    num_rows = max(1, size // logits_CV.shape[1])
     return zip(*(tensor.split(num_rows) for tensor in (logits_CV, *per_token_C)), strict=True)

@@ -1,10 +1,7 @@
 """The engine as its callers see it: turns, weights, failures, and what a session promises."""
 
 import asyncio
-import math
-from threading import Event
 from typing import Any, cast
-from unittest.mock import patch
 
 import pytest
 import torch
@@ -23,7 +20,6 @@ from tiny_models import (
     turns,
 )
 from turnwise.engine.hf import HFEngine
-from turnwise.engine.packed_model import PackedModel
 from turnwise.model.policy import TorchPolicy
 from turnwise.protocols import EngineSession
 from turnwise.types import Completion, FinishReason
@@ -182,165 +178,6 @@ def test_recorded_log_probs_are_those_of_the_policy_over_several_turns() -> None
     scored = policy.logprobs(token_batch(sequences, temperature=0.9))
     assert sum(logprob < 0 for logprob in recorded) > 15
     torch.testing.assert_close(torch.tensor(recorded), scored, rtol=0, atol=2e-4)
-
-
-def test_loading_weights_moves_them_and_the_version() -> None:
-    old, new = small_model(seed=0), small_model(seed=1)
-
-    async def load() -> None:
-        engine = start_engine(old)
-        (first,) = await turns(engine, PROMPTS[:1])
-        await engine.load_weights(new.state_dict(), version=3)
-        (second,) = await turns(engine, PROMPTS[:1])
-        assert (first.policy_version, second.policy_version) == (0, 3)
-        assert_scored_as_from_scratch(old, PROMPTS[0], first)
-        assert_scored_as_from_scratch(new, PROMPTS[0], second)
-
-    asyncio.run(load())
-
-
-def test_the_engine_copies_weights_instead_of_sharing_them() -> None:
-    trained = small_model(seed=1)
-
-    async def sample_twice() -> None:
-        engine = start_engine(small_model(seed=0))
-        await engine.load_weights(trained.state_dict(), version=1)
-        before = await turns(engine, PROMPTS)
-        with torch.no_grad():
-            for parameter in trained.parameters():
-                parameter.zero_()
-        assert await turns(engine, PROMPTS) == before
-
-    asyncio.run(sample_twice())
-
-
-def test_weights_cannot_change_while_a_session_is_open() -> None:
-    async def interfere() -> None:
-        engine = start_engine(small_model())
-        session = engine.session()
-        with pytest.raises(RuntimeError, match="while turns are being sampled"):
-            await engine.load_weights(small_model().state_dict(), version=1)
-        session.close()
-        await engine.load_weights(small_model().state_dict(), version=1)
-
-    asyncio.run(interfere())
-
-
-def test_seconds_of_passes_and_of_loading_count_as_busy() -> None:
-    async def work() -> None:
-        engine = start_engine(small_model())
-        seconds = [engine.busy_s]
-        await turns(engine, PROMPTS)
-        seconds.append(engine.busy_s)
-        await engine.load_weights(small_model().state_dict(), version=1)
-        seconds.append(engine.busy_s)
-        await asyncio.sleep(0.01)
-        assert engine.busy_s == seconds[-1]
-        assert 0 == seconds[0] < seconds[1] < seconds[2]
-
-    asyncio.run(work())
-
-
-def test_a_cancelled_caller_leaves_the_others_alone_and_its_row_the_batch() -> None:
-    model = small_model()
-
-    async def cancel_one() -> list[Completion | BaseException]:
-        engine = start_engine(model, NO_STOP)
-        sessions = [engine.session() for _ in PROMPTS]
-        calls = [
-            s.generate(p, sampling(i, max_new_tokens=40))
-            for i, (s, p) in enumerate(zip(sessions, PROMPTS, strict=True))
-        ]
-        tasks = [asyncio.create_task(call) for call in calls]
-        with recorded_passes() as passes:
-            while not passes:
-                await asyncio.sleep(0)
-            tasks[1].cancel()
-            results = await asyncio.gather(*tasks, return_exceptions=True)
-        assert passes[-1] == (3, 3)
-        await engine.close()
-        return results
-
-    results = asyncio.run(cancel_one())
-    assert isinstance(results[1], asyncio.CancelledError)
-    expected = asyncio.run(turns(start_engine(model, NO_STOP), PROMPTS, max_new_tokens=40))
-    for i in (0, 2, 3):
-        result = results[i]
-        assert isinstance(result, Completion)
-        assert result.token_ids == expected[i].token_ids
-
-
-def test_calls_get_through_while_a_pass_runs() -> None:
-    async def call() -> None:
-        engine = start_engine(small_model(), NO_STOP)
-        decoding, other = engine.session(), engine.session()
-        is_held, may_go_on = Event(), Event()
-        logits = PackedModel.logits
-
-        def held(*args: Any) -> torch.Tensor:
-            is_held.set()
-            assert may_go_on.wait(10)
-            return logits(*args)
-
-        with patch.object(PackedModel, "logits", held):
-            first = asyncio.create_task(decoding.generate((40,), sampling(max_new_tokens=2)))
-            other.close()
-            await asyncio.to_thread(is_held.wait, 10)
-            late = engine.session()  # the pass is under way until all of this is done
-            second = asyncio.create_task(late.generate((50,), sampling(max_new_tokens=1)))
-            engine.session().close()
-            await asyncio.sleep(0)
-            may_go_on.set()
-            assert len((await first).token_ids) == 2
-            assert len((await second).token_ids) == 1
-        decoding.close()
-        late.close()
-        await engine.close()
-
-    asyncio.run(asyncio.wait_for(call(), timeout=20))
-
-
-def test_closing_the_engine_cancels_what_is_under_way_and_it_is_done() -> None:
-    async def close() -> None:
-        engine = start_engine(small_model(), NO_STOP)
-        session, other = engine.session(), engine.session()
-        task = asyncio.create_task(session.generate((40,), sampling(max_new_tokens=90)))
-        other.close()
-        await asyncio.sleep(0.01)
-        await engine.close()
-        await engine.close()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        with pytest.raises(RuntimeError, match="closed"):
-            engine.session()
-        with pytest.raises(RuntimeError, match="closed"):
-            await session.generate((40,), sampling())
-        with pytest.raises(RuntimeError, match="closed"):
-            await engine.load_weights({}, version=1)
-
-    asyncio.run(close())
-
-
-def test_broken_weights_are_an_error_for_every_caller_and_the_engine_recovers() -> None:
-    good = small_model()
-    broken = {name: torch.full_like(tensor, math.nan) for name, tensor in good.state_dict().items()}
-
-    async def break_and_mend() -> None:
-        engine = start_engine(small_model())
-        await engine.load_weights(broken, version=1)
-        sessions = [engine.session() for _ in PROMPTS]
-        calls = (s.generate(p, sampling()) for s, p in zip(sessions, PROMPTS, strict=True))
-        results = await asyncio.gather(*calls, return_exceptions=True)
-        assert [type(result) for result in results] == [FloatingPointError] * 4
-        assert "not finite after" in str(results[0])
-        for session in sessions:
-            session.close()
-        await engine.load_weights(good.state_dict(), version=2)
-        (completion,) = await turns(engine, PROMPTS[:1])
-        assert completion.policy_version == 2
-        assert_scored_as_from_scratch(good, PROMPTS[0], completion)
-
-    asyncio.run(break_and_mend())
 
 
 def test_a_session_continues_its_own_tokens_one_turn_at_a_time() -> None:

@@ -54,6 +54,8 @@ def test_loaded_weights_are_those_that_sample_tied_ones_too(tied: bool) -> None:
         ),
         ("GptOss", {"layer_types": ["full_attention"] * 2}, "full attention in every layer, GptOssAttention has s_aux"),
         ("StableLm", {}, "StableLmAttention is not told which tokens belong together"),
+        ("Falcon", {}, "handed over to transformers, FalconForCausalLM keeps its own"),
+        ("Bloom", {}, "handed over to transformers, BloomForCausalLM keeps its own"),
         (
             "Llama",
             {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}},

@@ -83,6 +83,18 @@ def test_vocabularies_of_every_size_are_inverted_as_by_the_plain_running_sum(voc
     torch.testing.assert_close(logprobs, logits.log_softmax(-1).gather(-1, tokens[:, None]).squeeze(1))
 
 
+@pytest.mark.parametrize("vocab_size", [100, 8193])
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_rows_that_are_not_finite_give_log_probs_that_are_not_and_leave_the_others_alone(
+    vocab_size: int, broken: float
+) -> None:
+    logits = torch.zeros(2, vocab_size)
+    logits[0, 3] = broken
+    tokens, logprobs = draw(logits, [0.5, 0.5])
+    assert not logprobs[0].isfinite() and 0 <= tokens[0] < vocab_size  # noqa: PT018
+    assert (tokens[1], logprobs[1].item()) == (vocab_size // 2, pytest.approx(-math.log(vocab_size)))
+
+
 def test_what_is_sampled_from_is_left_as_it_was() -> None:
     logits = torch.tensor([[1.0, 2.0, 3.0]])
     draw(logits, [0.5], top_k=1)

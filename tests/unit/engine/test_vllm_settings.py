@@ -71,7 +71,7 @@ def test_vllm_starts_from_the_configuration_alone(tmp_path: Path) -> None:
 
 
 def test_sleep_is_for_a_gpu(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="sleep=true of the engine: vLLM can sleep on a GPU only"):
+    with pytest.raises(ValueError, match=r"engine\.sleep=true: vLLM can sleep on a GPU only"):
         VLLM(sleep=True).arguments(small_model(), tmp_path)
     assert "enable_sleep_mode" not in VLLM().arguments(small_model(), tmp_path)
     on_gpu = VLLM(sleep=True).arguments(small_model().to("meta"), tmp_path)  # any device that is no CPU

@@ -1,4 +1,5 @@
 import math
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -115,11 +116,14 @@ def test_where_memory_runs_out_the_step_is_begun_anew_in_smaller_parts_but_only_
     expected = small_policy().gradient(batch, PolicyGradientLoss())
     model = small_model()
     made = small_policy(model, token_budget=14)
-    score, sizes = TokenScorer.score, list[int]()
+    score, sizes, failed = TokenScorer.score, list[int](), list[weakref.ref[Tensor]]()
 
     def score_up_to_7(scorer: TokenScorer, part: TokenBatch, **options: Any) -> Any:
         sizes.append(part.token_ids.numel())
+        assert all(tensor() is None for tensor in failed)  # memory is free again before the second attempt
         if sizes[-1] > 7:
+            activations = torch.zeros(1)
+            failed.append(weakref.ref(activations))
             raise torch.OutOfMemoryError("made up")
         return score(scorer, part, **options)
 

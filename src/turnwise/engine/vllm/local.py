@@ -87,7 +87,7 @@ class VLLM:
         Its weights are left out: vLLM begins with random ones and gets these as it gets all later ones.
         """
         if self.sleep and next(model.parameters()).device.type == "cpu":
-            raise ValueError("sleep=true of the engine: vLLM can sleep on a GPU only, and this run is on a CPU")
+            raise ValueError("engine.sleep=true: vLLM can sleep on a GPU only, and this run is on a CPU")
         config = cast(Any, model).config
         positions = config.get_text_config().max_position_embeddings
         if self.max_model_len > positions:
