@@ -33,6 +33,7 @@ def test_a_continuation_attends_to_its_prompt_and_itself() -> None:
     tree = plant(BATCH)
     assert tree.starts == [0, 3, 5, 6]
     assert tree.key_lengths == [3, 5, 4, 2]
+    assert tree.key_places is not None
     assert tree.key_places.tolist() == [0, 1, 2, *(0, 1, 2, 3, 4), *(0, 1, 2, 5), *(6, 7)]
     first, branch, other, alone = tree.masks
     assert first is None
