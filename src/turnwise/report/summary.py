@@ -140,17 +140,21 @@ class AccuracyChange:
 
 
 def accuracy_changes(summary: Summary) -> list[AccuracyChange]:
-    """Each task followed by the families of its problems, from the first to the last evaluation."""
+    """Each task followed by the families of its problems, from the first to the last evaluation.
+
+    Where there is only one, nothing is known of the end.
+    """
     if summary.initial is None or summary.final is None:
         return []
-    start, end = summary.initial.metrics, summary.final.metrics
+    start, last = summary.initial.metrics, summary.final.metrics
+    end = last if summary.final.step > summary.initial.step else {}
     changes = []
-    for task in overall_accuracies(end):
+    for task in overall_accuracies(last):
         key = f"eval/{task}/accuracy"
-        changes.append(AccuracyChange(name=task, is_family=False, start=start.get(key), end=end[key]))
+        changes.append(AccuracyChange(name=task, is_family=False, start=start.get(key), end=end.get(key)))
         changes += [
-            AccuracyChange(name=name.removeprefix(f"{key}/"), is_family=True, start=start.get(name), end=value)
-            for name, value in end.items()
+            AccuracyChange(name=name.removeprefix(f"{key}/"), is_family=True, start=start.get(name), end=end.get(name))
+            for name in last
             if name.startswith(f"{key}/")
         ]
     return changes

@@ -112,3 +112,12 @@ def test_changes_list_a_task_and_then_its_families(tmp_path):
         ("gcd", True, 0.5, 0.375, -12.5),
         ("primes", True, None, 1.0, None),  # not measured at the start
     ]
+
+
+def test_of_a_single_evaluation_the_end_is_not_known(tmp_path):
+    log(tmp_path, (0, evaluation(0.25, gcd=0.5)))
+    changes = accuracy_changes(summarise(tmp_path))
+    assert [(change.name, change.start, change.end, change.points) for change in changes] == [
+        ("sums", 0.25, None, None),
+        ("gcd", 0.5, None, None),
+    ]
