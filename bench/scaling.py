@@ -15,8 +15,9 @@ import torch
 
 from made_batch import made_batch
 from table import Table, rounded
+from turnwise.config.allocator import keep_freed_memory
 from turnwise.config.sweep import compose_components
-from turnwise.config.wiring import choose_device, start_policy
+from turnwise.config.wiring import start_policy
 from turnwise.protocols import EngineSession, RolloutEngine
 from turnwise.types import Sampling, TokenBatch
 
@@ -173,7 +174,7 @@ class Model:
     def __init__(self, vocab_size: int, runner: asyncio.Runner) -> None:
         overrides = ["engine=hf", "trainer.device=cpu", "trainer.dtype=float32", "trainer.token_budget=1000000"]
         components = compose_components(overrides, label="scaling")
-        choose_device(components)
+        keep_freed_memory()
         self._loss = components.loss
         self._policy = start_policy(components, components.model.load_renderer(), llama(vocab_size))
         self._engine = components.engine.start(llama(vocab_size), frozenset(), max_tokens=MAX_TOKENS)

@@ -14,8 +14,8 @@ def release_workers() -> bool:
     """Ends the workers that OpenMP keeps for the calling thread, which gets others when it needs them; whether it did.
 
     Each thread that computes has workers of its own. While there are more of them than processors, libgomp puts idle
-    ones to sleep at once, and waking one takes longer than a small operation does: passes that decode beside the
-    resting workers of another thread take a third longer.
+    ones to sleep at once, and waking one takes longer than a small operation does: a pass that decodes is slowed down
+    by the resting workers of another thread.
     """
     library = _openmp()
     return library is not None and library.omp_pause_resource_all(OMP_PAUSE_SOFT) == 0

@@ -1,7 +1,7 @@
 """Linear maps on a CPU whose weights lie in the order in which oneDNN multiplies by them.
 
 `torch.nn.functional.linear` takes weights row by row and sorts them into blocks at every call. With the few rows of a
-pass that decodes, this takes about as long as multiplying. Sampling uses the same weights for thousands of passes, so
+pass that decodes, this takes a good part of the time. Sampling uses the same weights for thousands of passes, so
 they are sorted once, when the engine gets them. The results are those of PyTorch's own call of oneDNN.
 """
 

@@ -47,7 +47,7 @@ def _attention(
         if options.get(name) is not None:
             raise ValueError(f"{type(module).__name__} has {name}: the policy needs full attention in every layer")
     dtype = value.dtype
-    if query.device.type == "cpu" and dtype == torch.bfloat16:  # whose backward pass takes three times as long there
+    if value.device.type == "cpu" and dtype == torch.bfloat16:  # attention's backward pass is slow in bfloat16 there
         value = value.float()
     query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast rotary embeddings widen the two
     if tree is None:
