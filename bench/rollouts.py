@@ -9,7 +9,7 @@ from turnwise.types import Sampling
 
 
 async def rollout_seconds(engine: RolloutEngine, prompts: Sequence[Sequence[int]], num_tokens: int) -> float:
-    """Of sampling `num_tokens` tokens after each prompt, all side by side."""
+    """Of sampling `num_tokens` tokens after each prompt, all side by side; the engine is at rest before and after."""
     sessions = [engine.session() for _ in prompts]
     started = perf_counter()
     try:
@@ -23,3 +23,4 @@ async def rollout_seconds(engine: RolloutEngine, prompts: Sequence[Sequence[int]
     finally:
         for session in sessions:
             session.close()
+        await engine.rest()
