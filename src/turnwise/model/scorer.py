@@ -1,5 +1,7 @@
 """A model that scores packed tokens: the policy while it is trained, or a frozen reference."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -7,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from turnwise.model.prefix_tree import PrefixTree, Segment, micro_batches, plant
-from turnwise.model.token_logprobs import Scoring, token_logprobs
+from turnwise.model.token_logprobs import CastHead, Scoring, cast_head, token_logprobs
 from turnwise.model.tree_attention import use_tree_attention
 from turnwise.types import TokenBatch
 
@@ -51,6 +53,8 @@ class TokenScorer:
         self._token_budget = token_budget
         self._logit_chunk = logit_chunk
         self._dtype = dtype
+        self._head_dtype = torch.bfloat16 if dtype == torch.bfloat16 else self._head.weight.dtype
+        self._cast_head: CastHead | None = None
         use_tree_attention(model)
         self._check()
 
@@ -58,12 +62,15 @@ class TokenScorer:
         """The sequences of `batch` that have a loss token, cut into parts within the token budget."""
         return micro_batches(batch, self._token_budget)
 
-    def casting_once(self) -> torch.autocast:
-        """Within it the trained weights of the layers are cast to half precision once, not for every part.
-
-        They must not change meanwhile.
-        """
-        return self._autocast()
+    @contextmanager
+    def casting_once(self) -> Iterator[None]:
+        """Within it the trained weights are cast to half precision once, not for every part; they must not change."""
+        self._cast_head = cast_head(self._head, self._head_dtype)
+        try:
+            with self._autocast():
+                yield
+        finally:
+            self._cast_head = None
 
     def halve_budget(self) -> int:
         """Makes later parts half as large, at least a token; returns the token budget."""
@@ -79,14 +86,16 @@ class TokenScorer:
         tree = plant(part)
         scoring = Scoring(
             chunk=self._logit_chunk,
-            dtype=torch.bfloat16 if self._dtype == torch.bfloat16 else self._head.weight.dtype,
+            dtype=self._head_dtype,
             temperature=part.temperature,
             top_k=part.top_k,
             top_p=part.top_p,
             wants_entropy=wants_entropy,
         )
         hidden = self._hidden(tree)[tree.predictors_L]
-        logprobs, entropies = token_logprobs(self._head, hidden, part.token_ids[part.loss_mask], scoring)
+        logprobs, entropies = token_logprobs(
+            self._head, hidden, part.token_ids[part.loss_mask], scoring, self._cast_head
+        )
         zeros_N = torch.zeros(part.token_ids.numel(), dtype=logprobs.dtype, device=self.device)
         return TokenScores(
             logprobs_N=zeros_N.masked_scatter(part.loss_mask, logprobs),

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from turnwise.core.truncation import NO_TOP_K, NO_TOP_P, is_kept, truncates
 
-NUMBERS_IN_CACHE, NUMBERS_ON_GPU = 2**20, 2**26
+NUMBERS_IN_CACHE, NUMBERS_ON_GPU = 2**21, 2**26
 """Logits that are worked on in float32 at the same time."""
 
 
@@ -26,7 +26,21 @@ class Scoring(NamedTuple):
     wants_entropy: bool = True
 
 
-def token_logprobs(head: nn.Linear, hidden_LH: Tensor, targets_L: Tensor, scoring: Scoring) -> tuple[Tensor, Tensor]:
+class CastHead(NamedTuple):
+    """Weights `[V, H]` and bias `[V]` of an output layer in the precision of the products, without gradient."""
+
+    weight_VH: Tensor
+    bias_V: Tensor | None
+
+
+def cast_head(head: nn.Linear, dtype: torch.dtype) -> CastHead:
+    """The weights as they stand; they themselves where they have that precision."""
+    return CastHead(head.weight.detach().to(dtype), None if head.bias is None else head.bias.detach().to(dtype))
+
+
+def token_logprobs(
+    head: nn.Linear, hidden_LH: Tensor, targets_L: Tensor, scoring: Scoring, cast: CastHead | None = None
+) -> tuple[Tensor, Tensor]:
     """Log-prob of each target and entropy of the distribution that it is from, both `[L]` and at least float32.
 
     The distribution is softmax(logits / temperature) among the tokens that top-k and top-p leave. The target counts as
@@ -38,8 +52,10 @@ def token_logprobs(head: nn.Linear, hidden_LH: Tensor, targets_L: Tensor, scorin
         hidden_LH: Hidden states `[L, H]` of the tokens before the targets.
         targets_L: Token ids, int64.
         scoring: Options; without `wants_entropy` the entropies are zeros.
+        cast: `head` in the precision of the products, for whoever scores by the same weights again and again.
     """
-    return _TokenLogprobs.apply(hidden_LH, head.weight, head.bias, targets_L, scoring)  # type: ignore[no-any-return]
+    cast = cast or cast_head(head, scoring.dtype)
+    return _TokenLogprobs.apply(hidden_LH, head.weight, head.bias, targets_L, scoring, cast)  # type: ignore[no-any-return]
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -53,14 +69,19 @@ class _TokenLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_LH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_L: Tensor, scoring: Scoring
+        ctx: Any,
+        hidden_LH: Tensor,
+        weight_VH: Tensor,
+        bias_V: Tensor | None,
+        targets_L: Tensor,
+        scoring: Scoring,
+        head: CastHead,
     ) -> tuple[Tensor, Tensor]:
         wide = torch.promote_types(hidden_LH.dtype, torch.float32)
         logprobs_L = torch.empty(targets_L.shape, dtype=wide, device=hidden_LH.device)
         entropy_L = torch.zeros_like(logprobs_L)
         kept_LV = None
         with torch.autocast(hidden_LH.device.type, enabled=False):
-            head = _cast(weight_VH, bias_V, scoring.dtype)
             for chunk in _chunks(targets_L.numel(), scoring.chunk):
                 logits_CV = nn.functional.linear(hidden_LH[chunk].to(scoring.dtype), *head)
                 parts = (logits_CV, targets_L[chunk], logprobs_L[chunk], entropy_L[chunk])
@@ -77,7 +98,7 @@ class _TokenLogprobs(torch.autograd.Function):
         return logprobs_L, entropy_L
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         hidden_LH, *head, targets_L, logprobs_L, entropy_L, kept_LV = ctx.saved_tensors
         scoring: Scoring = ctx.scoring
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
@@ -111,7 +132,7 @@ class _TokenLogprobs(torch.autograd.Function):
                     weight_gradient = _sum(weight_gradient, logits_CV.T @ hidden_CH, ctx.weight_dtype)
                 if needs_bias:
                     bias_gradient = _sum(bias_gradient, logits_CV.sum(0), ctx.weight_dtype)
-        return hidden_gradient, weight_gradient, bias_gradient, None, None
+        return hidden_gradient, weight_gradient, bias_gradient, None, None, None
 
 
 def _distribution(logits_RV: Tensor, targets_R: Tensor, scoring: Scoring) -> tuple[Tensor, Tensor, Tensor]:
@@ -134,10 +155,6 @@ def _distribution(logits_RV: Tensor, targets_R: Tensor, scoring: Scoring) -> tup
     if lost_RV is not None:
         logits.masked_fill_(lost_RV, 0)
     return logits, probabilities, sums.log()
-
-
-def _cast(weight_VH: Tensor, bias_V: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-    return weight_VH.to(dtype), None if bias_V is None else bias_V.to(dtype)
 
 
 def _sum(total: Tensor | None, addend: Tensor, dtype: torch.dtype) -> Tensor:
