@@ -194,7 +194,7 @@ class Model:
 
 
 async def rollout(engine: RolloutEngine, batch: TokenBatch, step: Step) -> None:
-    """Samples as many turns as the batch has, after its prompts, with its tool outputs between them."""
+    """Samples as many turns as the batch has, after its prompts, with its tool outputs between them; then rests."""
     rows = batch.token_ids.view(step.group_size, -1).tolist()
 
     async def trajectory(session: EngineSession, row: list[int], seed: int) -> None:
@@ -207,6 +207,7 @@ async def rollout(engine: RolloutEngine, batch: TokenBatch, step: Step) -> None:
 
     sessions = [engine.session() for _ in rows]
     await asyncio.gather(*(trajectory(*one, seed) for seed, one in enumerate(zip(sessions, rows, strict=True))))
+    await engine.rest()
 
 
 def llama(vocab_size: int) -> Any:

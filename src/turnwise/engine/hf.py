@@ -34,7 +34,7 @@ class HFEngine:
     """Tokens of prompts and tool output that a pass takes beside those that decode; changes memory and speed."""
     cache_mib: int = 2048
     """Memory in MiB for keys and values; where it does not suffice, fewer trajectories are sampled side by side."""
-    tool_ticks: int = 3
+    tool_ticks: int = 4
     """Passes from the one that ends a turn to the one that its trajectory joins again, while its tool runs."""
     waits_for_tools: bool = True
     """Wait for a tool that takes longer, so that results repeat; false: go on without it, and they do not."""
