@@ -15,7 +15,7 @@ from omegaconf.errors import ConfigKeyError
 from turnwise.advantage.turn_return import TurnReturnAdvantage
 from turnwise.config.options import CONF_DIR
 from turnwise.config.schema import schema_of
-from turnwise.env.python_tool import PythonTool
+from turnwise.env.sandbox.local import LocalSandbox
 from turnwise.task.arithmetic import Arithmetic
 
 
@@ -88,7 +88,7 @@ def test_defaults_are_not_shared() -> None:
     assert second.crust.depth_mm == 9.0
 
 
-@pytest.mark.parametrize("component", [TurnReturnAdvantage, PythonTool, Arithmetic])
+@pytest.mark.parametrize("component", [TurnReturnAdvantage, LocalSandbox, Arithmetic])
 def test_schema_makes_the_component(component: type) -> None:
     assert instantiate(OmegaConf.structured(schema_of(component)), _convert_="all") == component()
 

@@ -96,7 +96,8 @@ def _check_tool(task: TaskSettings, env: EnvironmentSettings) -> None:
     wanted = task.tool_language
     if wanted in (None, env.tool_language):
         return
-    name, fitting = _option(task), [key for key in COMPONENTS if key.startswith("env/") and _tool_of(key) == wanted]
+    environments = [key for key in COMPONENTS if key.rpartition("/")[0] == "env"]
+    name, fitting = _option(task), [key for key in environments if _tool_of(key) == wanted]
     choices = [key.replace("/", "=") for key in fitting]
     if name in option_groups()["experiment"]:
         choices.append(f"experiment={name}, which chooses the model and limits for it too")

@@ -26,6 +26,7 @@ COMPONENTS = {
     "engine/vllm": "turnwise.engine.vllm.local.VLLM",
     "engine/vllm_server": "turnwise.engine.vllm.server.VLLMServer",
     "env/python_tool": "turnwise.env.python_tool.PythonTool",
+    "env/sandbox/local": "turnwise.env.sandbox.local.LocalSandbox",
     "env/calculator": "turnwise.env.calculator.Calculator",
     "reward/turn_level": "turnwise.reward.turn_level.TurnLevelReward",
     "reward/outcome": "turnwise.reward.outcome.OutcomeReward",

@@ -4,7 +4,8 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from turnwise.env.conversation import ToolConversation
-from turnwise.env.sandbox import ErrorDetail, Sandbox, SandboxPool
+from turnwise.env.sandbox.interface import ErrorDetail, Sandbox, SandboxPool
+from turnwise.env.sandbox.local import LocalSandbox
 from turnwise.env.tool_call import parse_tool_calls
 from turnwise.types import Problem, ToolCall, ToolResult, ToolStatus
 
@@ -26,8 +27,8 @@ class PythonTool:
     tool_language: ClassVar[str] = LANGUAGE
     """What the opening line of a call names."""
 
-    sandbox: Sandbox = field(default_factory=Sandbox)
-    """Where programs run, and under which limits."""
+    sandbox: Sandbox = field(default_factory=LocalSandbox)
+    """Where programs run, and under which limits: `env/sandbox`."""
 
     system_prompt: str = ""
     """Placed before the problem's prompt as a system message; empty: no system message."""

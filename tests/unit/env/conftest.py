@@ -3,7 +3,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from turnwise.env.sandbox import Sandbox, SandboxPool
+from turnwise.env.sandbox.local import LocalPool, LocalSandbox
 
 DAEMON = """
 import os, time
@@ -19,17 +19,17 @@ print(os.read(read_end, 20).decode(), flush=True)
 
 
 @pytest.fixture(scope="session")
-def sandbox_pool() -> Iterator[SandboxPool]:
+def sandbox_pool() -> Iterator[LocalPool]:
     """Two workers with default time limits."""
-    pool = Sandbox(memory_mb=128).start()
+    pool = LocalSandbox(memory_mb=128).start()
     yield pool
     asyncio.run(pool.close())
 
 
 @pytest.fixture(scope="session")
-def hasty_pool() -> Iterator[SandboxPool]:
+def hasty_pool() -> Iterator[LocalPool]:
     """One worker, for programs that must hit the time limit or break their worker."""
-    pool = Sandbox(num_workers=1, wall_s=0.5).start()
+    pool = LocalSandbox(num_workers=1, wall_s=0.5).start()
     yield pool
     asyncio.run(pool.close())
 

@@ -6,14 +6,15 @@ import pytest
 
 from builders import problem
 from turnwise.env.python_tool import PythonTool, PythonToolPool
-from turnwise.env.sandbox import ErrorDetail, Sandbox
+from turnwise.env.sandbox.interface import ErrorDetail
+from turnwise.env.sandbox.local import LocalSandbox
 from turnwise.protocols import Environment, EnvironmentPool
 from turnwise.types import Message, StepResult, StopReason, ToolStatus
 
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[PythonToolPool]:
-    pool = PythonTool(sandbox=Sandbox(wall_s=2.0, memory_mb=256), max_output_chars=64).start()
+    pool = PythonTool(sandbox=LocalSandbox(wall_s=2.0, memory_mb=256), max_output_chars=64).start()
     yield pool
     asyncio.run(pool.close())
 
@@ -49,7 +50,7 @@ def test_parts_fulfil_their_protocols(pool: PythonToolPool):
 
 def test_system_prompt_comes_first():
     async def opening() -> tuple[Message, ...]:
-        async with started(PythonTool(system_prompt="Use Python.")) as pool:
+        async with started(PythonTool(sandbox=LocalSandbox(), system_prompt="Use Python.")) as pool:
             return pool.episode(problem()).initial_messages()
 
     assert [message.role for message in asyncio.run(opening())] == ["system", "user"]
@@ -116,7 +117,7 @@ def test_several_calls_run_as_one_program(pool: PythonToolPool):
 
 def test_traceback_on_request():
     async def run() -> StepResult:
-        async with started(PythonTool(error_detail=ErrorDetail.traceback)) as pool:
+        async with started(PythonTool(sandbox=LocalSandbox(), error_detail=ErrorDetail.traceback)) as pool:
             return await pool.episode(problem()).step(block("def f():\n    return 1 / 0\nf()"))
 
     assert reply(asyncio.run(run())) == (
@@ -165,4 +166,4 @@ def test_episodes_side_by_side_get_their_own_replies(pool: PythonToolPool):
 @pytest.mark.parametrize("value", [31, 65537])
 def test_output_shown_lies_within_output_captured(value: int):
     with pytest.raises(ValueError, match=f"max_output_chars={value}: expected 32 to .*65536"):
-        PythonTool(max_output_chars=value)
+        PythonTool(sandbox=LocalSandbox(), max_output_chars=value)

@@ -1,6 +1,6 @@
 """Runs Python programs in a warm pool of separate processes, under limits, with nothing left behind.
 
-Each worker (`turnwise.env.worker`) is an interpreter that has started already and forks a child for each
+Each worker (`turnwise.env.sandbox.worker`) is an interpreter that has started already and forks a child for each
 program, several times cheaper than a new interpreter. Contained are time, memory of each process, output,
 crashes, leftover processes and files. Not contained: a program has the user's rights, files and network.
 """
@@ -22,11 +22,11 @@ import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from turnwise.env import worker as worker_script
+from turnwise.env.sandbox import worker as worker_script
+from turnwise.env.sandbox.interface import ErrorDetail
 from turnwise.types import ToolResult, ToolStatus
 
 GRACE_S = 5.0
@@ -36,15 +36,8 @@ SHOWN_FOLDER = "/tmp/sandbox"
 """What the random folder of a worker is called in output; a program runs in `home` below it."""
 
 
-class ErrorDetail(StrEnum):
-    """How much of an uncaught exception is told."""
-
-    last_line = "last_line"
-    traceback = "traceback"
-
-
 @dataclass(frozen=True, kw_only=True)
-class Sandbox:
+class LocalSandbox:
     """Limits of a program and the number of processes that run them."""
 
     num_workers: int = 2
@@ -85,15 +78,15 @@ class Sandbox:
             if not low <= (value := getattr(self, name)) < float("inf"):
                 raise ValueError(f"{name}={value}: expected a finite number >= {low}")
 
-    def start(self) -> "SandboxPool":
+    def start(self) -> "LocalPool":
         """Starts the workers; the caller closes the pool."""
-        return SandboxPool(self)
+        return LocalPool(self)
 
 
-class SandboxPool:
+class LocalPool:
     """Warm workers behind a queue. Any number of `run` may be under way, from any event loop."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
+    def __init__(self, sandbox: LocalSandbox) -> None:
         workers = [_Worker(sandbox) for _ in range(sandbox.num_workers)]
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         self._threads = ThreadPoolExecutor(sandbox.num_workers, thread_name_prefix="sandbox")
@@ -160,7 +153,7 @@ def _shut_down(threads: ThreadPoolExecutor, workers: "list[_Worker]", owner_pid:
 class _Worker:
     """One worker process as the trainer sees it: replaced after every failure, until it is interrupted."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
+    def __init__(self, sandbox: LocalSandbox) -> None:
         self._sandbox = sandbox
         self._lock = threading.Lock()
         self._is_interrupted = False
@@ -236,7 +229,7 @@ def _masked(output: str, folder: str) -> str:
     return re.sub(r" at 0x[0-9a-f]+", " at 0x...", output).replace(folder, SHOWN_FOLDER)
 
 
-def _launch(sandbox: Sandbox, folder: str) -> subprocess.Popen[bytes]:
+def _launch(sandbox: LocalSandbox, folder: str) -> subprocess.Popen[bytes]:
     limits = dataclasses.asdict(sandbox)
     del limits["num_workers"]
     settings = worker_script.Settings(folder=folder, **limits)

@@ -12,15 +12,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from turnwise.env import sandbox as sandbox_module
-from turnwise.env import worker as worker_script
-from turnwise.env.sandbox import Sandbox, SandboxPool
+from turnwise.env.sandbox import local as sandbox_module
+from turnwise.env.sandbox import worker as worker_script
+from turnwise.env.sandbox.local import LocalPool, LocalSandbox
 from turnwise.types import ToolResult, ToolStatus
 
 KILL_WORKER = "import os\nos.kill(os.getppid(), 9)\n"
 
 
-def run(pool: SandboxPool, code: str) -> ToolResult:
+def run(pool: LocalPool, code: str) -> ToolResult:
     return asyncio.run(pool.run(code))
 
 
@@ -45,7 +45,7 @@ def is_gone(pid: int, patience_s: float = 5.0) -> bool:
     return True
 
 
-def test_a_cancelled_run_does_not_disturb_the_next(sandbox_pool: SandboxPool):
+def test_a_cancelled_run_does_not_disturb_the_next(sandbox_pool: LocalPool):
     async def cancel() -> list[str]:
         runs = [asyncio.create_task(sandbox_pool.run(f"import time\ntime.sleep(0.3)\nprint({i})")) for i in range(4)]
         await asyncio.sleep(0.1)
@@ -56,7 +56,7 @@ def test_a_cancelled_run_does_not_disturb_the_next(sandbox_pool: SandboxPool):
     assert asyncio.run(cancel()) == [f"next {i}\n" for i in range(4)]
 
 
-def test_as_many_programs_as_workers_run_at_once(sandbox_pool: SandboxPool, tmp_path: Path):
+def test_as_many_programs_as_workers_run_at_once(sandbox_pool: LocalPool, tmp_path: Path):
     def meet(mine: str, other: str) -> str:
         mine, other = repr(str(tmp_path / mine)), repr(str(tmp_path / other))
         return f"import os\nopen({mine}, 'w')\nwhile not os.path.exists({other}): pass\nprint('met')"
@@ -67,7 +67,7 @@ def test_as_many_programs_as_workers_run_at_once(sandbox_pool: SandboxPool, tmp_
     assert [result.output for result in asyncio.run(both())] == ["met\n", "met\n"]
 
 
-def test_many_programs_leave_nothing(sandbox_pool: SandboxPool):
+def test_many_programs_leave_nothing(sandbox_pool: LocalPool):
     asyncio.run(sandbox_pool.run("1"))
     workers = worker_processes()
     before = [worker.num_fds() for worker in workers], psutil.Process().num_fds()
@@ -87,7 +87,7 @@ def test_close_ends_running_programs_and_leaves_nothing(daemon_code: str):
     folders, others = sandbox_folders(), worker_processes()
 
     async def close_while_running() -> tuple[set[psutil.Process], list[ToolResult]]:
-        pool = Sandbox(wall_s=60).start()
+        pool = LocalSandbox(wall_s=60).start()
         runs = [asyncio.create_task(pool.run(daemon_code + "time.sleep(60)")) for _ in range(3)]
         started = set[psutil.Process]()
         while len(started) < 6:  # two workers, two programs, two daemons
@@ -108,9 +108,9 @@ def test_close_ends_running_programs_and_leaves_nothing(daemon_code: str):
 
 SCRIPT = """
 import asyncio
-from turnwise.env.sandbox import Sandbox
+from turnwise.env.sandbox.local import LocalSandbox
 
-pool = Sandbox(num_workers=1, wall_s=60).start()
+pool = LocalSandbox(num_workers=1, wall_s=60).start()
 code = "import os; print(os.getppid(), os.environ['TMPDIR'].split('/')[-2])"  # as a whole, the path is masked
 print(asyncio.run(pool.run(code)).output, end="", flush=True)
 """
@@ -128,7 +128,7 @@ def test_a_pool_that_nobody_closed_ends_with_the_interpreter():
 
 
 def test_a_pool_that_is_dropped_ends():
-    pool = Sandbox(num_workers=1).start()
+    pool = LocalSandbox(num_workers=1).start()
     pid = int(run(pool, "import os\nprint(os.getppid())").output)
     del pool
     gc.collect()
@@ -153,7 +153,7 @@ def test_a_killed_trainer_leaves_nothing(daemon_code: str, tmp_path: Path):
     assert not Path(tempfile.gettempdir(), folder).exists()
 
 
-def test_a_killed_worker_is_replaced(hasty_pool: SandboxPool):
+def test_a_killed_worker_is_replaced(hasty_pool: LocalPool):
     result = run(hasty_pool, KILL_WORKER)
     assert result.status is ToolStatus.infrastructure
     assert result.output.startswith("EOFError")
@@ -161,7 +161,7 @@ def test_a_killed_worker_is_replaced(hasty_pool: SandboxPool):
 
 
 def test_a_program_is_tried_once_more_and_nothing_of_the_first_try_lives_on(
-    hasty_pool: SandboxPool, daemon_code: str, tmp_path: Path
+    hasty_pool: LocalPool, daemon_code: str, tmp_path: Path
 ):
     first_try = str(tmp_path / "first_try")
     code = f"""
@@ -177,7 +177,7 @@ else:
     assert is_gone(int(Path(first_try).read_text()))
 
 
-def test_a_stopped_worker_is_replaced(hasty_pool: SandboxPool, monkeypatch: pytest.MonkeyPatch):
+def test_a_stopped_worker_is_replaced(hasty_pool: LocalPool, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sandbox_module, "GRACE_S", 0.3)
     result = run(hasty_pool, "import os\nos.kill(os.getppid(), 19)")
     assert result.status is ToolStatus.infrastructure
@@ -185,7 +185,7 @@ def test_a_stopped_worker_is_replaced(hasty_pool: SandboxPool, monkeypatch: pyte
     assert run(hasty_pool, "print(1)").output == "1\n"
 
 
-def test_a_worker_that_talks_nonsense_is_replaced(hasty_pool: SandboxPool, monkeypatch: pytest.MonkeyPatch):
+def test_a_worker_that_talks_nonsense_is_replaced(hasty_pool: LocalPool, monkeypatch: pytest.MonkeyPatch):
     with monkeypatch.context() as patch:
         patch.setattr(worker_script, "read_message", lambda _: {"status": "splendid", "output": "", "wall_s": 0.0})
         assert run(hasty_pool, "print(1)").status is ToolStatus.infrastructure
@@ -195,7 +195,7 @@ def test_a_worker_that_talks_nonsense_is_replaced(hasty_pool: SandboxPool, monke
 def test_a_worker_that_cannot_start_is_an_infrastructure_failure(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     folders = sandbox_folders()
-    pool = Sandbox(num_workers=1).start()
+    pool = LocalSandbox(num_workers=1).start()
     result = run(pool, "print(1)")
     asyncio.run(pool.close())
     assert result.status is ToolStatus.infrastructure
@@ -203,7 +203,7 @@ def test_a_worker_that_cannot_start_is_an_infrastructure_failure(monkeypatch: py
     assert sandbox_folders() == folders
 
 
-def test_a_program_that_removes_the_workers_folder_harms_no_other(hasty_pool: SandboxPool):
+def test_a_program_that_removes_the_workers_folder_harms_no_other(hasty_pool: LocalPool):
     run(hasty_pool, "import os, shutil\nshutil.rmtree(os.path.dirname(os.getcwd()))")
     assert run(hasty_pool, "print(1)").output == "1\n"
 
@@ -224,4 +224,4 @@ def test_a_program_that_removes_the_workers_folder_harms_no_other(hasty_pool: Sa
 )
 def test_limits_out_of_range_are_refused(field: str, value: float):
     with pytest.raises(ValueError, match=f"{field}={value}: expected a finite number >= "):
-        replace(Sandbox(), **{field: value})
+        replace(LocalSandbox(), **{field: value})

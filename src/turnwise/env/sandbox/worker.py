@@ -1,4 +1,4 @@
-"""A warm interpreter that forks one child for each program: the far side of `turnwise.env.sandbox`.
+"""A warm interpreter that forks one child for each program: the far side of `turnwise.env.sandbox.local`.
 
 Run as a script with the standard library alone. It reads requests `{"code", "is_traceback"}` and answers
 `{"status", "output", "wall_s"}` as length-prefixed JSON, one at a time. The process that reads and answers
@@ -39,7 +39,7 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the trainer tells a worker at its start; the limits are those of `turnwise.env.sandbox.Sandbox`."""
+    """What the trainer tells a worker at its start; its limits are those of `LocalSandbox`."""
 
     folder: str
     wall_s: float

@@ -7,12 +7,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from turnwise.env import worker as worker_script
-from turnwise.env.sandbox import ErrorDetail, Sandbox, SandboxPool
+from turnwise.env.sandbox import worker as worker_script
+from turnwise.env.sandbox.interface import ErrorDetail
+from turnwise.env.sandbox.local import LocalPool, LocalSandbox
 from turnwise.types import ToolResult, ToolStatus
 
 
-def run(pool: SandboxPool, code: str, error_detail: ErrorDetail = ErrorDetail.traceback) -> ToolResult:
+def run(pool: LocalPool, code: str, error_detail: ErrorDetail = ErrorDetail.traceback) -> ToolResult:
     return asyncio.run(pool.run(code, error_detail))
 
 
@@ -59,7 +60,7 @@ def run(pool: SandboxPool, code: str, error_detail: ErrorDetail = ErrorDetail.tr
         ("import os\nos.write(1, b'x' * 65537)", "output_limit", "x" * 65536),
     ],
 )  # fmt: skip
-def test_status_and_output(sandbox_pool: SandboxPool, code: str, status: str, output: str | None):
+def test_status_and_output(sandbox_pool: LocalPool, code: str, status: str, output: str | None):
     result = run(sandbox_pool, code, ErrorDetail.last_line)
     assert result.status == status, result
     assert output is None or result.output == output
@@ -78,21 +79,21 @@ def test_status_and_output(sandbox_pool: SandboxPool, code: str, status: str, ou
         "import subprocess\nsubprocess.run(['sleep', '60'])",
     ],
 )
-def test_wall_clock_ends_every_program(hasty_pool: SandboxPool, code: str):
+def test_wall_clock_ends_every_program(hasty_pool: LocalPool, code: str):
     result = run(hasty_pool, code)
     assert result.status is ToolStatus.timeout
     assert 0.5 <= result.wall_s < 5
 
 
 def test_processor_time_is_limited():
-    pool = Sandbox(num_workers=1, cpu_s=0.5, wall_s=30).start()
+    pool = LocalSandbox(num_workers=1, cpu_s=0.5, wall_s=30).start()
     result = run(pool, "while True: pass")
     asyncio.run(pool.close())
     assert result.status is ToolStatus.timeout
     assert result.wall_s < 20
 
 
-def test_traceback_names_the_programs_own_frames_alone(sandbox_pool: SandboxPool):
+def test_traceback_names_the_programs_own_frames_alone(sandbox_pool: LocalPool):
     code = "import json\n\ndef f(x):\n    return json.loads(x)\n\nprint(1)\nf('')"
     assert run(sandbox_pool, code).output == (
         "1\nTraceback (most recent call last):\n"
@@ -120,9 +121,9 @@ SAME_TEXT = [
 
 
 @pytest.mark.parametrize(("code", "output"), SAME_TEXT)
-def test_same_program_same_text_in_every_worker(sandbox_pool: SandboxPool, code: str, output: str | None):
+def test_same_program_same_text_in_every_worker(sandbox_pool: LocalPool, code: str, output: str | None):
     async def run_many() -> set[str]:
-        other = Sandbox(num_workers=1).start()
+        other = LocalSandbox(num_workers=1).start()
         results = await asyncio.gather(*(p.run(code, ErrorDetail.last_line) for p in [sandbox_pool, other] * 4))
         await other.close()
         return {result.output for result in results}
@@ -132,9 +133,9 @@ def test_same_program_same_text_in_every_worker(sandbox_pool: SandboxPool, code:
     assert output is None or outputs == {output}
 
 
-def test_programs_see_neither_the_trainer_nor_each_other(sandbox_pool: SandboxPool, monkeypatch: pytest.MonkeyPatch):
+def test_programs_see_neither_the_trainer_nor_each_other(sandbox_pool: LocalPool, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WANDB_API_KEY", "secret")
-    fresh = Sandbox(num_workers=1).start()
+    fresh = LocalSandbox(num_workers=1).start()
     code = """
         import builtins, math, os, sys
         print([m for m in sys.modules if m.split('.')[0] in ('torch', 'numpy', 'turnwise')])
@@ -154,7 +155,7 @@ def test_programs_see_neither_the_trainer_nor_each_other(sandbox_pool: SandboxPo
 
 
 @pytest.mark.parametrize("ending", ["", "1 / 0", "while True: pass", "print('x' * 10**6)", "os._exit(0)"])
-def test_daemons_die_with_their_program(hasty_pool: SandboxPool, daemon_code: str, ending: str):
+def test_daemons_die_with_their_program(hasty_pool: LocalPool, daemon_code: str, ending: str):
     result = run(hasty_pool, daemon_code + ending)
     assert not psutil.pid_exists(int(result.output.split()[0]))
     assert result.wall_s < 5
