@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from turnwise.env.conversation import ToolConversation
-from turnwise.env.tool_call import parse_tool_calls
+from turnwise.env.tool_call import ParsedTurn, ToolSignature
+from turnwise.env.tool_format import ToolFormat, parse_turn
 from turnwise.types import Problem, ToolCall, ToolResult, ToolStatus
 
-LANGUAGE = "calculator"
+SIGNATURE = ToolSignature("calculator", "operation")
 
 OPERATIONS: dict[str, Callable[[int, int], int]] = {
     "+": operator.add,
@@ -28,8 +29,11 @@ _OPERATION = re.compile(r"\s*(-?[0-9]+)\s*(\+|-|\*|//|%)\s*(-?[0-9]+)\s*")
 class Calculator:
     """A pocket calculator. It takes one operation a turn, so that an expression of n operations takes n turns."""
 
-    tool_language: ClassVar[str] = LANGUAGE
-    """What the opening line of a call names."""
+    tool_language: ClassVar[str] = SIGNATURE.name
+    """What a call names."""
+
+    tool_format: ToolFormat = ToolFormat.code_block
+    """How calls are written: fenced code blocks, or JSON between tags as Hermes and Qwen models do."""
 
     system_prompt: str = ""
     """Placed before the problem's prompt as a system message; empty: no system message."""
@@ -56,13 +60,14 @@ class CalculatorPool:
         """A fresh episode of `problem`."""
         return ToolConversation(self, self._calculator.system_prompt, problem)
 
-    def calls(self, turn_text: str) -> tuple[ToolCall, ...]:
-        """The calls of a turn; well-formed is at most the first, when it is one operation."""
-        calls = parse_tool_calls(turn_text, LANGUAGE)
-        return tuple(
+    def parse(self, turn_text: str) -> ParsedTurn:
+        """The calls of a turn, of which at most the first is well-formed, when it is one operation; and the rest."""
+        turn = parse_turn(turn_text, self._calculator.tool_format, SIGNATURE)
+        calls = (
             replace(call, error=_complaint(call.code, index)) if call.error is None else call
-            for index, call in enumerate(calls)
+            for index, call in enumerate(turn.calls)
         )
+        return replace(turn, calls=tuple(calls))
 
     async def run(self, calls: tuple[ToolCall, ...]) -> ToolResult:
         """Does the operation of a turn's one call."""

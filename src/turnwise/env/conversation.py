@@ -2,15 +2,15 @@
 
 from typing import Protocol
 
-from turnwise.env.tool_call import extract_boxed
+from turnwise.env.tool_call import ParsedTurn, extract_boxed
 from turnwise.types import Message, Problem, StepResult, StopReason, ToolCall, ToolResult, ToolStatus
 
 
 class Tool(Protocol):
     """What a turn's calls are given to."""
 
-    def calls(self, turn_text: str) -> tuple[ToolCall, ...]:
-        """The calls of a turn, in order; a malformed one says so."""
+    def parse(self, turn_text: str) -> ParsedTurn:
+        """The calls of a turn, in order, and the text outside of them; a malformed call says what is wrong with it."""
         ...
 
     async def run(self, calls: tuple[ToolCall, ...]) -> ToolResult:
@@ -35,7 +35,7 @@ class ToolConversation:
     async def step(self, turn_text: str) -> StepResult:
         """Replies to one turn; the first of these that fits:
 
-        1. A boxed answer outside code blocks ends the episode; calls beside it are reported but not run.
+        1. A boxed answer outside of calls ends the episode; calls before and after it are reported but not run.
         2. A malformed call is answered by what is wrong with it; no call of that turn is run.
         3. Calls are run together and answered by the tool's output.
         4. Neither an answer nor a call: the turn is void and ends the episode.
@@ -54,8 +54,9 @@ class ToolConversation:
         self._is_over = True
 
     async def _reply(self, turn_text: str) -> StepResult:
-        calls = self._tool.calls(turn_text)
-        if (answer := extract_boxed(turn_text)) is not None:
+        turn = self._tool.parse(turn_text)
+        calls = turn.calls
+        if (answer := extract_boxed(turn.prose)) is not None:
             return StepResult(stop_reason=StopReason.answered, answer=answer, tool_calls=calls)
         if not calls:
             return StepResult(stop_reason=StopReason.void_turn)

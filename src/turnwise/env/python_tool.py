@@ -1,4 +1,4 @@
-"""`env=python_tool`: the policy writes Python code blocks, reads what they print, and ends with a boxed answer."""
+"""`env=python_tool`: the policy writes Python programs, reads what they print, and ends with a boxed answer."""
 
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
@@ -6,10 +6,11 @@ from typing import ClassVar
 from turnwise.env.conversation import ToolConversation
 from turnwise.env.sandbox.interface import ErrorDetail, Sandbox, SandboxPool
 from turnwise.env.sandbox.local import LocalSandbox
-from turnwise.env.tool_call import parse_tool_calls
+from turnwise.env.tool_call import ParsedTurn, ToolSignature
+from turnwise.env.tool_format import ToolFormat, parse_turn
 from turnwise.types import Problem, ToolCall, ToolResult, ToolStatus
 
-LANGUAGE = "python"
+SIGNATURE = ToolSignature("python", "code")
 NO_OUTPUT = "(no output)"
 CUT_MARK = "\n...\n"
 LIMIT_MESSAGES = {
@@ -24,11 +25,14 @@ LIMIT_MESSAGES = {
 class PythonTool:
     """A conversation with a Python interpreter that keeps nothing from one turn to the next."""
 
-    tool_language: ClassVar[str] = LANGUAGE
-    """What the opening line of a call names."""
+    tool_language: ClassVar[str] = SIGNATURE.name
+    """What a call names."""
 
     sandbox: Sandbox = field(default_factory=LocalSandbox)
     """Where programs run, and under which limits: `env/sandbox`."""
+
+    tool_format: ToolFormat = ToolFormat.code_block
+    """How calls are written: fenced code blocks, or JSON between tags as Hermes and Qwen models do."""
 
     system_prompt: str = ""
     """Placed before the problem's prompt as a system message; empty: no system message."""
@@ -62,9 +66,9 @@ class PythonToolPool:
         """A fresh episode of `problem`; episodes may run side by side and queue for the workers."""
         return ToolConversation(self, self._tool.system_prompt, problem)
 
-    def calls(self, turn_text: str) -> tuple[ToolCall, ...]:
-        """The Python code blocks of a turn."""
-        return parse_tool_calls(turn_text, LANGUAGE)
+    def parse(self, turn_text: str) -> ParsedTurn:
+        """The programs of a turn, and what stands outside of them."""
+        return parse_turn(turn_text, self._tool.tool_format, SIGNATURE)
 
     async def run(self, calls: tuple[ToolCall, ...]) -> ToolResult:
         """Runs the calls as one program."""

@@ -5,8 +5,9 @@ import asyncio
 import pytest
 
 from builders import problem
+from turnwise.env.code_block import parse_code_blocks
 from turnwise.env.conversation import ToolConversation
-from turnwise.env.tool_call import parse_tool_calls
+from turnwise.env.tool_call import ParsedTurn, ToolSignature
 from turnwise.protocols import Environment
 from turnwise.types import Message, StepResult, StopReason, ToolCall, ToolResult, ToolStatus
 
@@ -17,8 +18,8 @@ class Echo:
     def __init__(self) -> None:
         self.given: list[tuple[str, ...]] = []
 
-    def calls(self, turn_text: str) -> tuple[ToolCall, ...]:
-        return parse_tool_calls(turn_text, "echo")
+    def parse(self, turn_text: str) -> ParsedTurn:
+        return parse_code_blocks(turn_text, ToolSignature("echo", "text"))
 
     async def run(self, calls: tuple[ToolCall, ...]) -> ToolResult:
         self.given.append(tuple(call.code for call in calls))
