@@ -7,6 +7,7 @@ from pathlib import Path
 from turnwise.config.errors import ConfigError, JobEnded
 from turnwise.config.parts import Components
 from turnwise.config.stopping import STOP_FILE
+from turnwise.env.breaker import BrokenToolError
 from turnwise.report.summary import Outcome, read_summary
 
 SWEEP = ("-m", "seed=0,1,2", "hydra.sweep.dir=sweep", "hydra.sweep.subdir=seed${seed}")
@@ -36,6 +37,28 @@ def test_a_single_run_that_the_mode_refuses_leaves_nothing(start, tmp_path: Path
     ended = start("seed=1", "hydra.run.dir=run", mode=refuse_seed_1)
     assert (ended.code, ended.stderr) == (2, "error: task.path='problems.jsonl': no such file\n")
     assert not (tmp_path / "run").exists()
+
+
+def break_in_seed_1(components: Components, run_dir: Path) -> None:
+    (run_dir / "checkpoints").mkdir()
+    if components.seed == 1:
+        raise BrokenToolError("the sandbox failed: no route")
+
+
+def test_a_tool_that_breaks_ends_a_run_with_one_line_and_keeps_its_folder(start, tmp_path: Path) -> None:
+    ended = start("seed=1", "hydra.run.dir=run", mode=break_in_seed_1)
+    line = "error: the sandbox failed: no route; once it works, the same command with this hydra.run.dir goes on\n"
+    assert (ended.code, ended.stderr) == (1, line)
+    assert (tmp_path / "run/checkpoints").exists()
+
+
+def test_a_tool_that_breaks_in_one_job_leaves_the_others_alone(start, tmp_path: Path) -> None:
+    ended = start(*SWEEP, mode=break_in_seed_1)
+    assert ended.code == 1
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith("error: gtpo")
+    assert last.endswith(": the sandbox failed: no route")
+    assert all((tmp_path / f"sweep/seed{seed}/checkpoints").exists() for seed in range(3))
 
 
 def test_the_stop_file_ends_every_job_that_is_to_come(start, tmp_path: Path, monkeypatch) -> None:

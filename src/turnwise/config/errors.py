@@ -1,4 +1,7 @@
-"""A mistake of the user ends with one clear line and exit code 2, a bug or failure with its traceback and 1."""
+"""A mistake of the user ends with one clear line and exit code 2, a bug or failure with its traceback and 1.
+
+A tool that broke, which no traceback would explain, ends with one line and exit code 1.
+"""
 
 import difflib
 import os
@@ -22,6 +25,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandat
 from yaml import YAMLError
 
 from turnwise.config.options import option_groups
+from turnwise.env.breaker import BrokenToolError
 
 _WANTS_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
 _MAX_LENGTH = 600
@@ -59,7 +63,7 @@ def building() -> Iterator[None]:
 
 @contextmanager
 def clean_exit(job: CodeType | None = None) -> Iterator[None]:
-    """Ends the process with one line on stderr and exit code 2 when the user made a mistake.
+    """Ends the process with one line on stderr, and exit code 2 when the user made a mistake, 1 when the tool broke.
 
     Hydra prints errors its own way unless HYDRA_FULL_ERROR asks for exceptions, so it is asked here; a user who
     sets that variable sees every traceback.
@@ -81,6 +85,9 @@ def clean_exit(job: CodeType | None = None) -> Iterator[None]:
             raise
         print(f"error: {end.text}", file=sys.stderr)
         sys.exit(end.exit_code)
+    except BrokenToolError as error:
+        print(f"error: {error}; once it works, the same command with this hydra.run.dir goes on", file=sys.stderr)
+        sys.exit(1)
     except (ConfigError, HydraException, OmegaConfBaseException, YAMLError) as error:
         _exit(error, explain(error))
     except (ValueError, OSError) as error:

@@ -102,6 +102,7 @@ def step_gradients(
         probes = {name: start_probe(arm, policy, renderer, model) for name, arm in arms.items()}
         for arm in arms.values():
             check_similarity(arm)
+        environments = first.env.start()
         engine = start_engine(first, renderer, device)
 
     reward = evaluation_reward(first)
@@ -109,7 +110,7 @@ def step_gradients(
     outcomes: list[tuple[bool, int]] = []
 
     async def run() -> None:
-        async with sampling(first, renderer, engine) as rollouts:
+        async with sampling(first, renderer, engine, environments) as rollouts:
             for step in range(num_steps):
                 rollout = await rollouts.sample(
                     task.next_batch(first.rollout.num_problems),

@@ -13,6 +13,7 @@ from turnwise.config.errors import ConfigError, JobEnded
 from turnwise.config.label import given_overrides, label_of
 from turnwise.config.provenance import CONFIG_FILE, check_same_run, describe_run, write_config
 from turnwise.config.stopping import INTERRUPTED, is_told_to_stop
+from turnwise.env.breaker import BrokenToolError
 from turnwise.report.summary import Outcome, summarise_run, write_summary
 from turnwise.tracker.atomic import write_atomically
 
@@ -23,8 +24,9 @@ def launch(config: DictConfig) -> None:
     Raises:
         ConfigError: The user's mistake. A folder that this start made for nothing is gone again, and the record of
             an earlier start is as it was; so too when the user interrupts it before it has begun.
-        JobEnded: In a multirun, where the other jobs go on: the mode refused what is asked of it, which the folder's
-            summary.json then says, or the run was told to stop by the file of `stopping.STOP_FILE`.
+        BrokenToolError: The tool fails too often to go on.
+        JobEnded: In a multirun, where the other jobs go on: the mode refused what is asked of it or its tool broke,
+            which the folder's summary.json then says, or the run was told to stop by the file of `stopping.STOP_FILE`.
     """
     hydra = cast(DictConfig, HydraConfig.get())
     try:
@@ -54,6 +56,10 @@ def _launch(config: DictConfig, hydra: DictConfig) -> None:
                 raise
             write_summary(run_dir, summarise_run(run_dir, outcome=Outcome.failed, why=str(error), wall_s=0.0))
             raise JobEnded(f"{label}: {error}", 2) from error
+        except BrokenToolError as error:
+            if hydra.mode is not RunMode.MULTIRUN:
+                raise
+            raise JobEnded(f"{label}: {error}", 1) from error
     except (ConfigError, KeyboardInterrupt):
         if before is None:
             _remove_if_unused(run_dir, label)

@@ -60,6 +60,7 @@ class Train:
             kernel, reason = choose_attention(components.model.attention, device, compute_dtype(components, device))
             console.print(f"[dim]attention of the update: {kernel} ({reason})[/]", highlight=False)
             probe = start_probe(components, policy, renderer, model)
+            environments = components.env.start()
             engine = start_engine(components, renderer, device)
             found = checkpoint.latest(run_dir / "checkpoints")
             first_step = 0 if found is None else checkpoint.restore(found, policy, task)
@@ -69,7 +70,7 @@ class Train:
             tracker = start_tracker(components, run_dir, console, first_step)
 
         async def run() -> None:
-            async with sampling(components, renderer, engine) as rollouts:
+            async with sampling(components, renderer, engine, environments) as rollouts:
                 trainer = Trainer(
                     seed=components.seed,
                     settings=components.trainer,
@@ -109,11 +110,12 @@ class Evaluate:
             renderer = components.model.load_renderer()
             check_prompts(components, problems, renderer)
             device = choose_device(components)
+            environments = components.env.start()
             engine = start_engine(components, renderer, device)
             tracker = start_tracker(components, run_dir, console, first_step=0, num_steps=0)
 
         async def run() -> None:
-            async with sampling(components, renderer, engine) as rollouts:
+            async with sampling(components, renderer, engine, environments) as rollouts:
                 evaluation = await evaluate(
                     rollouts, evaluation_reward(components), problems, components.evaluation, task.name
                 )
@@ -190,7 +192,8 @@ class WarmStart:
         console.print(f"weights in {out}; score them with: mode=evaluate model.path={out}", highlight=False)
 
     async def _play(self, components: Components, scripts: Sequence[warmstart.Script]) -> list[warmstart.Demonstration]:
-        environments = components.env.start()
+        with building():
+            environments = components.env.start()
         try:
             return await warmstart.demonstrate_all(scripts, environments)
         finally:

@@ -18,7 +18,7 @@ from turnwise.config.parts import Components
 from turnwise.config.stopping import INTERRUPTED, cancel_when_told
 from turnwise.model.chat import ChatRenderer
 from turnwise.model.policy import TorchPolicy
-from turnwise.protocols import Policy, Probe, Reward, RolloutEngine, Task, Tracker
+from turnwise.protocols import EnvironmentPool, Policy, Probe, Reward, RolloutEngine, Task, Tracker
 from turnwise.report.closing import closing_table
 from turnwise.report.page import write_report
 from turnwise.report.summary import Outcome, read_summary, summarise_run, write_summary
@@ -202,10 +202,9 @@ def start_engine(components: Components, renderer: ChatRenderer, device: torch.d
 
 @asynccontextmanager
 async def sampling(
-    components: Components, renderer: ChatRenderer, engine: RolloutEngine
+    components: Components, renderer: ChatRenderer, engine: RolloutEngine, environments: EnvironmentPool
 ) -> AsyncIterator[RolloutSampler]:
-    """The engine joined with an environment and its processes, both ended on the way out."""
-    environments = components.env.start()
+    """The engine joined with the environments, both ended on the way out."""
     try:
         sampler = RolloutSampler(
             engine=engine, environments=environments, renderer=renderer, limits=rollout_limits(components)

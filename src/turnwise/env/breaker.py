@@ -33,7 +33,7 @@ class CircuitBreaker:
         if counts.total() > self._max_rate * WINDOW:
             text, count = counts.most_common(1)[0]
             raise BrokenToolError(
-                f"env.max_infrastructure_rate={self._max_rate:g} allows {self._max_rate * WINDOW:g} failures of the "
-                f"sandbox among {WINDOW} tool calls, but {counts.total()} of the last {len(self._failures)} calls "
-                f"failed, {count} of them with: {' '.join(text.split())}"
+                f"the sandbox failed in {counts.total()} of the last {len(self._failures)} tool calls, more than "
+                f"env.max_infrastructure_rate={self._max_rate:g} of {WINDOW}; most often ({count} times): "
+                f"{' '.join(text.split())}"
             )

@@ -33,7 +33,7 @@ def test_failures_at_just_the_rate_never_trip_and_above_it_do():
 def test_what_left_the_window_is_forgotten():
     breaker = CircuitBreaker(0.05)
     assert calls_until_it_trips(breaker, ["gone"] * 10 + [None] * WINDOW + ["gone"] * 10) is None
-    with pytest.raises(BrokenToolError, match="11 of the last 200 calls failed"):
+    with pytest.raises(BrokenToolError, match="failed in 11 of the last 200 tool calls"):
         breaker.record("gone")
 
 
@@ -50,6 +50,6 @@ def test_it_names_the_key_the_share_and_the_most_frequent_failure_in_one_line():
     with pytest.raises(BrokenToolError) as error:
         breaker.record("no\nroute")
     assert str(error.value) == (
-        "env.max_infrastructure_rate=0.01 allows 2 failures of the sandbox among 200 tool calls, but 3 of the last 4 "
-        "calls failed, 2 of them with: no route"
+        "the sandbox failed in 3 of the last 4 tool calls, more than env.max_infrastructure_rate=0.01 of 200; most "
+        "often (2 times): no route"
     )
