@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+from turnwise.env.breaker import CircuitBreaker
 from turnwise.env.conversation import ToolConversation
 from turnwise.env.sandbox.interface import ErrorDetail, Sandbox, SandboxPool
 from turnwise.env.sandbox.local import LocalSandbox
@@ -43,7 +44,12 @@ class PythonTool:
     error_detail: ErrorDetail = ErrorDetail.last_line
     """What the policy sees of an uncaught exception: the last line, or the traceback of its own frames."""
 
+    max_infrastructure_rate: float = 0.05
+    """Share of a window of calls that may fail through no fault of their programs; the run ends when more do."""
+
     def __post_init__(self) -> None:
+        if not 0 <= self.max_infrastructure_rate <= 1:
+            raise ValueError(f"max_infrastructure_rate={self.max_infrastructure_rate}: expected 0 to 1")
         if not 32 <= self.max_output_chars <= self.sandbox.max_capture_bytes:
             raise ValueError(
                 f"max_output_chars={self.max_output_chars}: "
@@ -61,6 +67,7 @@ class PythonToolPool:
     def __init__(self, tool: PythonTool, sandbox_pool: SandboxPool) -> None:
         self._tool = tool
         self._sandbox_pool = sandbox_pool
+        self._breaker = CircuitBreaker(tool.max_infrastructure_rate)
 
     def episode(self, problem: Problem) -> ToolConversation:
         """A fresh episode of `problem`; episodes may run side by side and queue for the workers."""
@@ -71,10 +78,16 @@ class PythonToolPool:
         return parse_turn(turn_text, self._tool.tool_format, SIGNATURE)
 
     async def run(self, calls: tuple[ToolCall, ...]) -> ToolResult:
-        """Runs the calls as one program."""
+        """Runs the calls as one program.
+
+        Raises:
+            BrokenToolError: The sandbox fails too often to go on.
+        """
         program = "\n".join(call.code for call in calls)
         result = await self._sandbox_pool.run(program, self._tool.error_detail)
-        if result.status is ToolStatus.infrastructure:
+        has_failed = result.status is ToolStatus.infrastructure
+        self._breaker.record(result.output if has_failed else None)
+        if has_failed:
             return result
         return replace(result, output=_shown(result, self._tool.max_output_chars))
 

@@ -5,11 +5,12 @@ from contextlib import asynccontextmanager
 import pytest
 
 from builders import problem
+from turnwise.env.breaker import BrokenToolError
 from turnwise.env.python_tool import PythonTool, PythonToolPool
 from turnwise.env.sandbox.interface import ErrorDetail
 from turnwise.env.sandbox.local import LocalSandbox
 from turnwise.protocols import Environment, EnvironmentPool
-from turnwise.types import Message, StepResult, StopReason, ToolStatus
+from turnwise.types import Message, StepResult, StopReason, ToolResult, ToolStatus
 
 
 @pytest.fixture(scope="module")
@@ -128,12 +129,33 @@ def test_traceback_on_request():
     )
 
 
-def test_a_failing_sandbox_ends_the_episode(pool: PythonToolPool):
-    result = step(pool, block("import os\nos.kill(os.getppid(), 9)"))
+class Broken:
+    """A sandbox, and its pool, that fails for every program but the first."""
+
+    max_capture_bytes = 65536
+
+    def __init__(self) -> None:
+        self.num_runs = 0
+
+    def start(self) -> "Broken":
+        return self
+
+    async def run(self, code: str, error_detail: ErrorDetail = ErrorDetail.traceback) -> ToolResult:
+        self.num_runs += 1
+        status = ToolStatus.ok if self.num_runs == 1 else ToolStatus.infrastructure
+        return ToolResult(status=status, output="no route", wall_s=0.0)
+
+    async def close(self) -> None:
+        pass
+
+
+def test_a_failing_sandbox_ends_the_episode():
+    pool = PythonTool(sandbox=Broken()).start()
+    assert reply(step(pool, block("print(1)"))) == "no route"
+    result = step(pool, block("print(1)"))
     assert result.stop_reason is StopReason.tool_infrastructure
     assert result.tool_result is not None
-    assert result.tool_result.status is ToolStatus.infrastructure
-    assert reply(step(pool, block("print(1)"))) == "1"
+    assert (result.tool_result.status, result.tool_result.output) == (ToolStatus.infrastructure, "no route")
 
 
 @pytest.mark.parametrize("last", ["\\boxed{1}", "nothing", None])
@@ -167,3 +189,17 @@ def test_episodes_side_by_side_get_their_own_replies(pool: PythonToolPool):
 def test_output_shown_lies_within_output_captured(value: int):
     with pytest.raises(ValueError, match=f"max_output_chars={value}: expected 32 to .*65536"):
         PythonTool(sandbox=LocalSandbox(), max_output_chars=value)
+
+
+def test_a_sandbox_that_fails_too_often_ends_the_run():
+    pool = PythonTool(sandbox=Broken(), max_infrastructure_rate=0.01).start()  # 2 failures of 200 may be
+    results = [step(pool, block("print(1)")) for _ in range(3)]
+    assert [result.stop_reason for result in results] == [None, *[StopReason.tool_infrastructure] * 2]
+    with pytest.raises(BrokenToolError, match=r"failed in 3 of the last 4 tool calls.* no route$"):
+        step(pool, block("print(1)"))
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.1, float("nan")])
+def test_rate_out_of_range(rate: float):
+    with pytest.raises(ValueError, match=f"^max_infrastructure_rate={rate}: expected 0 to 1"):
+        PythonTool(max_infrastructure_rate=rate)
