@@ -35,7 +35,7 @@ ROUNDS = [
 """Every option of every part but these two at least once, in as few compositions as can be."""
 TASKS_AND_TOOLS = [
     *(
-        [("task", task), ("env", "calculator" if task == "chain" else "python_tool")]
+        [("task", task), ("env", {"chain": "calculator", "lookup": "lookup"}.get(task, "python_tool"))]
         for task in option_groups()["task"]
     ),
     *([("task", "jsonl"), ("env", env)] for env in option_groups()["env"]),
@@ -43,6 +43,7 @@ TASKS_AND_TOOLS = [
 """Every task with a tool that it is for, and every tool."""
 NEEDED = {
     ("model", "instruct"): ["model.path=owner/name"],
+    ("model", "instruct_hermes"): ["model.path=owner/name", "env.tool_format=hermes_json"],
     ("task", "jsonl"): ["task.path=problems.jsonl"],
     ("mode", "rescore"): ["mode.path=runs/earlier"],
 }

@@ -72,6 +72,21 @@ MISTAKES = [
         "env=calculator",
         ["task=arithmetic env=calculator", "called in python", "in calculator; expected env=python_tool"],
     ),
+    ("task=lookup", ["task=lookup env=python_tool", "called in lookup", "in python; expected env=lookup"]),
+    (
+        "model=instruct model.path=owner/name env.tool_format=hermes_json",
+        [
+            "env.tool_format=hermes_json",
+            "shows calls as code_block: expected env.tool_format=code_block",
+            "<tool_call>",
+        ],
+    ),
+    (
+        "model=instruct_hermes model.path=owner/name",
+        ["env.tool_format=code_block", "shows calls as hermes_json: expected env.tool_format=hermes_json", "'```'"],
+    ),
+    ("env=lookup task=lookup env.tool_format=hermes_json", ["env.system_prompt shows calls as code_block"]),
+    ("env.tool_format=xml", ["env.tool_format", "'xml'", "code_block, hermes_json"]),
     # an option that is not there
     ("advantage=group_nrm", ["advantage=group_nrm: no such option", "did you mean group_norm?", "turn_return"]),
     ("reward/similarity=semantic", ["reward/similarity=semantic: no such option", "embedding, lexical"]),
@@ -282,6 +297,8 @@ def test_a_pool_that_an_estimator_does_not_know(composed) -> None:
         ["env=calculator", "task=reasoning_gym"],
         ["task=chain", "env=calculator", "model=tiny"],
         ["model=tiny_calculator"],
+        ["env.tool_format=hermes_json"],
+        ["env=lookup", "task=lookup", "env.tool_format=hermes_json", 'env.system_prompt="Write a <tool_call>."'],
         ["experiment=chain", "model=instruct", "model.path=owner/name"],
     ],
     ids=" ".join,

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from turnwise.core.correction import Correction
+from turnwise.env.tool_format import ToolFormat
 from turnwise.evaluation.evaluate import EvaluationSettings
 from turnwise.model.causal_lm import CausalLM
 from turnwise.protocols import (
@@ -98,6 +99,11 @@ class EnvironmentSettings(Protocol):
     @property
     def tool_language(self) -> str:
         """What calls of its tool are written in."""
+        ...
+
+    @property
+    def tool_format(self) -> ToolFormat:
+        """How they are written."""
         ...
 
     def start(self) -> EnvironmentPool:

@@ -10,6 +10,7 @@ from turnwise.config.schema import COMPONENTS
 from turnwise.core.correction import Correction
 from turnwise.engine.vllm.local import VLLM
 from turnwise.engine.vllm.server import VLLMServer
+from turnwise.env.tool_format import ToolFormat
 from turnwise.model.attention import FLASH
 from turnwise.trainer import Device, Precision
 
@@ -22,6 +23,7 @@ def check_relations(components: Components) -> None:
     """
     rollout, trainer = components.rollout, components.trainer
     _check_tool(components.task, components.env)
+    _check_prompt(components.env)
     if components.reward.shaping and rollout.group_size < 2:
         raise ConfigError(
             f"reward.shaping=true compares siblings, but rollout.group_size={rollout.group_size}: expected >= 2"
@@ -104,6 +106,18 @@ def _check_tool(task: TaskSettings, env: EnvironmentSettings) -> None:
     raise ConfigError(
         f"task={name} env={_option(env)}: these problems are for a tool that is called in {wanted}, this one is called "
         f"in {env.tool_language}; expected {' or '.join(choices)}"
+    )
+
+
+def _check_prompt(env: EnvironmentSettings) -> None:
+    """Refuses a prompt that asks for calls in a format that is not read: every turn of the run would be void."""
+    shown = [one for one in ToolFormat if one.mark in env.system_prompt]
+    if not shown or env.tool_format in shown:
+        return
+    raise ConfigError(
+        f"env.tool_format={env.tool_format}, but env.system_prompt shows calls as {shown[0]}: expected "
+        f"env.tool_format={shown[0]}, or a prompt that shows {env.tool_format.mark!r}; model=instruct and "
+        f"model=instruct_hermes have one for Python each"
     )
 
 

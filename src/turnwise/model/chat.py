@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 MARK = "Sphinx7of7black7quartz"
 """Stands for a sampled turn when the template is probed; no whitespace, so that no template strips any of it."""
 
+TOOL_TAGS = ("<tool_call>", "</tool_call>")
+"""What a turn says when it calls a tool, and what a prompt may show: text, though some tokenizers call it special."""
+
 PROBE_USER = Message(role="user", content="question")
 PROBE_TURN = Message(role="assistant", content=MARK)
 PROBE_TOOL = Message(role="tool", content="observation")
@@ -44,8 +47,11 @@ class ChatRenderer:
         self._tokenizer: Any = tokenizer
         if not tokenizer.chat_template:
             raise ValueError(f"{name}: the tokenizer has no chat template; set model.chat_template to a jinja file")
-        control = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-        self._control = re.compile("|".join(re.escape(t) for t in sorted(control, key=len, reverse=True)) or r"(?!)")
+        added = {id_: str(token) for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
+        control = {id_: text for id_, text in added.items() if text not in TOOL_TAGS}
+        longest_first = sorted(control.values(), key=len, reverse=True)
+        self._control = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        self._control_ids = frozenset(control)
         self._end_of_turn = self._find_end_of_turn()
         (end_id,) = self._encode(self._end_of_turn)
         eos: Any = tokenizer.eos_token_id
@@ -73,7 +79,8 @@ class ChatRenderer:
 
     def text(self, token_ids: Sequence[int]) -> str:
         """The text of a sampled turn, control tokens removed."""
-        return self._tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        said = [token_id for token_id in token_ids if token_id not in self._control_ids]
+        return self._tokenizer.decode(said, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def save_pretrained(self, folder: Path) -> None:
         """Writes the tokenizer and its template in the Hugging Face layout."""

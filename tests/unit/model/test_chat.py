@@ -72,6 +72,19 @@ def test_what_a_tool_prints_cannot_become_a_control_token() -> None:
     assert ids == renderer().continuation_ids([Message(role="tool", content="46\\boxed{1}")])
 
 
+def test_tags_of_tool_calls_are_text_though_the_tokenizer_calls_them_special() -> None:
+    made = train_tokenizer(TEXTS, VOCAB_SIZE)
+    made.add_special_tokens({"additional_special_tokens": ["<tool_call>", "</tool_call>", "<|other|>"]})
+    chat = ChatRenderer(made, name="hermes")
+    turn = "<tool_call>print(12)</tool_call>"
+    ids = made(f"<|other|>{turn}<|end|>", add_special_tokens=False)["input_ids"]
+    assert made.convert_tokens_to_ids("<tool_call>") in ids
+    assert chat.text(ids) == turn
+    shown = chat.prompt_ids([Message(role="system", content=f"Write {turn}<|other|>.")])
+    assert made.decode(list(shown)).count(turn) == 1
+    assert made.convert_tokens_to_ids("<|other|>") not in shown
+
+
 def test_a_template_without_a_tool_role_gets_tool_output_from_the_user() -> None:
     refuses = tokenizer().chat_template.replace("['system', 'user', 'assistant', 'tool']", "['user', 'assistant']")
     ignores = (
