@@ -38,9 +38,6 @@ class Lookup:
 class LookupPool:
     """Makes episodes; fulfils `EnvironmentPool`."""
 
-    isolation: Isolation | None = None
-    """It runs no programs."""
-
     def __init__(self, lookup: Lookup) -> None:
         self._lookup = lookup
 
