@@ -66,6 +66,8 @@ class Prompts:
 class OneTurn:
     """An environment, and the pool of it: the prompt and nothing after it."""
 
+    isolation = None
+
     def __init__(self, messages: tuple[Message, ...] = ()) -> None:
         self._messages = messages
 

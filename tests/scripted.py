@@ -123,6 +123,8 @@ class EchoEnvironment:
 class EchoPool:
     """Makes `EchoEnvironment`s and remembers them."""
 
+    isolation = None
+
     def __init__(self) -> None:
         self.episodes: list[EchoEnvironment] = []
 

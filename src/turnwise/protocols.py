@@ -14,6 +14,7 @@ from torch import Tensor
 from turnwise.types import (
     Completion,
     Group,
+    Isolation,
     LossOutput,
     Message,
     Problem,
@@ -109,6 +110,11 @@ class EnvironmentPool(Protocol):
 
     def episode(self, problem: Problem) -> Environment:
         """A fresh episode of `problem`."""
+        ...
+
+    @property
+    def isolation(self) -> Isolation | None:
+        """How programs are kept apart; None where there are none."""
         ...
 
     async def close(self) -> None:

@@ -218,6 +218,8 @@ class Trainer:
             "update/learning_rate": self.settings.learning_rate_at(step),
             "rollout/staleness": staleness(groups, step),
         }
+        if (isolation := self.rollouts.isolation) is not None:
+            trained["tool/isolation"] = isolation.value
         ended = self.now()
         step_s = ended.wall_s - started.wall_s
         busy_s = ended.engine_s - started.engine_s - sampled_meanwhile_s + update.metrics["time/update_s"]

@@ -7,7 +7,7 @@ problems, `G` trajectories of a group, `K` turns of a trajectory, `N` packed tok
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
 from turnwise.completion import Completion, FinishReason, Sampling
 from turnwise.token_batch import LossOutput, TokenBatch
@@ -16,6 +16,7 @@ __all__ = [  # the nouns of every stage, this module's own and those that hold t
     "Completion",
     "FinishReason",
     "Group",
+    "Isolation",
     "LossOutput",
     "Message",
     "Problem",
@@ -45,6 +46,19 @@ class StopReason(StrEnum):
 
 
 _INFRASTRUCTURE_FAILURES = (StopReason.tool_infrastructure, StopReason.engine_abort)
+
+
+class Isolation(IntEnum):
+    """How the programs of a policy are kept apart from everything else; as a number it is `tool/isolation`."""
+
+    unsafe = 0
+    """By limits alone: they have their user's files, processes and network."""
+    B = 1
+    """By Landlock and seccomp too."""
+    A = 2
+    """By namespaces of their own too."""
+    remote = 3
+    """By whatever the server does to which they are sent."""
 
 
 class ToolStatus(StrEnum):

@@ -27,6 +27,7 @@ from turnwise.config.wiring import (
     run_to_end,
     sampling,
     start_engine,
+    start_environments,
     start_policy,
     start_probe,
     start_tracker,
@@ -60,7 +61,7 @@ class Train:
             kernel, reason = choose_attention(components.model.attention, device, compute_dtype(components, device))
             console.print(f"[dim]attention of the update: {kernel} ({reason})[/]", highlight=False)
             probe = start_probe(components, policy, renderer, model)
-            environments = components.env.start()
+            environments = start_environments(components, run_dir, console)
             engine = start_engine(components, renderer, device)
             found = checkpoint.latest(run_dir / "checkpoints")
             first_step = 0 if found is None else checkpoint.restore(found, policy, task)
@@ -110,7 +111,7 @@ class Evaluate:
             renderer = components.model.load_renderer()
             check_prompts(components, problems, renderer)
             device = choose_device(components)
-            environments = components.env.start()
+            environments = start_environments(components, run_dir, console)
             engine = start_engine(components, renderer, device)
             tracker = start_tracker(components, run_dir, console, first_step=0, num_steps=0)
 

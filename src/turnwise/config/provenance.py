@@ -15,6 +15,7 @@ from turnwise.config.options import CONF_DIR
 from turnwise.config.parts import Components
 from turnwise.tracker.atomic import write_atomically
 from turnwise.trainer import Device
+from turnwise.types import Isolation
 
 CONFIG_FILE = "config.json"
 _PACKAGES = ("torch", "transformers", "hydra-core", "omegaconf")
@@ -85,6 +86,14 @@ def write_config(run_dir: Path, record: Mapping[str, Any]) -> None:
         record = {**first, "config": record["config"], "starts": starts}
     text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
     write_atomically(path, text.encode())
+
+
+def record_isolation(run_dir: Path, isolation: Isolation | None) -> None:
+    """Adds to the newest start how the programs of the policy were kept apart."""
+    path = run_dir / CONFIG_FILE
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["starts"][-1]["isolation"] = None if isolation is None else isolation.name
+    write_atomically(path, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -15,6 +15,7 @@ from torch import nn
 from turnwise.config.allocator import keep_freed_memory
 from turnwise.config.errors import ConfigError
 from turnwise.config.parts import Components
+from turnwise.config.provenance import record_isolation
 from turnwise.config.stopping import INTERRUPTED, cancel_when_told
 from turnwise.model.chat import ChatRenderer
 from turnwise.model.policy import TorchPolicy
@@ -30,7 +31,7 @@ from turnwise.seeding import seed_everything
 from turnwise.tracker.composite import CompositeTracker
 from turnwise.tracker.progress import ProgressTracker
 from turnwise.trainer import Device, Precision
-from turnwise.types import Problem
+from turnwise.types import Isolation, Problem
 
 T = TypeVar("T")
 
@@ -192,6 +193,17 @@ def start_tracker(
     )
     shown = ProgressTracker(components.trainer.num_steps if num_steps is None else num_steps, console, first_step)
     return CompositeTracker([recorded, shown])
+
+
+def start_environments(components: Components, run_dir: Path, console: Console) -> EnvironmentPool:
+    """The environment with what it needs; says and records how programs of the policy are kept apart."""
+    environments = components.env.start()
+    record_isolation(run_dir, isolation := environments.isolation)
+    if isolation is Isolation.unsafe:
+        console.print("[bold red]the policy's programs are not isolated: they can do all that you can[/]")
+    elif isolation is not None:
+        console.print(f"[dim]isolation of the policy's programs: {isolation.name}[/]", highlight=False)
+    return environments
 
 
 def start_engine(components: Components, renderer: ChatRenderer, device: torch.device) -> RolloutEngine:

@@ -9,7 +9,7 @@ from typing import ClassVar
 from turnwise.env.conversation import ToolConversation
 from turnwise.env.tool_call import ParsedTurn, ToolSignature
 from turnwise.env.tool_format import ToolFormat, parse_turn
-from turnwise.types import Problem, ToolCall, ToolResult, ToolStatus
+from turnwise.types import Isolation, Problem, ToolCall, ToolResult, ToolStatus
 
 SIGNATURE = ToolSignature("calculator", "operation")
 
@@ -52,6 +52,9 @@ class Calculator:
 
 class CalculatorPool:
     """Makes episodes; fulfils `EnvironmentPool` and is the `Tool` of each episode."""
+
+    isolation: Isolation | None = None
+    """It runs no programs."""
 
     def __init__(self, calculator: Calculator) -> None:
         self._calculator = calculator

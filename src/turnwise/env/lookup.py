@@ -10,7 +10,7 @@ from turnwise.env.conversation import ToolConversation
 from turnwise.env.tool_call import ParsedTurn, ToolSignature
 from turnwise.env.tool_format import ToolFormat, parse_turn
 from turnwise.key_values import KeyValueStore
-from turnwise.types import Problem, ToolCall, ToolResult, ToolStatus
+from turnwise.types import Isolation, Problem, ToolCall, ToolResult, ToolStatus
 
 SIGNATURE = ToolSignature("lookup", "key")
 MAX_QUOTED = 20
@@ -37,6 +37,9 @@ class Lookup:
 
 class LookupPool:
     """Makes episodes; fulfils `EnvironmentPool`."""
+
+    isolation: Isolation | None = None
+    """It runs no programs."""
 
     def __init__(self, lookup: Lookup) -> None:
         self._lookup = lookup

@@ -9,7 +9,7 @@ from turnwise.env.sandbox.interface import ErrorDetail, Sandbox, SandboxPool
 from turnwise.env.sandbox.local import LocalSandbox
 from turnwise.env.tool_call import ParsedTurn, ToolSignature
 from turnwise.env.tool_format import ToolFormat, parse_turn
-from turnwise.types import Problem, ToolCall, ToolResult, ToolStatus
+from turnwise.types import Isolation, Problem, ToolCall, ToolResult, ToolStatus
 
 SIGNATURE = ToolSignature("python", "code")
 NO_OUTPUT = "(no output)"
@@ -68,6 +68,11 @@ class PythonToolPool:
         self._tool = tool
         self._sandbox_pool = sandbox_pool
         self._breaker = CircuitBreaker(tool.max_infrastructure_rate)
+
+    @property
+    def isolation(self) -> Isolation:
+        """That of the sandbox."""
+        return self._sandbox_pool.isolation
 
     def episode(self, problem: Problem) -> ToolConversation:
         """A fresh episode of `problem`; episodes may run side by side and queue for the workers."""

@@ -10,7 +10,7 @@ from turnwise.core.truncation import NO_TOP_K, NO_TOP_P, check_truncation
 from turnwise.protocols import EngineSession, EnvironmentPool, Renderer, RolloutEngine
 from turnwise.rollout.episode import Episode, RolloutLimits
 from turnwise.seeding import derive_seed
-from turnwise.types import Group, Problem, Sampling
+from turnwise.types import Group, Isolation, Problem, Sampling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +77,11 @@ class RolloutSampler:
         self._environments = environments
         self._renderer = renderer
         self._limits = limits
+
+    @property
+    def isolation(self) -> Isolation | None:
+        """How the programs of tools are kept apart; None where there are none."""
+        return self._environments.isolation
 
     async def sample(
         self,

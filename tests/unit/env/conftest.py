@@ -3,6 +3,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from turnwise.env.sandbox.isolation import Tier
 from turnwise.env.sandbox.local import LocalPool, LocalSandbox
 
 DAEMON = """
@@ -20,8 +21,8 @@ print(os.read(read_end, 20).decode(), flush=True)
 
 @pytest.fixture(scope="session")
 def sandbox_pool() -> Iterator[LocalPool]:
-    """Two workers with default time limits."""
-    pool = LocalSandbox(memory_mb=128).start()
+    """Two workers with default time limits, without isolation: what holds there holds everywhere."""
+    pool = LocalPool(LocalSandbox(memory_mb=128), Tier.unsafe)
     yield pool
     asyncio.run(pool.close())
 
@@ -29,7 +30,7 @@ def sandbox_pool() -> Iterator[LocalPool]:
 @pytest.fixture(scope="session")
 def hasty_pool() -> Iterator[LocalPool]:
     """One worker, for programs that must hit the time limit or break their worker."""
-    pool = LocalSandbox(num_workers=1, wall_s=0.5).start()
+    pool = LocalPool(LocalSandbox(num_workers=1, wall_s=0.5), Tier.unsafe)
     yield pool
     asyncio.run(pool.close())
 

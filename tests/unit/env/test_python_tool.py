@@ -10,7 +10,7 @@ from turnwise.env.python_tool import PythonTool, PythonToolPool
 from turnwise.env.sandbox.interface import ErrorDetail
 from turnwise.env.sandbox.local import LocalSandbox
 from turnwise.protocols import Environment, EnvironmentPool
-from turnwise.types import Message, StepResult, StopReason, ToolResult, ToolStatus
+from turnwise.types import Isolation, Message, StepResult, StopReason, ToolResult, ToolStatus
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +133,7 @@ class Broken:
     """A sandbox, and its pool, that fails for every program but the first."""
 
     max_capture_bytes = 65536
+    isolation = Isolation.remote
 
     def __init__(self) -> None:
         self.num_runs = 0

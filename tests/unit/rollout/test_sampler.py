@@ -159,6 +159,8 @@ class SleepyEnvironment(EchoEnvironment):
 
 
 class SleepyPool(EchoPool):
+    isolation = None
+
     def episode(self, problem: Problem) -> EchoEnvironment:
         self.episodes.append(SleepyEnvironment(problem))
         return self.episodes[-1]

@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Protocol
 
-from turnwise.types import ToolResult
+from turnwise.types import Isolation, ToolResult
 
 
 class ErrorDetail(StrEnum):
@@ -30,6 +30,11 @@ class Interpreter(Protocol):
 
 class SandboxPool(Interpreter, Protocol):
     """A sandbox that runs: any number of programs may be given to it side by side, none knows of another."""
+
+    @property
+    def isolation(self) -> Isolation:
+        """How they are kept apart from everything else."""
+        ...
 
 
 class Sandbox(Protocol):

@@ -1,39 +1,27 @@
-"""Runs Python programs in a warm pool of separate processes, under limits, with nothing left behind.
+"""Runs Python programs in a warm pool of separate processes, kept apart from everything else.
 
 Each worker (`turnwise.env.sandbox.worker`) is an interpreter that has started already and forks a child for each
-program, several times cheaper than a new interpreter. Contained are time, memory of each process, output,
-crashes, leftover processes and files. Not contained: a program has the user's rights, files and network.
+program, several times cheaper than a new interpreter. What a program is kept from, beside its limits, is a matter of
+the `Tier` that this machine allows: `turnwise.env.sandbox.canaries` tries it when the pool starts.
 """
 
 import asyncio
-import contextlib
-import dataclasses
-import json
 import os
 import queue
 import re
-import select
-import signal
-import subprocess
-import sys
-import tempfile
-import threading
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
-from turnwise.env.sandbox import worker as worker_script
+from turnwise.env.sandbox.canaries import best_tier
 from turnwise.env.sandbox.interface import ErrorDetail
-from turnwise.types import ToolResult, ToolStatus
-
-GRACE_S = 5.0
-"""How long a worker may take over a program's time limit to clean up and answer, and to end when asked to."""
-
-SHOWN_FOLDER = "/tmp/sandbox"
-"""What the random folder of a worker is called in output; a program runs in `home` below it."""
+from turnwise.env.sandbox.isolation import Tier
+from turnwise.env.sandbox.process import WorkerProcess
+from turnwise.env.sandbox.syscalls import filter_program
+from turnwise.env.sandbox.worker import Settings
+from turnwise.types import Isolation, ToolResult, ToolStatus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +52,15 @@ class LocalSandbox:
     max_capture_bytes: int = 65536
     """Bytes of output that are kept; a program that prints more is killed."""
 
+    scratch_mb: int = 64
+    """Space for the files of a program, in MiB; bounded in tier A alone."""
+
+    preloaded: list[str] = field(default_factory=lambda: ["numpy", "sympy"])
+    """Slow modules: a program that names one runs in a worker that has imported them all, where they are installed."""
+
+    allow_unsafe: bool = False
+    """Run programs without isolation where this machine has no means for it: with all that their user may do."""
+
     def __post_init__(self) -> None:
         for name, low in (
             ("num_workers", 1),
@@ -74,27 +71,64 @@ class LocalSandbox:
             ("max_open_files", 16),
             ("max_processes", 0),
             ("max_capture_bytes", 64),
+            ("scratch_mb", 1),
         ):
             if not low <= (value := getattr(self, name)) < float("inf"):
                 raise ValueError(f"{name}={value}: expected a finite number >= {low}")
 
     def start(self) -> "LocalPool":
-        """Starts the workers; the caller closes the pool."""
-        return LocalPool(self)
+        """Starts the workers in the best tier that holds on this machine; the caller closes the pool.
+
+        Raises:
+            ValueError: None holds, and `allow_unsafe` is false.
+        """
+        return LocalPool(self, best_tier(self.worker, allow_unsafe=self.allow_unsafe))
+
+    def worker(self, tier: Tier, *, preloads: bool = False) -> WorkerProcess:
+        """A worker, not yet started."""
+        return WorkerProcess(self.settings(tier, preloads=preloads))
+
+    def settings(self, tier: Tier, *, preloads: bool = False) -> Settings:
+        """What a worker is told; its folder is open."""
+        return Settings(
+            folder="",
+            wall_s=self.wall_s,
+            cpu_s=self.cpu_s,
+            memory_mb=self.memory_mb,
+            file_mb=self.file_mb,
+            max_open_files=self.max_open_files,
+            max_processes=self.max_processes,
+            max_capture_bytes=self.max_capture_bytes,
+            scratch_mb=self.scratch_mb,
+            tier=tier.value,
+            preloaded=self.preloaded if preloads else [],
+            forbidden="" if tier is Tier.unsafe else filter_program().hex(),
+        )
+
+
+class Slot(NamedTuple):
+    """Room for one program at a time: a worker that is there at once, and one that imports slow modules beforehand."""
+
+    light: WorkerProcess
+    heavy: WorkerProcess
 
 
 class LocalPool:
     """Warm workers behind a queue. Any number of `run` may be under way, from any event loop."""
 
-    def __init__(self, sandbox: LocalSandbox) -> None:
-        workers = [_Worker(sandbox) for _ in range(sandbox.num_workers)]
-        self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+    def __init__(self, sandbox: LocalSandbox, tier: Tier) -> None:
+        """Use `LocalSandbox.start`."""
+        self.isolation = Isolation[tier.name]
+        self._slow_modules = re.compile(rf"\b({'|'.join(map(re.escape, sandbox.preloaded)) or '(?!)'})\b")
+        slots = [Slot(sandbox.worker(tier), sandbox.worker(tier, preloads=True)) for _ in range(sandbox.num_workers)]
+        self._idle: queue.SimpleQueue[Slot] = queue.SimpleQueue()
         self._threads = ThreadPoolExecutor(sandbox.num_workers, thread_name_prefix="sandbox")
+        workers = [worker for slot in slots for worker in slot]
         self._shut_down = weakref.finalize(self, _shut_down, self._threads, workers, os.getpid())
-        for worker in workers:
-            self._idle.put(worker)
+        for slot in slots:
+            self._idle.put(slot)
             # A worker dies with the thread that started it: these threads live as long as the pool.
-            self._threads.submit(worker.start)
+            self._threads.submit(slot.light.start)
 
     async def run(self, code: str, error_detail: ErrorDetail = ErrorDetail.traceback) -> ToolResult:
         """Runs `code` as a program and returns its status and whatever it printed, an uncaught exception at the end.
@@ -116,17 +150,19 @@ class LocalPool:
         if not self._shut_down.alive:
             raise RuntimeError("the sandbox pool is closed")
         request = {"code": code, "is_traceback": error_detail is ErrorDetail.traceback}
-        return await asyncio.get_running_loop().run_in_executor(self._threads, _run, self._idle, request)
+        is_heavy = self._slow_modules.search(code) is not None
+        return await asyncio.get_running_loop().run_in_executor(self._threads, _run, self._idle, is_heavy, request)
 
     async def close(self) -> None:
         """Kills what still runs and ends every worker; safe to call twice. An unclosed pool is closed at exit."""
         await asyncio.to_thread(self._shut_down)
 
 
-def _run(idle: "queue.SimpleQueue[_Worker]", request: dict[str, Any]) -> ToolResult:
-    """Runs a program in the next idle worker; does not hold the pool, which a thread of its own could not end."""
+def _run(idle: "queue.SimpleQueue[Slot]", is_heavy: bool, request: dict[str, Any]) -> ToolResult:
+    """Runs a program in the next idle slot; does not hold the pool, which a thread of its own could not end."""
     start = time.monotonic()
-    worker = idle.get()
+    slot = idle.get()
+    worker = slot.heavy if is_heavy else slot.light
     failure = ""
     try:
         for _ in range(2):
@@ -136,11 +172,11 @@ def _run(idle: "queue.SimpleQueue[_Worker]", request: dict[str, Any]) -> ToolRes
                 failure = f"{type(error).__name__}: {error}"
                 worker.discard()
     finally:
-        idle.put(worker)
+        idle.put(slot)
     return ToolResult(status=ToolStatus.infrastructure, output=failure, wall_s=time.monotonic() - start)
 
 
-def _shut_down(threads: ThreadPoolExecutor, workers: "list[_Worker]", owner_pid: int) -> None:
+def _shut_down(threads: ThreadPoolExecutor, workers: list[WorkerProcess], owner_pid: int) -> None:
     if os.getpid() != owner_pid:  # a fork of the trainer ends: the workers are not its own
         return
     for worker in workers:
@@ -148,117 +184,3 @@ def _shut_down(threads: ThreadPoolExecutor, workers: "list[_Worker]", owner_pid:
     threads.shutdown(wait=True)
     for worker in workers:
         worker.discard()
-
-
-class _Worker:
-    """One worker process as the trainer sees it: replaced after every failure, until it is interrupted."""
-
-    def __init__(self, sandbox: LocalSandbox) -> None:
-        self._sandbox = sandbox
-        self._lock = threading.Lock()
-        self._is_interrupted = False
-        self._process: subprocess.Popen[bytes] | None = None
-        self._folder = ""
-
-    def start(self) -> subprocess.Popen[bytes]:
-        """The running process, started when there is none."""
-        with self._lock:
-            if self._is_interrupted:
-                raise OSError("the sandbox pool was closed")
-            if self._process is None:
-                self._folder = os.path.realpath(tempfile.mkdtemp(prefix="turnwise-sandbox-"))  # as `getcwd` has it
-                try:
-                    self._process = _launch(self._sandbox, self._folder)
-                except OSError:
-                    worker_script.remove_folder(self._folder)
-                    raise
-            return self._process
-
-    def exchange(self, request: dict[str, Any]) -> ToolResult:
-        """Sends one program and waits for its result.
-
-        Raises:
-            OSError, EOFError, ValueError, KeyError: The worker died, hangs or talks nonsense.
-        """
-        process = self.start()
-        assert process.stdin is not None
-        assert process.stdout is not None
-        worker_script.write_message(process.stdin, request)
-        patience = select.poll()
-        patience.register(process.stdout.fileno(), select.POLLIN)
-        limit_s = self._sandbox.wall_s + GRACE_S
-        if not patience.poll(limit_s * 1000):
-            raise TimeoutError(f"the sandbox worker gave no answer within {limit_s:g} s")
-        reply = worker_script.read_message(process.stdout)
-        output = _masked(reply["output"], self._folder)
-        return ToolResult(status=ToolStatus(reply["status"]), output=output, wall_s=reply["wall_s"])
-
-    def interrupt(self) -> None:
-        """Asks the process to end, whatever it does, and starts no other; an exchange under way fails at once."""
-        with self._lock:
-            self._is_interrupted = True
-            if self._process is not None:
-                self._process.terminate()
-
-    def discard(self) -> None:
-        """Ends the process with all that it runs and removes its folder; not while an exchange is under way."""
-        with self._lock:
-            process, self._process = self._process, None
-            if process is None:
-                return
-            process.terminate()
-            try:
-                process.wait(GRACE_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            if process.returncode != 0:  # it could not clean up after itself
-                _kill_marked(self._folder)
-            worker_script.remove_folder(self._folder)
-            for pipe in (process.stdin, process.stdout):
-                with contextlib.suppress(OSError):  # what was not sent never will be
-                    pipe.close()  # pyright: ignore[reportOptionalMemberAccess]
-
-
-def _masked(output: str, folder: str) -> str:
-    """`output` without what differs from worker to worker: the addresses of objects and the worker's `folder`.
-
-    An address that the capture limit cut short is masked like a whole one. A path cut short is not; the status
-    is `output_limit` then, and `PythonTool` shows a fixed text in place of such output.
-    """
-    return re.sub(r" at 0x[0-9a-f]+", " at 0x...", output).replace(folder, SHOWN_FOLDER)
-
-
-def _launch(sandbox: LocalSandbox, folder: str) -> subprocess.Popen[bytes]:
-    limits = dataclasses.asdict(sandbox)
-    del limits["num_workers"]
-    settings = worker_script.Settings(folder=folder, **limits)
-    environment = {
-        "PATH": os.environ.get("PATH", os.defpath),
-        "TMPDIR": folder,  # also the mark by which programs are found whose worker was killed
-        "LC_ALL": "C.UTF-8",
-        "PYTHONUTF8": "1",
-        "PYTHONHASHSEED": "0",
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-        "MALLOC_ARENA_MAX": "1",  # each arena of a thread would take 64 MiB of the address space
-    }
-    return subprocess.Popen(
-        # -s -P and a bare environment isolate as -I does, which would ignore PYTHONHASHSEED.
-        [sys.executable, "-s", "-P", worker_script.__file__, json.dumps(dataclasses.asdict(settings))],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=environment,
-        cwd=folder,
-        start_new_session=True,
-    )
-
-
-def _kill_marked(folder: str) -> None:
-    """Kills the processes that inherited `folder` in their environment."""
-    for environment in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if folder.encode() in environment.read_bytes():
-                os.kill(int(environment.parent.name), signal.SIGKILL)
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue

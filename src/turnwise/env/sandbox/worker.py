@@ -1,40 +1,50 @@
 """A warm interpreter that forks one child for each program: the far side of `turnwise.env.sandbox.local`.
 
-Run as a script with the standard library alone. It reads requests `{"code", "is_traceback"}` and answers
-`{"status", "output", "wall_s"}` as length-prefixed JSON, one at a time. The process that reads and answers
-never runs a program itself; the child that does is cut off from the protocol, limited, and killed together
-with everything that it started. End of input, SIGTERM or the trainer's death end the worker cleanly.
+Run as a script, which leaves nothing of turnwise where a program would find it. It reads requests `{"code",
+"is_traceback"}` and answers `{"status", "output", "wall_s"}`, one at a time. The process that reads and answers never
+runs a program itself; the child that does is cut off from the protocol, limited, and killed together with everything
+that it started. End of input, SIGTERM or the trainer's death end the worker cleanly.
 """
 
-import atexit
 import contextlib
-import ctypes
 import gc
 import importlib
 import json
-import linecache
 import math
 import os
-import random
 import resource
 import select
 import signal
 import subprocess
 import sys
-import threading
 import time
-import traceback
-import types
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-PROGRAM, HOME = "program.py", "home"  # the same names for every program: it can print them
+from turnwise.env.sandbox.isolation import (
+    Tier,
+    become,
+    close_files,
+    die_with_parent,
+    enter_namespaces,
+    libc,
+    limit,
+    prepare_landlock,
+    program_user,
+    restrict_calls,
+    restrict_files,
+)
+from turnwise.env.sandbox.messages import read_message, write_message
+from turnwise.env.sandbox.program import ERROR_FD, USER_ERROR_EXIT, classify, run_program
+
+HOME = "home"
+"""The folder of a program, the same name for every one: it can print it."""
 PRELOADED = ("cmath", "datetime", "decimal", "fractions", "heapq", "itertools", "statistics", "string", "textwrap")
-USER_ERROR_EXIT, MEMORY_EXIT = 1, 86
-ERROR_FD = 3  # a child's second way to its output: an exception is told even where the program closed the first
-READY = b"\0"  # what a child writes once it is set up: a failure before is not the program's
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+READY = b"\0"
+"""What a child writes once it is set up: a failure before is not the program's."""
+PR_SET_CHILD_SUBREAPER = 36
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,21 +59,12 @@ class Settings:
     max_open_files: int
     max_processes: int
     max_capture_bytes: int
-
-
-def read_message(stream: IO[bytes]) -> dict[str, Any]:
-    """One message; raises EOFError when the other side is gone and ValueError when it left in the middle."""
-    header = stream.read(4)
-    if len(header) < 4:
-        raise EOFError("the other side is gone")
-    return json.loads(stream.read(int.from_bytes(header, "big")))
-
-
-def write_message(stream: IO[bytes], message: dict[str, Any]) -> None:
-    """Sends one message."""
-    payload = json.dumps(message).encode()
-    stream.write(len(payload).to_bytes(4, "big") + payload)
-    stream.flush()
+    scratch_mb: int
+    tier: str
+    preloaded: list[str]
+    """Modules that the worker imports beforehand, where they are installed."""
+    forbidden: str
+    """The filter of calls, in hexadecimal digits."""
 
 
 def remove_folder(folder: str) -> None:
@@ -80,28 +81,86 @@ def main(settings: Settings) -> None:
     """Answers requests until the trainer closes the pipe, asks for the end or dies."""
     try:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-        _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        _prctl(PR_SET_CHILD_SUBREAPER, 1)  # orphans of a program come here and not to init
+        die_with_parent(signal.SIGTERM)
+        libc().prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # orphans of a program come here and not to init
         requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)
         os.dup2(null, 1)
-        for name in PRELOADED:
-            importlib.import_module(name)
-        settings = replace(settings, max_processes=settings.max_processes + _count_own_tasks())
-        gc.collect()
-        gc.freeze()  # the collector leaves shared pages alone, so that children copy fewer of them
-        with contextlib.suppress(EOFError):
-            while True:
-                request = read_message(requests)
-                write_message(replies, run(request, settings))
+        for name in (*PRELOADED, *settings.preloaded):
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
+        user = None
+        if settings.tier != Tier.unsafe:
+            Path(settings.folder).chmod(0o711)  # for the user that programs run as
+            user = program_user(settings.folder)
+        if settings.tier != Tier.A:
+            _serve(requests, replies, settings, user)
+            return
+        try:
+            enter_namespaces()
+            die_with_parent(signal.SIGTERM)  # which the change of rights undid
+        except OSError as error:
+            _say_failure(replies, error)
+        else:
+            _keep(lambda: _serve(requests, replies, settings, user))
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _kill_stragglers()
         remove_folder(settings.folder)
 
 
-def run(request: dict[str, Any], settings: Settings) -> dict[str, Any]:
+def _keep(serve: Callable[[], None]) -> None:
+    """Has a child serve as the first process of a namespace, which gets no signal from within; all end with it."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            die_with_parent()
+            serve()
+        finally:
+            os._exit(0)
+    try:
+        os.waitpid(pid, 0)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _serve(requests: IO[bytes], replies: IO[bytes], settings: Settings, user: int | None) -> None:
+    """Says what failed, or nothing, and then answers request by request."""
+    try:
+        settings = replace(settings, max_processes=settings.max_processes + _count_own_tasks())
+        if settings.tier == Tier.A:
+            close_files(settings.folder, settings.scratch_mb)
+        if settings.tier != Tier.unsafe:
+            prepare_landlock()
+    except (OSError, ImportError) as error:
+        _say_failure(replies, error)
+        return
+    _say_failure(replies, None)
+    forget_origin()
+    gc.collect()
+    gc.freeze()  # the collector leaves shared pages alone, so that children copy fewer of them
+    with contextlib.suppress(EOFError):
+        while True:
+            write_message(replies, run(read_message(requests), settings, user))
+
+
+def _say_failure(replies: IO[bytes], error: Exception | None) -> None:
+    """The first message: why no request will be answered, or that nothing is in the way."""
+    write_message(replies, {"failure": f"{type(error).__name__}: {error}" if error else ""})
+
+
+def forget_origin() -> None:
+    """Leaves nothing of turnwise where a program would find it."""
+    source = os.environ.pop("PYTHONPATH", "")
+    sys.path[:] = [path for path in sys.path if path != source]
+    for name in [name for name in sys.modules if name.partition(".")[0] == "turnwise"]:
+        del sys.modules[name]
+
+
+def run(request: dict[str, Any], settings: Settings, user: int | None = None) -> dict[str, Any]:
     """Runs one program in a child of its own and leaves neither a process nor a file of it.
 
     Raises:
@@ -109,7 +168,9 @@ def run(request: dict[str, Any], settings: Settings) -> dict[str, Any]:
     """
     start = time.monotonic()
     folder = f"{settings.folder}/{HOME}"
-    Path(folder).mkdir()
+    Path(folder).mkdir(mode=0o700)
+    if user is not None:
+        os.chown(folder, user, user)
     output_fd, child_fd = os.pipe()
     os.set_blocking(output_fd, False)
     captured, max_bytes = bytearray(), len(READY) + settings.max_capture_bytes
@@ -117,8 +178,8 @@ def run(request: dict[str, Any], settings: Settings) -> dict[str, Any]:
     if pid == 0:
         code = USER_ERROR_EXIT
         try:
-            _enter_child(settings, worker_pid, folder, child_fd)
-            code = _run_program(request["code"], request["is_traceback"])
+            _enter_child(settings, worker_pid, folder, child_fd, user)
+            code = run_program(request["code"], request["is_traceback"])
         finally:  # whatever happens, the worker's own course does not go on in the child
             os._exit(code)
     os.close(child_fd)
@@ -140,7 +201,7 @@ def run(request: dict[str, Any], settings: Settings) -> dict[str, Any]:
     elif usage.ru_utime + usage.ru_stime >= settings.cpu_s:
         limit_hit = "timeout"
     output = captured[len(READY) : max_bytes].decode(errors="replace")
-    status, output = (limit_hit, output) if limit_hit else _classify(wait_status, output)
+    status, output = (limit_hit, output) if limit_hit else classify(wait_status, output)
     return {"status": status, "output": output, "wall_s": time.monotonic() - start}
 
 
@@ -178,18 +239,6 @@ def _read_available(fd: int, captured: bytearray, max_bytes: int) -> bool:
     return True
 
 
-def _classify(wait_status: int, output: str) -> tuple[str, str]:
-    """Status and output of a program that ended by itself, or by a signal that the worker did not send."""
-    code = os.waitstatus_to_exitcode(wait_status)
-    if code == 0:
-        return "ok", output
-    if code in (MEMORY_EXIT, -signal.SIGKILL):  # nobody but the kernel, out of memory, kills like this
-        return "memory", output
-    if code < 0:
-        return "user_error", f"{output}Error: killed by signal {-code}\n"
-    return "user_error", output or f"Error: exit code {code}\n"
-
-
 def _kill_stragglers() -> None:
     """Kills and reaps whatever lives on below this process, whatever group or session it moved to."""
     children = Path(f"/proc/self/task/{os.getpid()}/children")
@@ -197,9 +246,10 @@ def _kill_stragglers() -> None:
         while True:
             pid, _ = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
-                for child in children.read_text().split():
+                is_first = os.getpid() == 1  # of its namespace: all others there are below it
+                for child in [-1] if is_first else map(int, children.read_text().split()):
                     with contextlib.suppress(ProcessLookupError, PermissionError):
-                        os.kill(int(child), signal.SIGKILL)
+                        os.kill(child, signal.SIGKILL)
                 os.waitpid(-1, 0)
 
 
@@ -212,82 +262,30 @@ def _count_own_tasks() -> int:
     return count
 
 
-def _prctl(option: int, value: int) -> None:
-    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), f"prctl({option}, {value}) failed")
-
-
-def _enter_child(settings: Settings, worker_pid: int, folder: str, output_fd: int) -> None:
-    """Cuts the child off from the worker and limits it."""
+def _enter_child(settings: Settings, worker_pid: int, folder: str, output_fd: int, user: int | None) -> None:
+    """Cuts the child off from the worker, limits it and takes its rights away."""
     os.setsid()
-    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != worker_pid:
-        raise ProcessLookupError("the worker is gone")
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for fd in (1, 2, ERROR_FD):
         os.dup2(output_fd, fd)
     os.closerange(ERROR_FD + 1, 1024)  # the protocol pipes among them
     os.chdir(folder)
     os.environ["HOME"] = os.environ["TMPDIR"] = folder
-    for limit, value in (
-        (resource.RLIMIT_AS, settings.memory_mb << 20),
-        (resource.RLIMIT_CPU, math.ceil(settings.cpu_s)),
-        (resource.RLIMIT_FSIZE, settings.file_mb << 20),
-        (resource.RLIMIT_NOFILE, settings.max_open_files),
-        (resource.RLIMIT_NPROC, settings.max_processes),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        _, hard = resource.getrlimit(limit)
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(limit, (value, value))
+    limit(resource.RLIMIT_AS, settings.memory_mb << 20)
+    limit(resource.RLIMIT_CPU, math.ceil(settings.cpu_s))
+    limit(resource.RLIMIT_FSIZE, settings.file_mb << 20)
+    limit(resource.RLIMIT_NOFILE, settings.max_open_files)
+    limit(resource.RLIMIT_NPROC, settings.max_processes)
+    limit(resource.RLIMIT_CORE, 0)
+    if settings.tier != Tier.unsafe:
+        become(user)
+        restrict_files(folder, sees_processes=settings.tier == Tier.A)
+    die_with_parent()
+    if os.getppid() != worker_pid:
+        raise ProcessLookupError("the worker is gone")
+    if settings.tier != Tier.unsafe:
+        restrict_calls(bytes.fromhex(settings.forbidden))
     os.write(1, READY)
-
-
-def _run_program(source: str, is_traceback: bool) -> int:
-    """Runs `source` as a fresh `__main__` and returns the exit code; ends the output with an uncaught exception."""
-    module = types.ModuleType("__main__")
-    sys.modules["__main__"] = module
-    sys.argv = [PROGRAM]
-    linecache.cache[PROGRAM] = (len(source), None, source.splitlines(keepends=True), PROGRAM)
-    random.seed(0)
-    code, message = 0, ""
-    try:
-        exec(compile(source, PROGRAM, "exec", dont_inherit=True), module.__dict__)
-    except MemoryError:
-        code = MEMORY_EXIT
-    except BaseException as error:
-        if not (isinstance(error, SystemExit) and error.code in (None, 0)):
-            code, message = USER_ERROR_EXIT, _describe(error, is_traceback)
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join()
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.__stdout__):
-        with contextlib.suppress(Exception):  # the program may have closed or replaced them
-            stream.flush()  # pyright: ignore[reportOptionalMemberAccess]
-    with open(ERROR_FD, "w", encoding="utf-8", errors="backslashreplace") as error_stream:
-        error_stream.write(message)
-    return code
-
-
-def _describe(error: BaseException, is_traceback: bool) -> str:
-    """The error as Python prints it, with the program's own frames alone, or only the last line.
-
-    Made here and not by `traceback`, whose suggestions ("Did you mean ...?") and markers differ between versions.
-    """
-    name = type(error).__qualname__
-    if type(error).__module__ not in ("builtins", "__main__"):
-        name = f"{type(error).__module__}.{name}"
-    try:
-        text = str(error)
-    except Exception:
-        text = "<exception str() failed>"
-    last_line = f"{name}: {text}\n" if text else f"{name}\n"
-    if not is_traceback:
-        return last_line
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == PROGRAM]
-    places = traceback.StackSummary.from_list([(f.filename, f.lineno or 0, f.name, f.line) for f in frames])
-    return "".join(["Traceback (most recent call last):\n", *places.format(), last_line])
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from turnwise.env.sandbox import local as sandbox_module
+from turnwise.env.sandbox import process as process_module
 from turnwise.env.sandbox import worker as worker_script
+from turnwise.env.sandbox.isolation import Tier
 from turnwise.env.sandbox.local import LocalPool, LocalSandbox
 from turnwise.types import ToolResult, ToolStatus
 
@@ -87,7 +88,7 @@ def test_close_ends_running_programs_and_leaves_nothing(daemon_code: str):
     folders, others = sandbox_folders(), worker_processes()
 
     async def close_while_running() -> tuple[set[psutil.Process], list[ToolResult]]:
-        pool = LocalSandbox(wall_s=60).start()
+        pool = LocalPool(LocalSandbox(wall_s=60), Tier.unsafe)
         runs = [asyncio.create_task(pool.run(daemon_code + "time.sleep(60)")) for _ in range(3)]
         started = set[psutil.Process]()
         while len(started) < 6:  # two workers, two programs, two daemons
@@ -108,9 +109,10 @@ def test_close_ends_running_programs_and_leaves_nothing(daemon_code: str):
 
 SCRIPT = """
 import asyncio
-from turnwise.env.sandbox.local import LocalSandbox
+from turnwise.env.sandbox.isolation import Tier
+from turnwise.env.sandbox.local import LocalPool, LocalSandbox
 
-pool = LocalSandbox(num_workers=1, wall_s=60).start()
+pool = LocalPool(LocalSandbox(num_workers=1, wall_s=60), Tier.unsafe)
 code = "import os; print(os.getppid(), os.environ['TMPDIR'].split('/')[-2])"  # as a whole, the path is masked
 print(asyncio.run(pool.run(code)).output, end="", flush=True)
 """
@@ -128,7 +130,7 @@ def test_a_pool_that_nobody_closed_ends_with_the_interpreter():
 
 
 def test_a_pool_that_is_dropped_ends():
-    pool = LocalSandbox(num_workers=1).start()
+    pool = LocalPool(LocalSandbox(num_workers=1), Tier.unsafe)
     pid = int(run(pool, "import os\nprint(os.getppid())").output)
     del pool
     gc.collect()
@@ -178,7 +180,7 @@ else:
 
 
 def test_a_stopped_worker_is_replaced(hasty_pool: LocalPool, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sandbox_module, "GRACE_S", 0.3)
+    monkeypatch.setattr(process_module, "GRACE_S", 0.3)
     result = run(hasty_pool, "import os\nos.kill(os.getppid(), 19)")
     assert result.status is ToolStatus.infrastructure
     assert result.output == "TimeoutError: the sandbox worker gave no answer within 0.8 s"
@@ -187,7 +189,7 @@ def test_a_stopped_worker_is_replaced(hasty_pool: LocalPool, monkeypatch: pytest
 
 def test_a_worker_that_talks_nonsense_is_replaced(hasty_pool: LocalPool, monkeypatch: pytest.MonkeyPatch):
     with monkeypatch.context() as patch:
-        patch.setattr(worker_script, "read_message", lambda _: {"status": "splendid", "output": "", "wall_s": 0.0})
+        patch.setattr(process_module, "read_message", lambda _: {"status": "splendid", "output": "", "wall_s": 0.0})
         assert run(hasty_pool, "print(1)").status is ToolStatus.infrastructure
     assert run(hasty_pool, "print(2)").output == "2\n"
 
@@ -195,7 +197,7 @@ def test_a_worker_that_talks_nonsense_is_replaced(hasty_pool: LocalPool, monkeyp
 def test_a_worker_that_cannot_start_is_an_infrastructure_failure(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     folders = sandbox_folders()
-    pool = LocalSandbox(num_workers=1).start()
+    pool = LocalPool(LocalSandbox(num_workers=1), Tier.unsafe)
     result = run(pool, "print(1)")
     asyncio.run(pool.close())
     assert result.status is ToolStatus.infrastructure

@@ -2,15 +2,21 @@ import asyncio
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from turnwise.env.sandbox import worker as worker_script
 from turnwise.env.sandbox.interface import ErrorDetail
+from turnwise.env.sandbox.isolation import Tier
 from turnwise.env.sandbox.local import LocalPool, LocalSandbox
+from turnwise.env.sandbox.process import SOURCE
 from turnwise.types import ToolResult, ToolStatus
+
+SOURCES = {**os.environ, "PYTHONPATH": str(SOURCE)}
 
 
 def run(pool: LocalPool, code: str, error_detail: ErrorDetail = ErrorDetail.traceback) -> ToolResult:
@@ -86,7 +92,7 @@ def test_wall_clock_ends_every_program(hasty_pool: LocalPool, code: str):
 
 
 def test_processor_time_is_limited():
-    pool = LocalSandbox(num_workers=1, cpu_s=0.5, wall_s=30).start()
+    pool = LocalPool(LocalSandbox(num_workers=1, cpu_s=0.5, wall_s=30), Tier.unsafe)
     result = run(pool, "while True: pass")
     asyncio.run(pool.close())
     assert result.status is ToolStatus.timeout
@@ -123,7 +129,7 @@ SAME_TEXT = [
 @pytest.mark.parametrize(("code", "output"), SAME_TEXT)
 def test_same_program_same_text_in_every_worker(sandbox_pool: LocalPool, code: str, output: str | None):
     async def run_many() -> set[str]:
-        other = LocalSandbox(num_workers=1).start()
+        other = LocalPool(LocalSandbox(num_workers=1), Tier.unsafe)
         results = await asyncio.gather(*(p.run(code, ErrorDetail.last_line) for p in [sandbox_pool, other] * 4))
         await other.close()
         return {result.output for result in results}
@@ -135,10 +141,10 @@ def test_same_program_same_text_in_every_worker(sandbox_pool: LocalPool, code: s
 
 def test_programs_see_neither_the_trainer_nor_each_other(sandbox_pool: LocalPool, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WANDB_API_KEY", "secret")
-    fresh = LocalSandbox(num_workers=1).start()
+    fresh = LocalPool(LocalSandbox(num_workers=1), Tier.unsafe)
     code = """
         import builtins, math, os, sys
-        print([m for m in sys.modules if m.split('.')[0] in ('torch', 'numpy', 'turnwise')])
+        print([m for m in sys.modules if m.split('.')[0] in ('torch', 'hydra', 'turnwise')])
         print(sorted(set(os.environ) - {'LC_CTYPE'}))
         print([fd for fd in range(1024) if os.path.exists(f'/proc/self/fd/{fd}')])
         print(hasattr(math, 'x'), hasattr(builtins, 'x'), 'y' in globals())
@@ -172,17 +178,23 @@ def test_folders_too_deep_for_recursion_are_removed(tmp_path: Path, monkeypatch:
     assert not root.exists()
 
 
+def settings(folder: str, **changes: Any) -> worker_script.Settings:
+    made = LocalSandbox(wall_s=1.0, cpu_s=9.0, memory_mb=512).settings(Tier.unsafe)
+    return replace(made, folder=folder, **changes)
+
+
 def test_number_of_processes_is_limited_for_ordinary_users(tmp_path: Path):
     # As a user of its own, whose only process this is: three more are allowed.
     script = f"""
-import dataclasses, os, runpy
-worker = runpy.run_path({worker_script.__file__!r})
-settings = worker["Settings"](folder="", wall_s=1, cpu_s=9, memory_mb=512, file_mb=1,
-                              max_open_files=64, max_processes=3, max_capture_bytes=64)
+import os
+from dataclasses import replace
+from turnwise.env.sandbox import worker
+from turnwise.env.sandbox.worker import Settings
 if os.getuid() == 0:
     os.setuid(54321)
-settings = dataclasses.replace(settings, max_processes=3 + worker["_count_own_tasks"]())
-worker["_enter_child"](settings, os.getppid(), "/", 1)
+settings = {settings("")!r}
+settings = replace(settings, max_processes=3 + worker._count_own_tasks())
+worker._enter_child(settings, os.getppid(), "/", 1, None)
 try:
     for i in range(50):
         if os.fork() == 0:
@@ -191,25 +203,21 @@ except BlockingIOError:
     print(i, flush=True)
 os.killpg(0, 9)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, env=SOURCES)
     allowed = int(done.stdout.strip("\0"))
     assert allowed == 3 if os.getuid() == 0 else allowed < 50  # an ordinary user may have other processes
 
 
 def test_a_child_that_cannot_be_set_up_is_not_the_programs_fault(tmp_path: Path):
-    script = """
-import os, sys
-import worker
+    script = f"""
+from turnwise.env.sandbox import worker
+from turnwise.env.sandbox.worker import Settings
 
 def fail(*_):
     raise OSError
 
 worker._enter_child = fail
-limits = dict(wall_s=1, cpu_s=1, memory_mb=512, file_mb=1, max_open_files=64, max_processes=9, max_capture_bytes=64)
-settings = worker.Settings(folder=sys.argv[1], **limits)
-worker.run({"code": "print(1)", "is_traceback": True}, settings)
+worker.run({{"code": "print(1)", "is_traceback": True}}, {settings(str(tmp_path))!r})
 """
-    environment = {**os.environ, "PYTHONPATH": str(Path(worker_script.__file__).parent)}
-    command = [sys.executable, "-c", script, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=SOURCES)
     assert "RuntimeError: the sandbox could not set up a child" in done.stderr

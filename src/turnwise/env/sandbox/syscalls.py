@@ -1,0 +1,75 @@
+"""The seccomp filter of sandboxed programs: which calls of the kernel they are refused."""
+
+import errno
+from functools import cache
+from tempfile import TemporaryFile
+
+FORBIDDEN = (
+    # programs and processes
+    "fork", "vfork", "execve", "execveat", "ptrace", "process_vm_readv", "process_vm_writev", "process_madvise",
+    "process_mrelease", "kcmp", "pidfd_open", "pidfd_getfd", "pidfd_send_signal", "kill", "tkill", "tgkill",
+    "rt_sigqueueinfo", "rt_tgsigqueueinfo", "sched_setscheduler", "sched_setattr", "sched_setparam", "ioprio_set",
+    "migrate_pages", "move_pages",
+    # network, and memory that no limit counts
+    "socket", "memfd_create", "memfd_secret", "shmget", "shmat", "shmctl", "semget", "semop", "semctl", "semtimedop",
+    "msgget", "msgsnd", "msgrcv", "msgctl", "mq_open", "mq_unlink",
+    # file systems and namespaces
+    "mount", "umount2", "pivot_root", "chroot", "move_mount", "open_tree", "fsopen", "fsmount", "fsconfig", "fspick",
+    "mount_setattr", "unshare", "setns", "name_to_handle_at", "open_by_handle_at", "quotactl", "fanotify_init",
+    # the kernel itself
+    "bpf", "io_uring_setup", "io_uring_enter", "io_uring_register", "perf_event_open", "userfaultfd", "keyctl",
+    "add_key", "request_key", "kexec_load", "kexec_file_load", "init_module", "finit_module", "delete_module",
+    "reboot", "swapon", "swapoff", "acct", "syslog", "settimeofday", "clock_settime", "clock_adjtime", "adjtimex",
+    "sethostname", "setdomainname", "vhangup", "personality", "iopl", "ioperm", "modify_ldt", "lookup_dcookie",
+)  # fmt: skip
+"""Refused with EPERM, so that the program gets an exception. What an architecture does not have is left out."""
+
+HARMLESS_TO_TRY = ("bpf", "io_uring_setup", "keyctl", "perf_event_open", "process_vm_readv", "setns", "userfaultfd")
+"""Some of them that do nothing when they are called with arguments of -1, for the canaries."""
+
+CLONE_THREAD = 0x10000
+
+
+@cache
+def filter_program() -> bytes:
+    """The filter in BPF, as the kernel loads it. Threads can be started, processes cannot.
+
+    Raises:
+        OSError: libseccomp is missing.
+    """
+    seccomp = _seccomp()
+    rules = seccomp.SyscallFilter(seccomp.ALLOW)
+    for name in FORBIDDEN:
+        if numbers(name):
+            rules.add_rule(seccomp.ERRNO(errno.EPERM), name)
+    # A filter cannot look at clone3's flags; without it libraries fall back on clone.
+    rules.add_rule(seccomp.ERRNO(errno.ENOSYS), "clone3")
+    rules.add_rule(seccomp.ERRNO(errno.EPERM), "clone", seccomp.Arg(0, seccomp.MASKED_EQ, CLONE_THREAD, 0))
+    # Limits and priorities of its own alone: 0 stands for the caller.
+    for name in ("prlimit64", "sched_setaffinity"):
+        rules.add_rule(seccomp.ERRNO(errno.EPERM), name, seccomp.Arg(0, seccomp.NE, 0))
+    rules.add_rule(seccomp.ERRNO(errno.EPERM), "setpriority", seccomp.Arg(1, seccomp.NE, 0))
+    with TemporaryFile() as file:
+        rules.export_bpf(file)
+        file.seek(0)
+        return file.read()
+
+
+def numbers(*names: str) -> dict[str, int]:
+    """The numbers of calls on this architecture, without those that it does not have."""
+    seccomp = _seccomp()
+    found: dict[str, int] = {}
+    for name in names:
+        try:
+            found[name] = seccomp.resolve_syscall(seccomp.system_arch(), name)
+        except (OSError, ValueError):
+            continue
+    return {name: number for name, number in found.items() if number >= 0}
+
+
+def _seccomp():
+    try:
+        import pyseccomp
+    except (ImportError, RuntimeError, OSError) as error:
+        raise OSError(f"libseccomp is missing ({error})") from error
+    return pyseccomp
