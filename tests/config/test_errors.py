@@ -37,11 +37,14 @@ MISTAKES = [
     ("reward.similarity=${model.path}", ["reward.similarity=package:tiny", "reward/similarity=lexical"]),
     ("~trainer", ["trainer is not set"]),
     ("task=jsonl", ["task.path is not set"]),
+    ("env/sandbox=fusion", ["env.sandbox.url is not set"]),
     ("env.system_prompt=${model.tone}", ["env", "model.tone"]),
     # a value out of range
     ("seed=-1", ["seed=-1: expected >= 0"]),
     ("advantage.discount=1.5", ["advantage.discount=1.5: expected 0 to 1"]),
     ("env.sandbox.wall_s=-1", ["env.sandbox.wall_s=-1"]),
+    ("env/sandbox=fusion env.sandbox.url=localhost:8080", ["env.sandbox.url='localhost:8080': expected http://HOST"]),
+    ("env.max_infrastructure_rate=5", ["env.max_infrastructure_rate=5.0: expected 0 to 1"]),
     ("reward/similarity=lexical reward.similarity.ngram=0", ["reward.similarity.ngram=0: expected"]),
     ("mode=warmstart mode.num_steps=0", ["mode.num_steps=0: expected >= 1"]),
     # values that do not go together

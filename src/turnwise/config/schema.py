@@ -27,6 +27,7 @@ COMPONENTS = {
     "engine/vllm_server": "turnwise.engine.vllm.server.VLLMServer",
     "env/python_tool": "turnwise.env.python_tool.PythonTool",
     "env/sandbox/local": "turnwise.env.sandbox.local.LocalSandbox",
+    "env/sandbox/fusion": "turnwise.env.sandbox.fusion.FusionSandbox",
     "env/calculator": "turnwise.env.calculator.Calculator",
     "env/lookup": "turnwise.env.lookup.Lookup",
     "reward/turn_level": "turnwise.reward.turn_level.TurnLevelReward",
