@@ -39,6 +39,10 @@ def escapes(bait: dict[str, Any]) -> list[str]:
         if getattr(libc, name)(*arguments) == -1:
             raise OSError(ctypes.get_errno(), name)
 
+    def mount() -> None:
+        call("mount", b"none", b"folder", b"tmpfs", 0, b"")
+        call("umount", b"folder")
+
     def become_root() -> None:
         if os.getuid() == 0:
             os.chroot(".")
@@ -72,7 +76,7 @@ def escapes(bait: dict[str, Any]) -> list[str]:
         "another program": run_another_program,
         "memory without a limit": lambda: os.memfd_create("x"),
         "shared memory": lambda: call("shmget", 0, 4096, 0o1600),
-        "a mount": lambda: call("mount", b"none", b".", b"tmpfs", 0, b""),
+        "a mount": mount,
         "a namespace": lambda: call("unshare", 0x10000000),
         "becoming root": become_root,
         "an inherited file": find_an_open_file,

@@ -81,7 +81,8 @@ def test_many_programs_leave_nothing(sandbox_pool: LocalPool):
     assert worker_processes() == workers
     assert not any(worker.children() for worker in workers)
     assert not any(list(Path(worker.cwd()).iterdir()) for worker in workers)
-    assert ([worker.num_fds() for worker in workers], psutil.Process().num_fds()) == before
+    assert [worker.num_fds() for worker in workers] == before[0]
+    assert psutil.Process().num_fds() <= before[1]
 
 
 def test_close_ends_running_programs_and_leaves_nothing(daemon_code: str):

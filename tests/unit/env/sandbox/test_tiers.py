@@ -146,8 +146,8 @@ def test_a_program_of_tier_a_sees_its_own_processes_alone():
 
 def test_close_ends_what_runs_and_leaves_nothing(pool: LocalPool):
     tier = Tier[pool.isolation.name]
-    mine = LocalPool(LocalSandbox(num_workers=1, wall_s=60), tier)
     before = set(psutil.Process().children(recursive=True))
+    mine = LocalPool(LocalSandbox(num_workers=1, wall_s=60), tier)
 
     async def close_while_running() -> tuple[set[psutil.Process], ToolResult]:
         running = asyncio.create_task(mine.run("import time\nprint('runs', flush=True)\ntime.sleep(60)"))
@@ -164,9 +164,10 @@ def test_close_ends_what_runs_and_leaves_nothing(pool: LocalPool):
 
 
 def test_a_worker_whose_keeper_is_killed_dies_with_its_program_and_is_replaced():
+    before = psutil.Process().children()
     pool = LocalPool(LocalSandbox(num_workers=1, wall_s=60), Tier.A)
     run(pool, "1")
-    (keeper,) = [p for p in psutil.Process().children() if "worker.py" in " ".join(p.cmdline()) and len(p.children())]
+    (keeper,) = [process for process in psutil.Process().children() if process not in before]
     below = keeper.children(recursive=True)
     threading.Timer(0.5, keeper.kill).start()
     result = run(pool, "import os, time\nif not os.path.exists('x'): time.sleep(2)\nprint('again')")
