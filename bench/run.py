@@ -29,7 +29,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
 PAGE = HERE.parent / "docs" / "PERFORMANCE.md"
 BEGIN, END = "<!-- written by make bench -->\n", "<!-- end -->\n"
-BENCHMARKS = ("advantages", "similarity", "rescore", "viewer", "scaling", "limits", "peer", "gpu")
+BENCHMARKS = ("advantages", "similarity", "sandbox", "rescore", "viewer", "scaling", "limits", "peer", "gpu")
 UNITS = {
     "_s": (1.0, "s"),
     "_mib": (1.0, "MiB"),
