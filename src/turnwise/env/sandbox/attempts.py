@@ -1,6 +1,7 @@
 """What a sandboxed program may not succeed in. Its text is run as a program by `turnwise.env.sandbox.canaries`."""
 
 import ctypes
+import fcntl
 import json  # noqa: F401 -- what is appended to this text prints with it
 import os
 import socket
@@ -39,6 +40,10 @@ def escapes(bait: dict[str, Any]) -> list[str]:
         if getattr(libc, name)(*arguments) == -1:
             raise OSError(ctypes.get_errno(), name)
 
+    def own_an_alarm(process: int) -> None:
+        with Path(os.devnull).open() as file:
+            fcntl.fcntl(file, fcntl.F_SETOWN, process)
+
     def mount() -> None:
         call("mount", b"none", b"folder", b"tmpfs", 0, b"")
         call("umount", b"folder")
@@ -63,12 +68,15 @@ def escapes(bait: dict[str, Any]) -> list[str]:
         "listing a folder": lambda: list(secret.parent.iterdir()),
         "writing a file": lambda: secret.with_name("new").write_text("x"),
         "changing a file": lambda: os.truncate(secret, 0),
+        "changing a file's mode": lambda: secret.chmod(0o600),
+        "changing a file's times": lambda: os.utime(secret),
         "removing a file": secret.unlink,
         "a hard link": lambda: os.link(secret, "linked"),
         "a TCP connection": lambda: connect(socket.AF_INET, ("127.0.0.1", bait["port"])),
         "an abstract socket": lambda: connect(socket.AF_UNIX, bait["socket_name"]),
         "a signal to the trainer": lambda: os.kill(bait["trainer"], 0),
         "a signal to its worker": lambda: os.kill(os.getppid(), 0),
+        "a signal that the kernel sends": lambda: own_an_alarm(bait["trainer"]),
         "the trainer's environment": lambda: Path(f"/proc/{bait['trainer']}/environ").read_bytes(),
         "the worker's memory": lambda: Path(f"/proc/{os.getppid()}/mem").open("rb").close(),
         "a kernel setting": lambda: Path("/proc/sys/kernel/core_pattern").open("r+").close(),

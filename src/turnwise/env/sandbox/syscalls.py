@@ -1,6 +1,7 @@
 """The seccomp filter of sandboxed programs: which calls of the kernel they are refused."""
 
 import errno
+import fcntl
 from functools import cache
 from tempfile import TemporaryFile
 
@@ -16,6 +17,10 @@ FORBIDDEN = (
     # file systems and namespaces
     "mount", "umount2", "pivot_root", "chroot", "move_mount", "open_tree", "fsopen", "fsmount", "fsconfig", "fspick",
     "mount_setattr", "unshare", "setns", "name_to_handle_at", "open_by_handle_at", "quotactl", "fanotify_init",
+    # what Landlock lets happen to the files of one's own user
+    "chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "fchown", "lchown", "fchownat", "utime", "utimes", "utimensat",
+    "futimesat", "setxattr", "lsetxattr", "fsetxattr", "setxattrat", "removexattr", "lremovexattr", "fremovexattr",
+    "removexattrat",
     # the kernel itself
     "bpf", "io_uring_setup", "io_uring_enter", "io_uring_register", "perf_event_open", "userfaultfd", "keyctl",
     "add_key", "request_key", "kexec_load", "kexec_file_load", "init_module", "finit_module", "delete_module",
@@ -27,7 +32,7 @@ FORBIDDEN = (
 HARMLESS_TO_TRY = ("bpf", "io_uring_setup", "keyctl", "perf_event_open", "process_vm_readv", "setns", "userfaultfd")
 """Some of them that do nothing when they are called with arguments of -1, for the canaries."""
 
-CLONE_THREAD = 0x10000
+CLONE_THREAD, PRIO_PROCESS, F_SETOWN_EX, FIOSETOWN, SIOCSPGRP = 0x10000, 0, 15, 0x8901, 0x8902
 
 
 @cache
@@ -49,6 +54,12 @@ def filter_program() -> bytes:
     for name in ("prlimit64", "sched_setaffinity"):
         rules.add_rule(seccomp.ERRNO(errno.EPERM), name, seccomp.Arg(0, seccomp.NE, 0))
     rules.add_rule(seccomp.ERRNO(errno.EPERM), "setpriority", seccomp.Arg(1, seccomp.NE, 0))
+    rules.add_rule(seccomp.ERRNO(errno.EPERM), "setpriority", seccomp.Arg(0, seccomp.NE, PRIO_PROCESS))
+    # The kernel would send signals in its place to the process that it names.
+    for command in (fcntl.F_SETOWN, F_SETOWN_EX):
+        rules.add_rule(seccomp.ERRNO(errno.EPERM), "fcntl", seccomp.Arg(1, seccomp.EQ, command))
+    for request in (FIOSETOWN, SIOCSPGRP):
+        rules.add_rule(seccomp.ERRNO(errno.EPERM), "ioctl", seccomp.Arg(1, seccomp.EQ, request))
     with TemporaryFile() as file:
         rules.export_bpf(file)
         file.seek(0)

@@ -40,6 +40,7 @@ def test_every_attempt_succeeds_where_nothing_is_in_its_way():
     for attempt in (
         "reading a file", "listing a folder", "writing a file", "changing a file", "removing a file",
         "a TCP connection", "an abstract socket", "a signal to the trainer", "a signal to its worker",
+        "a signal that the kernel sends", "changing a file's mode", "changing a file's times",
         "the trainer's environment", "a fork", "another program", "memory without a limit", "shared memory", "tracing",
     ):  # fmt: skip
         assert attempt in found
@@ -91,6 +92,8 @@ def test_the_pool_says_how_its_programs_are_isolated(pool: LocalPool):
         ("import os\nos.system('touch x')\nprint(os.listdir())", "ok", "[]\n"),
         ("import socket\nsocket.socket()", "blocked", "PermissionError: [Errno 1] Operation not permitted\n"),
         ("import os\nos.kill(os.getpid(), 9)", "blocked", "PermissionError: [Errno 1] Operation not permitted\n"),
+        ("import os\nos.setpriority(2, 0, 19)", "blocked", "PermissionError: [Errno 1] Operation not permitted\n"),
+        ("import os\nos.nice(1)\nprint(os.getpriority(os.PRIO_PROCESS, 0) > 0)", "ok", "True\n"),
         ("open('/etc/passwd')", "blocked", "PermissionError: [Errno 13] Permission denied: '/etc/passwd'\n"),
         ("raise ValueError('mine')", "user_error", "ValueError: mine\n"),
         ("x = bytearray(2 << 30)", "memory", ""),
