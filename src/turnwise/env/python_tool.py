@@ -41,6 +41,9 @@ class PythonTool:
     max_output_chars: int = 512
     """Characters of output that the policy sees; longer output loses its middle."""
 
+    shows_value: bool = False
+    """Show the value of an expression that a program ends with, as an interactive interpreter does."""
+
     error_detail: ErrorDetail = ErrorDetail.last_line
     """What the policy sees of an uncaught exception: the last line, or the traceback of its own frames."""
 
@@ -89,7 +92,7 @@ class PythonToolPool:
             BrokenToolError: The sandbox fails too often to go on.
         """
         program = "\n".join(call.code for call in calls)
-        result = await self._sandbox_pool.run(program, self._tool.error_detail)
+        result = await self._sandbox_pool.run(program, self._tool.error_detail, shows_value=self._tool.shows_value)
         has_failed = result.status is ToolStatus.infrastructure
         self._breaker.record(result.output if has_failed else None)
         if has_failed:

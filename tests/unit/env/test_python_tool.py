@@ -116,6 +116,14 @@ def test_several_calls_run_as_one_program(pool: PythonToolPool):
     assert [call.code for call in result.tool_calls] == ["x = 20", "print(x + 1)"]
 
 
+def test_value_of_the_last_expression_on_request():
+    async def run() -> StepResult:
+        async with started(PythonTool(sandbox=LocalSandbox(num_workers=1), shows_value=True)) as pool:
+            return await pool.episode(problem()).step(block("x = 6") + block("x * 7"))
+
+    assert reply(asyncio.run(run())) == "42"
+
+
 def test_traceback_on_request():
     async def run() -> StepResult:
         async with started(PythonTool(sandbox=LocalSandbox(), error_detail=ErrorDetail.traceback)) as pool:
@@ -141,7 +149,9 @@ class Broken:
     def start(self) -> "Broken":
         return self
 
-    async def run(self, code: str, error_detail: ErrorDetail = ErrorDetail.traceback) -> ToolResult:
+    async def run(
+        self, code: str, error_detail: ErrorDetail = ErrorDetail.traceback, *, shows_value: bool = False
+    ) -> ToolResult:
         self.num_runs += 1
         status = ToolStatus.ok if self.num_runs == 1 else ToolStatus.infrastructure
         return ToolResult(status=status, output="no route", wall_s=0.0)

@@ -63,7 +63,7 @@ def weakness(worker: Callable[[Tier], WorkerProcess], tier: Tier) -> str:
         return str(error)
     try:
         with _bait() as bait:
-            result = process.exchange({"code": _program(bait), "is_traceback": True})
+            result = process.exchange({"code": _program(bait), "is_traceback": True, "shows_value": False})
     except (OSError, EOFError, ValueError, KeyError) as error:
         return str(error)
     finally:

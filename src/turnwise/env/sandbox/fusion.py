@@ -137,7 +137,9 @@ class FusionPool:
         self._under_way: set[asyncio.Task[ToolResult]] = set()
         self._is_closed = False
 
-    async def run(self, code: str, error_detail: ErrorDetail = ErrorDetail.traceback) -> ToolResult:
+    async def run(
+        self, code: str, error_detail: ErrorDetail = ErrorDetail.traceback, *, shows_value: bool = False
+    ) -> ToolResult:
         """Runs `code` as a program and returns its status and whatever it printed, an uncaught exception at the end.
 
         A request that fails through no fault of the program is sent again, at most `max_retries` times; then the
@@ -151,7 +153,7 @@ class FusionPool:
         if self._is_closed:
             raise RuntimeError("the sandbox pool is closed")
         started = time.monotonic()
-        work = asyncio.create_task(self._run(code, error_detail))
+        work = asyncio.create_task(self._run(wrapped(code, error_detail, shows_value=shows_value)))
         self._under_way.add(work)
         work.add_done_callback(self._under_way.discard)
         try:
@@ -169,10 +171,10 @@ class FusionPool:
         for client in self._clients:
             await client.aclose()
 
-    async def _run(self, code: str, error_detail: ErrorDetail) -> ToolResult:
+    async def _run(self, script: str) -> ToolResult:
         sandbox, started = self._sandbox, time.monotonic()
         request = {
-            "code": wrapped(code, error_detail),
+            "code": script,
             "language": "python",
             "compile_timeout": sandbox.wall_s,
             "run_timeout": sandbox.wall_s,

@@ -91,9 +91,9 @@ def _masked(output: str, folder: str) -> str:
     return output.replace(folder, SHOWN_FOLDER) if folder else output
 
 
-def wrapped(code: str, error_detail: ErrorDetail) -> str:
+def wrapped(code: str, error_detail: ErrorDetail, *, shows_value: bool = False) -> str:
     """What is sent: a script that runs `code` by the rules of the local sandbox; plain ASCII, whatever `code` is."""
-    return f"{_wrapper()}\n\n_launch({code!a}, {error_detail is ErrorDetail.traceback})\n"
+    return f"{_wrapper()}\n\n_launch({code!a}, {error_detail is ErrorDetail.traceback}, {shows_value})\n"
 
 
 @functools.cache
@@ -101,7 +101,7 @@ def _wrapper() -> str:
     return f"{Path(program.__file__).read_text(encoding='utf-8')}\n\n{inspect.getsource(_launch)}"
 
 
-def _launch(code: str, is_traceback: bool) -> None:
+def _launch(code: str, is_traceback: bool, shows_value: bool) -> None:
     """Runs on the server, as a script, behind the source of `turnwise.env.sandbox.program`."""
     import os
     import resource
@@ -122,4 +122,4 @@ def _launch(code: str, is_traceback: bool) -> None:
     for fd in (2, ERROR_FD):
         os.dup2(1, fd)
     os.write(1, f"ready {folder}\n".encode())
-    os._exit(run_program(code, is_traceback))
+    os._exit(run_program(code, is_traceback, shows_value))

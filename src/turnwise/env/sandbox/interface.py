@@ -16,8 +16,12 @@ class ErrorDetail(StrEnum):
 class Interpreter(Protocol):
     """Runs programs one after the other; one that keeps state gives each the variables of those before it."""
 
-    async def run(self, code: str, error_detail: ErrorDetail = ErrorDetail.traceback) -> ToolResult:
+    async def run(
+        self, code: str, error_detail: ErrorDetail = ErrorDetail.traceback, *, shows_value: bool = False
+    ) -> ToolResult:
         """Runs `code`; status and whatever it printed, an uncaught exception at the end.
+
+        Where it `shows_value`, the value of an expression that stands last is printed too, unless it is None.
 
         A failure that is not the program's has the status `infrastructure`, and its output says what failed.
         """

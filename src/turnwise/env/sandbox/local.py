@@ -130,12 +130,14 @@ class LocalPool:
             # A worker dies with the thread that started it: these threads live as long as the pool.
             self._threads.submit(slot.light.start)
 
-    async def run(self, code: str, error_detail: ErrorDetail = ErrorDetail.traceback) -> ToolResult:
+    async def run(
+        self, code: str, error_detail: ErrorDetail = ErrorDetail.traceback, *, shows_value: bool = False
+    ) -> ToolResult:
         """Runs `code` as a program and returns its status and whatever it printed, an uncaught exception at the end.
 
-        The value of a last expression is not printed. A worker that fails is replaced and the program is tried
-        once more; then the status is `infrastructure` and the output names the failure. Cancelling abandons
-        the result; the program itself still ends within its limits.
+        The value of an expression that stands last is printed where it `shows_value`. A worker that fails is replaced
+        and the program is tried once more; then the status is `infrastructure` and the output names the failure.
+        Cancelling abandons the result; the program itself still ends within its limits.
 
         The same code gives the same text in every worker, as far as the sandbox can see to it: hashes and
         `random` are seeded, frames name only `program.py`, every address that follows " at " is printed as
@@ -149,7 +151,8 @@ class LocalPool:
         """
         if not self._shut_down.alive:
             raise RuntimeError("the sandbox pool is closed")
-        request = {"code": code, "is_traceback": error_detail is ErrorDetail.traceback}
+        is_traceback = error_detail is ErrorDetail.traceback
+        request = {"code": code, "is_traceback": is_traceback, "shows_value": shows_value}
         is_heavy = self._slow_modules.search(code) is not None
         return await asyncio.get_running_loop().run_in_executor(self._threads, _run, self._idle, is_heavy, request)
 

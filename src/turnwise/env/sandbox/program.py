@@ -1,5 +1,6 @@
 """The program itself: what a child of a sandbox's worker does once it is cut off and limited."""
 
+import ast
 import atexit
 import contextlib
 import errno
@@ -21,8 +22,11 @@ ERROR_FD = 3
 """A second way to the output: an exception is told even where the program closed the first."""
 
 
-def run_program(source: str, is_traceback: bool) -> int:
-    """Runs `source` as a fresh `__main__` and returns the exit code; ends the output with an uncaught exception."""
+def run_program(source: str, is_traceback: bool, shows_value: bool = False) -> int:
+    """Runs `source` as a fresh `__main__` and returns the exit code; ends the output with an uncaught exception.
+
+    Where it `shows_value`, an expression that stands last is printed as an interactive interpreter prints it.
+    """
     module = types.ModuleType("__main__")
     sys.modules["__main__"] = module
     sys.argv = [PROGRAM]
@@ -32,7 +36,10 @@ def run_program(source: str, is_traceback: bool) -> int:
         numpy.random.seed(0)
     code, message = 0, ""
     try:
-        exec(compile(source, PROGRAM, "exec", dont_inherit=True), module.__dict__)
+        body, last = _split(source) if shows_value else (source, None)
+        exec(compile(body, PROGRAM, "exec", dont_inherit=True), module.__dict__)
+        if last is not None:
+            sys.displayhook(eval(compile(last, PROGRAM, "eval", dont_inherit=True), module.__dict__))
     except MemoryError:
         code = MEMORY_EXIT
     except BaseException as error:
@@ -49,6 +56,14 @@ def run_program(source: str, is_traceback: bool) -> int:
     with open(ERROR_FD, "w", encoding="utf-8", errors="backslashreplace") as error_stream:
         error_stream.write(message)
     return code
+
+
+def _split(source: str) -> tuple[ast.Module, ast.Expression | None]:
+    """A program, and the expression that stands last in it apart."""
+    tree = ast.parse(source, PROGRAM)
+    if not tree.body or not isinstance(last := tree.body[-1], ast.Expr):
+        return tree, None
+    return ast.Module(tree.body[:-1], tree.type_ignores), ast.Expression(last.value)
 
 
 def _describe(error: BaseException, is_traceback: bool) -> str:

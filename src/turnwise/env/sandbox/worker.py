@@ -1,9 +1,9 @@
 """A warm interpreter that forks one child for each program: the far side of `turnwise.env.sandbox.local`.
 
 Run as a script, which leaves nothing of turnwise where a program would find it. It reads requests `{"code",
-"is_traceback"}` and answers `{"status", "output", "wall_s"}`, one at a time. The process that reads and answers never
-runs a program itself; the child that does is cut off from the protocol, limited, and killed together with everything
-that it started. End of input, SIGTERM or the trainer's death end the worker cleanly.
+"is_traceback", "shows_value"}` and answers `{"status", "output", "wall_s"}`, one at a time. The process that reads and
+answers never runs a program itself; the child that does is cut off from the protocol, limited, and killed together with
+everything that it started. End of input, SIGTERM or the trainer's death end the worker cleanly.
 """
 
 import contextlib
@@ -179,7 +179,7 @@ def run(request: dict[str, Any], settings: Settings, user: int | None = None) ->
         code = USER_ERROR_EXIT
         try:
             _enter_child(settings, worker_pid, folder, child_fd, user)
-            code = run_program(request["code"], request["is_traceback"])
+            code = run_program(request["code"], request["is_traceback"], request["shows_value"])
         finally:  # whatever happens, the worker's own course does not go on in the child
             os._exit(code)
     os.close(child_fd)

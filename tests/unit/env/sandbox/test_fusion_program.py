@@ -51,11 +51,15 @@ def test_a_program_that_did_not_begin_is_not_at_fault():
 
 
 @pytest.mark.parametrize("code", ["print('é')", "'''\n\"\"\"\n\\n'''", "\ud800", "\0"], ids=ascii)
-@pytest.mark.parametrize("detail", ErrorDetail)
-def test_what_is_sent_is_plain_python_that_holds_the_program(code: str, detail: ErrorDetail):
-    script = wrapped(code, detail)
+@pytest.mark.parametrize(("detail", "shows_value"), [(ErrorDetail.last_line, True), (ErrorDetail.traceback, False)])
+def test_what_is_sent_is_plain_python_that_holds_the_program(code: str, detail: ErrorDetail, shows_value: bool):
+    script = wrapped(code, detail, shows_value=shows_value)
     assert script.isascii()
     call = ast.parse(script).body[-1]
     assert isinstance(call, ast.Expr)
     assert isinstance(call.value, ast.Call)
-    assert [ast.literal_eval(argument) for argument in call.value.args] == [code, detail is ErrorDetail.traceback]
+    assert [ast.literal_eval(argument) for argument in call.value.args] == [
+        code,
+        detail is ErrorDetail.traceback,
+        shows_value,
+    ]

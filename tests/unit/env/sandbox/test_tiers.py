@@ -184,5 +184,5 @@ def test_a_worker_that_cannot_be_set_up_says_why(tmp_path: Path):
     worker = LocalSandbox().worker(Tier.A)
     worker._settings = type(worker._settings)(**{**vars(worker._settings), "scratch_mb": -1})
     with pytest.raises(OSError, match="mount"):
-        worker.exchange({"code": "print(1)", "is_traceback": False})
+        worker.exchange({"code": "print(1)", "is_traceback": False, "shows_value": False})
     worker.discard()

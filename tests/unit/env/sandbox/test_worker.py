@@ -109,6 +109,25 @@ def test_traceback_names_the_programs_own_frames_alone(sandbox_pool: LocalPool):
     )
 
 
+@pytest.mark.parametrize(
+    ("code", "output"),
+    [
+        ("x = 6\nx * 7", "42\n"),
+        ("'text'", "'text'\n"),
+        ("print(1)", "1\n"),  # its value is None
+        ("x = 6", ""),
+        ("", ""),
+        ("6 * 7\nx = 1", ""),  # it does not stand last
+        ("def f(): return 1 / 0\nf()", "ZeroDivisionError: division by zero\n"),
+        ("1 +", "SyntaxError: invalid syntax (program.py, line 1)\n"),
+        ("await x", "SyntaxError: 'await' outside function (program.py, line 1)\n"),
+    ],
+)
+def test_the_value_of_a_last_expression_is_shown_where_that_is_wanted(sandbox_pool: LocalPool, code: str, output: str):
+    shown = asyncio.run(sandbox_pool.run(code, ErrorDetail.last_line, shows_value=True))
+    assert shown.output == output
+
+
 SAME_TEXT = [
     ("import random\nprint(set('abcdef'), hash('x'), random.random(), random.sample(range(99), 5))", None),
     ("print(x for x in [1])", "<generator object <genexpr> at 0x...>\n"),
@@ -217,7 +236,7 @@ def fail(*_):
     raise OSError
 
 worker._enter_child = fail
-worker.run({{"code": "print(1)", "is_traceback": True}}, {settings(str(tmp_path))!r})
+worker.run({{"code": "print(1)", "is_traceback": True, "shows_value": False}}, {settings(str(tmp_path))!r})
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=SOURCES)
     assert "RuntimeError: the sandbox could not set up a child" in done.stderr
