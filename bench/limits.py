@@ -19,6 +19,8 @@ from rollouts import rollout_seconds
 from turnwise.config.wiring import choose_device, compute_dtype, load_model, start_policy
 
 PROMPT_TOKENS = 42
+TOKEN_BUDGET = 1024
+"""Tokens of a micro-batch, as experiment=smollm2_arithmetic has it."""
 SQUARE = 2048
 FEW_TOKENS, MANY_TOKENS = 8, 8 + NEW_TOKENS
 """New tokens of two rollouts: what the longer one takes more is decoding, without the prompts."""
@@ -45,7 +47,7 @@ def measure() -> dict[str, float]:
 
 def measure_dtype(dtype: str, path: str) -> dict[str, float]:
     """The figures of one precision."""
-    components = chosen_components(path, dtype)
+    components = chosen_components(path, dtype, token_budget=TOKEN_BUDGET)
     renderer = components.model.load_renderer()
     device = choose_device(components)
     precision = compute_dtype(components, device)

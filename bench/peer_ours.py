@@ -116,7 +116,7 @@ def length_reward(group: Group) -> ScoredGroup:
     )
 
 
-def chosen_components(model: str, dtype: str) -> Components:
+def chosen_components(model: str, dtype: str, *, token_budget: int = 512) -> Components:
     """The configuration of the comparison; what it does not name is as in any run."""
     return compose_components(
         [
@@ -130,7 +130,7 @@ def chosen_components(model: str, dtype: str) -> Components:
             "trainer.device=cpu",
             f"trainer.dtype={dtype}",
             f"trainer.learning_rate={LEARNING_RATE}",
-            "trainer.token_budget=512",
+            f"trainer.token_budget={token_budget}",
             "trainer.logit_chunk=1024",
         ],
         label="peer",

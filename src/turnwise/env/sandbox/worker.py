@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -118,6 +119,8 @@ def _keep(serve: Callable[[], None]) -> None:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             die_with_parent()
             serve()
+        except Exception:
+            traceback.print_exc()
         finally:
             os._exit(0)
     try:
