@@ -19,7 +19,7 @@ from integration_runs import SMALL, Run, assert_same_run, lines, weights
 from turnwise.checkpoint import load_batch
 from turnwise.report.summary import read_summary, write_summary
 from turnwise.tracker.bundle import bundle_path, read_groups
-from turnwise.types import StopReason, ToolStatus
+from turnwise.types import Isolation, StopReason, ToolStatus
 
 MAIN = Path(__file__).parents[2] / "src" / "main.py"
 CONTRACT = (
@@ -65,6 +65,10 @@ def test_three_steps_leave_every_artefact(run: Run, preset: str):
         assert (row["loss/grad_norm"] > 0) == (row["advantage/zero_groups"] < 1)
         # What was sampled is scored by the trainer as the engine scored it: k3 of float rounding is below 1e-6 nats.
         assert row["mismatch/kl"] < 1e-6
+
+    (start,) = json.loads((run_dir / "config.json").read_text())["starts"]
+    assert {row["tool/isolation"] for row in steps} == {Isolation[start["isolation"]].value}
+    assert start["isolation"] in ("A", "B")
 
     summary = read_summary(run_dir)
     assert summary.outcome == "finished"
