@@ -280,6 +280,8 @@ def _enter_child(settings: Settings, worker_pid: int, folder: str, output_fd: in
     limit(resource.RLIMIT_NOFILE, settings.max_open_files)
     limit(resource.RLIMIT_NPROC, settings.max_processes)
     limit(resource.RLIMIT_CORE, 0)
+    with contextlib.suppress(OSError):  # where there is no /proc
+        Path("/proc/self/oom_score_adj").write_text("1000")  # where memory runs out, it goes before worker and trainer
     if settings.tier != Tier.unsafe:
         become(user)
         restrict_files(folder, sees_processes=settings.tier == Tier.A)
