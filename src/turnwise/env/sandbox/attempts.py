@@ -40,6 +40,11 @@ def escapes(bait: dict[str, Any]) -> list[str]:
         if getattr(libc, name)(*arguments) == -1:
             raise OSError(ctypes.get_errno(), name)
 
+    def send_a_datagram() -> None:
+        for one in socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM):
+            with one:
+                one.sendto(b"x", bait["datagrams"])
+
     def own_an_alarm(process: int) -> None:
         with Path(os.devnull).open() as file:
             fcntl.fcntl(file, fcntl.F_SETOWN, process)
@@ -74,6 +79,8 @@ def escapes(bait: dict[str, Any]) -> list[str]:
         "a hard link": lambda: os.link(secret, "linked"),
         "a TCP connection": lambda: connect(socket.AF_INET, ("127.0.0.1", bait["port"])),
         "an abstract socket": lambda: connect(socket.AF_UNIX, bait["socket_name"]),
+        "a datagram": send_a_datagram,
+        "outliving the worker": lambda: call("prctl", 1, 0, 0, 0, 0),
         "a signal to the trainer": lambda: os.kill(bait["trainer"], 0),
         "a signal to its worker": lambda: os.kill(os.getppid(), 0),
         "a signal that the kernel sends": lambda: own_an_alarm(bait["trainer"]),

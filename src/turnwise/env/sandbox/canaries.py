@@ -28,6 +28,7 @@ class Bait:
     secret: str
     port: int
     socket_name: str
+    datagrams: str
     calls: dict[str, int]
     refusal: int = errno.EPERM
 
@@ -92,10 +93,14 @@ def _bait() -> Iterator[Bait]:
         hidden = stack.enter_context(socket.socket(socket.AF_UNIX))
         hidden.bind(socket_name := f"\0{folder}")
         hidden.listen()
+        datagrams = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+        datagrams.bind(path := f"{folder}/datagrams")
+        Path(path).chmod(0o666)
         yield Bait(
             trainer=os.getpid(),
             secret=str(secret),
             port=listener.getsockname()[1],
             socket_name=socket_name,
+            datagrams=path,
             calls=numbers(*HARMLESS_TO_TRY),
         )

@@ -24,8 +24,14 @@ SOURCE = Path(__file__).resolve().parents[3]
 START_S = 60.0
 """How long a worker may take to start, with all that it imports beforehand on a busy machine."""
 
+CLEANUP_S = 60.0
+"""How long a worker may take over a program's time limit to answer: it removes the program's files first.
+
+They may be many, and a program must not be able to have its failure taken for the sandbox's.
+"""
+
 GRACE_S = 5.0
-"""How long a worker may take over a program's time limit to clean up and answer, and to end when asked to."""
+"""How long a worker may take to end when asked to."""
 
 SHOWN_FOLDER = "/tmp/sandbox"
 """What the random folder of a worker is called in output; a program runs in `home` below it."""
@@ -70,7 +76,7 @@ class WorkerProcess:
             self._is_ready = True
         assert process.stdin is not None
         write_message(process.stdin, request)
-        reply = self._answer(process, self._settings.wall_s + GRACE_S)
+        reply = self._answer(process, self._settings.wall_s + CLEANUP_S)
         output = _masked(reply["output"], self._folder)
         return ToolResult(status=ToolStatus(reply["status"]), output=output, wall_s=reply["wall_s"])
 

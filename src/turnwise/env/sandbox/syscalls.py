@@ -12,27 +12,31 @@ FORBIDDEN = (
     "rt_sigqueueinfo", "rt_tgsigqueueinfo", "sched_setscheduler", "sched_setattr", "sched_setparam", "ioprio_set",
     "migrate_pages", "move_pages",
     # network, and memory that no limit counts
-    "socket", "memfd_create", "memfd_secret", "shmget", "shmat", "shmctl", "semget", "semop", "semctl", "semtimedop",
-    "msgget", "msgsnd", "msgrcv", "msgctl", "mq_open", "mq_unlink",
+    "socket", "connect", "bind", "listen", "accept", "accept4", "memfd_create", "memfd_secret", "shmget", "shmat",
+    "shmctl", "semget", "semop", "semctl", "semtimedop", "msgget", "msgsnd", "msgrcv", "msgctl", "mq_open", "mq_unlink",
     # file systems and namespaces
     "mount", "umount2", "pivot_root", "chroot", "move_mount", "open_tree", "fsopen", "fsmount", "fsconfig", "fspick",
     "mount_setattr", "unshare", "setns", "name_to_handle_at", "open_by_handle_at", "quotactl", "fanotify_init",
     # what Landlock lets happen to the files of one's own user
     "chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "fchown", "lchown", "fchownat", "utime", "utimes", "utimensat",
     "futimesat", "setxattr", "lsetxattr", "fsetxattr", "setxattrat", "removexattr", "lremovexattr", "fremovexattr",
-    "removexattrat",
+    "removexattrat", "file_setattr",
     # the kernel itself
     "bpf", "io_uring_setup", "io_uring_enter", "io_uring_register", "perf_event_open", "userfaultfd", "keyctl",
     "add_key", "request_key", "kexec_load", "kexec_file_load", "init_module", "finit_module", "delete_module",
     "reboot", "swapon", "swapoff", "acct", "syslog", "settimeofday", "clock_settime", "clock_adjtime", "adjtimex",
-    "sethostname", "setdomainname", "vhangup", "personality", "iopl", "ioperm", "modify_ldt", "lookup_dcookie",
+    "sethostname", "setdomainname", "sync", "syncfs", "vhangup", "personality", "iopl", "ioperm", "modify_ldt",
+    "lookup_dcookie",
 )  # fmt: skip
 """Refused with EPERM, so that the program gets an exception. What an architecture does not have is left out."""
 
 HARMLESS_TO_TRY = ("bpf", "io_uring_setup", "keyctl", "perf_event_open", "process_vm_readv", "setns", "userfaultfd")
 """Some of them that do nothing when they are called with arguments of -1, for the canaries."""
 
-CLONE_THREAD, PRIO_PROCESS, F_SETOWN_EX, FIOSETOWN, SIOCSPGRP = 0x10000, 0, 15, 0x8901, 0x8902
+CLONE_THREAD, PRIO_PROCESS, PR_SET_PDEATHSIG = 0x10000, 0, 1
+F_SETOWN_EX, FIOSETOWN, SIOCSPGRP = 15, 0x8901, 0x8902
+FS_IOC_SETFLAGS, FS_IOC32_SETFLAGS, FS_IOC_FSSETXATTR = 0x40086602, 0x40046602, 0x401C5820
+SOCKET_TYPES, SOCK_DGRAM, SOCK_RAW = 0xF, 2, 3
 
 
 @cache
@@ -55,10 +59,15 @@ def filter_program() -> bytes:
         rules.add_rule(seccomp.ERRNO(errno.EPERM), name, seccomp.Arg(0, seccomp.NE, 0))
     rules.add_rule(seccomp.ERRNO(errno.EPERM), "setpriority", seccomp.Arg(1, seccomp.NE, 0))
     rules.add_rule(seccomp.ERRNO(errno.EPERM), "setpriority", seccomp.Arg(0, seccomp.NE, PRIO_PROCESS))
-    # The kernel would send signals in its place to the process that it names.
-    for command in (fcntl.F_SETOWN, F_SETOWN_EX):
+    # A pair of datagram sockets can be sent on to any socket in the file system; a pair of streams cannot.
+    for kind in (SOCK_DGRAM, SOCK_RAW):
+        rules.add_rule(seccomp.ERRNO(errno.EPERM), "socketpair", seccomp.Arg(1, seccomp.MASKED_EQ, SOCKET_TYPES, kind))
+    # It would outlive a worker that is killed.
+    rules.add_rule(seccomp.ERRNO(errno.EPERM), "prctl", seccomp.Arg(0, seccomp.EQ, PR_SET_PDEATHSIG))
+    # The kernel would send signals in its place to the process that it names; a lease holds up who opens the file.
+    for command in (fcntl.F_SETOWN, F_SETOWN_EX, fcntl.F_SETLEASE):
         rules.add_rule(seccomp.ERRNO(errno.EPERM), "fcntl", seccomp.Arg(1, seccomp.EQ, command))
-    for request in (FIOSETOWN, SIOCSPGRP):
+    for request in (FIOSETOWN, SIOCSPGRP, FS_IOC_SETFLAGS, FS_IOC32_SETFLAGS, FS_IOC_FSSETXATTR):
         rules.add_rule(seccomp.ERRNO(errno.EPERM), "ioctl", seccomp.Arg(1, seccomp.EQ, request))
     with TemporaryFile() as file:
         rules.export_bpf(file)

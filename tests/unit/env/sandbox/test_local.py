@@ -182,6 +182,7 @@ else:
 
 def test_a_stopped_worker_is_replaced(hasty_pool: LocalPool, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(process_module, "GRACE_S", 0.3)
+    monkeypatch.setattr(process_module, "CLEANUP_S", 0.3)
     result = run(hasty_pool, "import os\nos.kill(os.getppid(), 19)")
     assert result.status is ToolStatus.infrastructure
     assert result.output == "TimeoutError: the sandbox worker gave no answer within 0.8 s"

@@ -17,6 +17,8 @@ from turnwise.env.sandbox.isolation import Tier
 from turnwise.env.sandbox.local import LocalPool, LocalSandbox
 from turnwise.types import Isolation, ToolResult, ToolStatus
 
+REFUSED = "PermissionError: [Errno 1] Operation not permitted"
+
 
 @pytest.fixture(scope="module", params=[Tier.A, Tier.B])
 def pool(request: pytest.FixtureRequest) -> Iterator[LocalPool]:
@@ -39,7 +41,8 @@ def test_every_attempt_succeeds_where_nothing_is_in_its_way():
     found = weakness(LocalSandbox().worker, Tier.unsafe)
     for attempt in (
         "reading a file", "listing a folder", "writing a file", "changing a file", "removing a file",
-        "a TCP connection", "an abstract socket", "a signal to the trainer", "a signal to its worker",
+        "a TCP connection", "an abstract socket", "a datagram", "outliving the worker",
+        "a signal to the trainer", "a signal to its worker",
         "a signal that the kernel sends", "changing a file's mode", "changing a file's times",
         "the trainer's environment", "a fork", "another program", "memory without a limit", "shared memory", "tracing",
     ):  # fmt: skip
@@ -92,6 +95,9 @@ def test_the_pool_says_how_its_programs_are_isolated(pool: LocalPool):
         ("import os\nos.system('touch x')\nprint(os.listdir())", "ok", "[]\n"),
         ("import socket\nsocket.socket()", "blocked", "PermissionError: [Errno 1] Operation not permitted\n"),
         ("import os\nos.kill(os.getpid(), 9)", "blocked", "PermissionError: [Errno 1] Operation not permitted\n"),
+        ("import fcntl\nfcntl.fcntl(open('x', 'w'), fcntl.F_SETLEASE, 1)", "blocked", f"{REFUSED}\n"),
+        ("import fcntl\nfcntl.ioctl(0, 0x40086602, b'0' * 8)", "blocked", f"{REFUSED}\n"),
+        ("import socket\na, b = socket.socketpair()\na.send(b'x')\nprint(b.recv(1))", "ok", "b'x'\n"),
         ("import os\nos.setpriority(2, 0, 19)", "blocked", "PermissionError: [Errno 1] Operation not permitted\n"),
         ("import os\nos.nice(1)\nprint(os.getpriority(os.PRIO_PROCESS, 0) > 0)", "ok", "True\n"),
         ("open('/etc/passwd')", "blocked", "PermissionError: [Errno 13] Permission denied: '/etc/passwd'\n"),
@@ -129,6 +135,16 @@ def test_a_slow_module_that_is_not_installed_is_no_hindrance():
 def test_nothing_of_a_program_is_there_for_the_next(pool: LocalPool):
     code = "import os\nprint(os.listdir('.'))\nos.makedirs('a/b')\nopen('a/x', 'w').write('x')"
     assert [run(pool, code).output for _ in range(2)] == ["[]\n", "[]\n"]
+
+
+def test_a_folder_that_its_owner_may_not_read_is_removed_too(pool: LocalPool):
+    code = "import os\nprint(os.listdir('.'))\nos.mkdir('shut', 0o300)\nopen('shut/x', 'w').write('x')"
+    assert [run(pool, code).output for _ in range(2)] == ["[]\n", "[]\n"]
+
+
+def test_the_input_of_a_program_is_its_own(pool: LocalPool):
+    code = "import fcntl\nprint(fcntl.fcntl(0, 11), fcntl.fcntl(0, 10, 42))"  # F_GETSIG, F_SETSIG
+    assert [run(pool, code).output for _ in range(2)] == ["0 0\n", "0 0\n"]
 
 
 def test_space_and_number_of_files_are_bounded_in_tier_a():
