@@ -48,9 +48,9 @@ def best_tier(worker: Callable[[Tier], WorkerProcess], *, allow_unsafe: bool) ->
     found = "; ".join(reasons)
     if not allow_unsafe:
         raise ValueError(
-            f"env.sandbox: this machine has no means to isolate the policy's programs ({found}). Run where Linux has "
-            f"Landlock (5.13 or later) and libseccomp, or set env.sandbox.allow_unsafe=true: programs can then do all "
-            f"that your user can"
+            f"env.sandbox: this machine has no means to isolate the policy's programs ({found}). Run where there are "
+            f"libseccomp and Linux 5.13 (6.2 in many containers) with Landlock, or set env.sandbox.allow_unsafe=true: "
+            f"programs can then do all that your user can"
         )
     log.warning("sandbox: programs are NOT isolated, env.sandbox.allow_unsafe=true (%s)", found)
     return Tier.unsafe

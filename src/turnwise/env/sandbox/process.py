@@ -36,6 +36,9 @@ GRACE_S = 5.0
 SHOWN_FOLDER = "/tmp/sandbox"
 """What the random folder of a worker is called in output; a program runs in `home` below it."""
 
+SHOWN_PREFIX = "/usr"
+"""What the folder of the interpreter is called in output."""
+
 
 class WorkerProcess:
     """One worker process; started when it is needed, and replaced after every failure until it is interrupted."""
@@ -116,12 +119,15 @@ class WorkerProcess:
 
 
 def _masked(output: str, folder: str) -> str:
-    """`output` without what differs from worker to worker: the addresses of objects and the worker's `folder`.
+    """`output` without what differs from worker to worker: addresses of objects, `folder`, where the interpreter lies.
 
     An address that the capture limit cut short is masked like a whole one. A path cut short is not; the status
     is `output_limit` then, and `PythonTool` shows a fixed text in place of such output.
     """
-    return re.sub(r" at 0x[0-9a-f]+", " at 0x...", output).replace(folder, SHOWN_FOLDER)
+    output = re.sub(r" at 0x[0-9a-f]+", " at 0x...", output).replace(folder, SHOWN_FOLDER)
+    for prefix in sorted({sys.prefix, sys.base_prefix} - {SHOWN_PREFIX}, key=len, reverse=True):
+        output = output.replace(prefix, SHOWN_PREFIX)
+    return output
 
 
 def _launch(settings: worker_script.Settings) -> subprocess.Popen[bytes]:

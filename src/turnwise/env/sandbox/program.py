@@ -34,6 +34,9 @@ def run_program(source: str, is_traceback: bool, shows_value: bool = False) -> i
     random.seed(0)
     if (numpy := sys.modules.get("numpy")) is not None:  # as the worker imported it, all programs had one state
         numpy.random.seed(0)
+    # What a thread or a destructor raises is told like any other error: without the files of this machine.
+    threading.excepthook = lambda error: _tell(error.exc_value, is_traceback)
+    sys.unraisablehook = lambda error: _tell(error.exc_value, is_traceback)
     code, message = 0, ""
     try:
         body, last = _split(source) if shows_value else (source, None)
@@ -53,9 +56,14 @@ def run_program(source: str, is_traceback: bool, shows_value: bool = False) -> i
     for stream in (sys.stdout, sys.__stdout__):
         with contextlib.suppress(Exception):  # the program may have closed or replaced them
             stream.flush()  # pyright: ignore[reportOptionalMemberAccess]
-    with open(ERROR_FD, "w", encoding="utf-8", errors="backslashreplace") as error_stream:
-        error_stream.write(message)
+    with contextlib.suppress(OSError):  # or the second way to the output
+        os.write(ERROR_FD, message.encode("utf-8", "backslashreplace"))
     return code
+
+
+def _tell(error: BaseException | None, is_traceback: bool) -> None:
+    if error is not None and not isinstance(error, SystemExit):
+        sys.stderr.write(_describe(error, is_traceback))
 
 
 def _split(source: str) -> tuple[ast.Module, ast.Expression | None]:

@@ -145,6 +145,22 @@ SAME_TEXT = [
 ]
 
 
+def test_no_file_of_this_machine_is_named(sandbox_pool: LocalPool):
+    in_thread = "import threading, json\nt = threading.Thread(target=json.loads, args=('',))\nt.start()\nt.join()"
+    message = "json.decoder.JSONDecodeError: Expecting value: line 1 column 1 (char 0)\n"
+    assert run(sandbox_pool, in_thread, ErrorDetail.last_line).output == message
+    in_destructor = "import json\nclass D:\n  def __del__(self): json.loads('')\nd = D()\ndel d\nprint('goes on')"
+    assert run(sandbox_pool, in_destructor, ErrorDetail.last_line).output == message + "goes on\n"
+    printed = run(sandbox_pool, "import json, traceback\ntry: json.loads('')\nexcept ValueError: traceback.print_exc()")
+    assert 'File "/usr/lib/python' in printed.output
+    assert sys.base_prefix == "/usr" or sys.base_prefix not in printed.output
+
+
+def test_a_program_may_close_what_is_not_its_own(sandbox_pool: LocalPool):
+    result = run(sandbox_pool, "import os\nprint(1, flush=True)\nos.closerange(3, 50)")
+    assert (result.status, result.output) == ("ok", "1\n")
+
+
 @pytest.mark.parametrize(("code", "output"), SAME_TEXT)
 def test_same_program_same_text_in_every_worker(sandbox_pool: LocalPool, code: str, output: str | None):
     async def run_many() -> set[str]:
