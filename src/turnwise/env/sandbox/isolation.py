@@ -83,11 +83,11 @@ def program_user(folder: str) -> int | None:
     return FIRST_USER + os.getpid() if is_root and all(path.stat().st_mode & 1 for path in paths) else None
 
 
-def limit(kind: int, value: int) -> None:
-    """Lowers a resource limit for good; it cannot be raised beyond what is allowed."""
+def limit(kind: int, value: int, *, spare: int = 0) -> None:
+    """Lowers a resource limit for good, to `value` and, beyond that, `spare`; never above what is allowed."""
     _, hard = resource.getrlimit(kind)
-    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    resource.setrlimit(kind, (value, value))
+    soft, end = ((one if hard == resource.RLIM_INFINITY else min(one, hard)) for one in (value, value + spare))
+    resource.setrlimit(kind, (soft, end))
 
 
 def become(user: int | None) -> None:

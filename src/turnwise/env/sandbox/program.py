@@ -101,6 +101,8 @@ def classify(wait_status: int, output: str) -> tuple[str, str]:
         return "ok", output
     if code == BLOCKED_EXIT:
         return "blocked", output
+    if code == -signal.SIGXCPU:
+        return "timeout", output
     if code in (MEMORY_EXIT, -signal.SIGKILL):  # nobody but the kernel, out of memory, kills like this
         return "memory", output
     if code < 0:

@@ -277,7 +277,7 @@ def _enter_child(settings: Settings, worker_pid: int, folder: str, output_fd: in
     os.chdir(folder)
     os.environ["HOME"] = os.environ["TMPDIR"] = folder
     limit(resource.RLIMIT_AS, settings.memory_mb << 20)
-    limit(resource.RLIMIT_CPU, math.ceil(settings.cpu_s))
+    limit(resource.RLIMIT_CPU, math.ceil(settings.cpu_s), spare=1)  # SIGXCPU first: its SIGKILL is like any other
     limit(resource.RLIMIT_FSIZE, settings.file_mb << 20)
     limit(resource.RLIMIT_NOFILE, settings.max_open_files)
     limit(resource.RLIMIT_NPROC, settings.max_processes)

@@ -118,6 +118,22 @@ def test_status_and_output(pool: LocalPool, code: str, status: str | None, outpu
     assert result.wall_s < 10
 
 
+HEARS = "import signal\nsignal.signal(signal.SIGXCPU, lambda *_: print('told', flush=True))\n"
+
+
+@pytest.mark.parametrize(("code", "output"), [("while True: pass", ""), (f"{HEARS}while True: pass", "told\n")])
+def test_processor_time_that_runs_out_is_no_lack_of_memory(code: str, output: str):
+    """The kernel counts a tick sooner than the worker: a SIGKILL at the very limit could not be told from another."""
+    pool = LocalPool(LocalSandbox(num_workers=2, cpu_s=1.0, wall_s=30), Tier.A)
+
+    async def run_twice() -> list[ToolResult]:
+        return await asyncio.gather(*(pool.run(code) for _ in range(2)))
+
+    results = asyncio.run(run_twice())
+    asyncio.run(pool.close())
+    assert [(result.status, result.output) for result in results] == [(ToolStatus.timeout, output)] * 2
+
+
 def test_numpy_and_sympy_are_there_and_draw_the_same_numbers_each_time(pool: LocalPool):
     code = "import numpy as np, sympy\nprint(np.random.rand(), sympy.factorint(2**32 + 1))"
     first, second = run(pool, code), run(pool, code)
