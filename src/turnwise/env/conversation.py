@@ -17,6 +17,10 @@ class Tool(Protocol):
         """Runs the calls of one turn, all of them well-formed; the output is never empty."""
         ...
 
+    async def close(self) -> None:
+        """Ends what it holds for the episode; safe to call twice."""
+        ...
+
 
 class ToolConversation:
     """One episode; fulfils `Environment`. It holds nothing but whether it is over."""
@@ -50,8 +54,9 @@ class ToolConversation:
         return result
 
     async def close(self) -> None:
-        """Ends the episode; safe to call twice. A program that it left running ends within its limits."""
+        """Ends the episode and what its tool holds for it; safe to call twice."""
         self._is_over = True
+        await self._tool.close()
 
     async def _reply(self, turn_text: str) -> StepResult:
         turn = self._tool.parse(turn_text)

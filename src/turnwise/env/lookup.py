@@ -71,6 +71,9 @@ class LookupTool:
             return _result(ToolStatus.user_error, f"KeyError: {missing[0][:MAX_QUOTED]!r}")
         return _result(ToolStatus.ok, "\n".join(self._store[key] for key in keys))
 
+    async def close(self) -> None:
+        """Nothing to end."""
+
 
 def _result(status: ToolStatus, output: str) -> ToolResult:
     return ToolResult(status=status, output=output, wall_s=0.0)  # no time that could be told from none

@@ -1,11 +1,11 @@
 """`env=python_tool`: the policy writes Python programs, reads what they print, and ends with a boxed answer."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from turnwise.env.breaker import CircuitBreaker
 from turnwise.env.conversation import ToolConversation
-from turnwise.env.sandbox.interface import ErrorDetail, Sandbox, SandboxPool
+from turnwise.env.sandbox.interface import ErrorDetail, Interpreter, ProgramResult, Sandbox, SandboxPool
 from turnwise.env.sandbox.local import LocalSandbox
 from turnwise.env.tool_call import ParsedTurn, ToolSignature
 from turnwise.env.tool_format import ToolFormat, parse_turn
@@ -14,17 +14,19 @@ from turnwise.types import Isolation, Problem, ToolCall, ToolResult, ToolStatus
 SIGNATURE = ToolSignature("python", "code")
 NO_OUTPUT = "(no output)"
 CUT_MARK = "\n...\n"
+LOST = "\n(variables lost)"
+"""Shown where the process of a session is gone, by the program's own doing or at a limit."""
 LIMIT_MESSAGES = {
     ToolStatus.timeout: "TimeoutError: program ran too long",
     ToolStatus.memory: "MemoryError: program used too much memory",
-    ToolStatus.output_limit: "OutputError: program printed too much",
+    ToolStatus.output_limit: "OutputError: program printed or wrote too much",
 }
 """Shown in place of what such a program printed, which depends on when it was killed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PythonTool:
-    """A conversation with a Python interpreter that keeps nothing from one turn to the next."""
+    """A conversation with a Python interpreter, which keeps variables from turn to turn only if it is `stateful`."""
 
     tool_language: ClassVar[str] = SIGNATURE.name
     """What a call names."""
@@ -34,6 +36,9 @@ class PythonTool:
 
     tool_format: ToolFormat = ToolFormat.code_block
     """How calls are written: fenced code blocks, or JSON between tags as Hermes and Qwen models do."""
+
+    stateful: bool = False
+    """Keep variables and files from one turn of a trajectory to the next, in a process of its own."""
 
     system_prompt: str = ""
     """Placed before the problem's prompt as a system message; empty: no system message."""
@@ -53,6 +58,10 @@ class PythonTool:
     def __post_init__(self) -> None:
         if not 0 <= self.max_infrastructure_rate <= 1:
             raise ValueError(f"max_infrastructure_rate={self.max_infrastructure_rate}: expected 0 to 1")
+        if self.stateful and not self.sandbox.keeps_sessions:
+            raise ValueError(
+                "stateful=true: this env/sandbox keeps nothing between programs, expected env/sandbox=local"
+            )
         if not 32 <= self.max_output_chars <= self.sandbox.max_capture_bytes:
             raise ValueError(
                 f"max_output_chars={self.max_output_chars}: "
@@ -65,7 +74,7 @@ class PythonTool:
 
 
 class PythonToolPool:
-    """Makes episodes that share one sandbox pool; fulfils `EnvironmentPool` and is the `Tool` of each episode."""
+    """Makes episodes that share one sandbox pool; fulfils `EnvironmentPool`."""
 
     def __init__(self, tool: PythonTool, sandbox_pool: SandboxPool) -> None:
         self._tool = tool
@@ -78,8 +87,23 @@ class PythonToolPool:
         return self._sandbox_pool.isolation
 
     def episode(self, problem: Problem) -> ToolConversation:
-        """A fresh episode of `problem`; episodes may run side by side and queue for the workers."""
-        return ToolConversation(self, self._tool.system_prompt, problem)
+        """A fresh episode of `problem`; episodes may run side by side, and their programs queue."""
+        episode = PythonEpisode(self._tool, self._sandbox_pool, self._breaker)
+        return ToolConversation(episode, self._tool.system_prompt, problem)
+
+    async def close(self) -> None:
+        """Ends every process; safe to call twice."""
+        await self._sandbox_pool.close()
+
+
+class PythonEpisode:
+    """What runs the programs of one episode; fulfils `Tool`."""
+
+    def __init__(self, tool: PythonTool, sandbox_pool: SandboxPool, breaker: CircuitBreaker) -> None:
+        self._tool = tool
+        self._breaker = breaker
+        self._session = sandbox_pool.session() if tool.stateful else None
+        self._interpreter: Interpreter = self._session or sandbox_pool
 
     def parse(self, turn_text: str) -> ParsedTurn:
         """The programs of a turn, and what stands outside of them."""
@@ -92,22 +116,25 @@ class PythonToolPool:
             BrokenToolError: The sandbox fails too often to go on.
         """
         program = "\n".join(call.code for call in calls)
-        result = await self._sandbox_pool.run(program, self._tool.error_detail, shows_value=self._tool.shows_value)
+        result = await self._interpreter.run(program, self._tool.error_detail, shows_value=self._tool.shows_value)
         has_failed = result.status is ToolStatus.infrastructure
-        self._breaker.record(result.output if has_failed else None)
+        self._breaker.record(result.stderr if has_failed else None)
         if has_failed:
-            return result
-        return replace(result, output=_shown(result, self._tool.max_output_chars))
+            return ToolResult(status=result.status, output=result.stderr, wall_s=result.wall_s)
+        note = LOST if self._session is not None and result.has_ended else ""
+        text = _shown(result, self._tool.max_output_chars, note)
+        return ToolResult(status=result.status, output=text, wall_s=result.wall_s)
 
     async def close(self) -> None:
-        """Ends every worker process; safe to call twice."""
-        await self._sandbox_pool.close()
+        """Ends the session, if there is one; safe to call twice."""
+        if self._session is not None:
+            await self._session.close()
 
 
-def _shown(result: ToolResult, max_chars: int) -> str:
-    """The text that the policy sees: never empty, without closing newlines, at most `max_chars` long."""
+def _shown(result: ProgramResult, max_chars: int, note: str) -> str:
+    """The text that the policy sees: never empty, without closing newlines, at most `max_chars` long with its note."""
     text = LIMIT_MESSAGES.get(result.status, result.output).rstrip("\n") or NO_OUTPUT
-    if len(text) <= max_chars:
-        return text
-    kept = max_chars - len(CUT_MARK)
-    return text[: kept - kept // 2] + CUT_MARK + text[len(text) - kept // 2 :]
+    if len(text) + len(note) <= max_chars:
+        return text + note
+    kept = max_chars - len(CUT_MARK) - len(note)
+    return text[: kept - kept // 2] + CUT_MARK + text[len(text) - kept // 2 :] + note

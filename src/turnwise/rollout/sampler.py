@@ -122,6 +122,7 @@ class RolloutSampler:
                 with tools.running():
                     await episode.advance(completion)
             session.close()
+            await episode.close()
 
         episodes = [
             Episode(problem, index, self._environments.episode(problem), self._renderer, self._limits)

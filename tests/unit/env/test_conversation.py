@@ -17,6 +17,7 @@ class Echo:
 
     def __init__(self) -> None:
         self.given: list[tuple[str, ...]] = []
+        self.num_closed = 0
 
     def parse(self, turn_text: str) -> ParsedTurn:
         return parse_code_blocks(turn_text, ToolSignature("echo", "text"))
@@ -25,6 +26,9 @@ class Echo:
         self.given.append(tuple(call.code for call in calls))
         status = ToolStatus.infrastructure if self.given[-1] == ("fail",) else ToolStatus.ok
         return ToolResult(status=status, output=" ".join(self.given[-1]), wall_s=0.0)
+
+    async def close(self) -> None:
+        self.num_closed += 1
 
 
 def step(text: str) -> tuple[StepResult, Echo]:
@@ -74,3 +78,9 @@ def test_no_step_after_the_end():
 def test_the_system_prompt_comes_first_where_there_is_one():
     roles = [[m.role for m in ToolConversation(Echo(), text, problem()).initial_messages()] for text in ("", "Do.")]
     assert roles == [["user"], ["system", "user"]]
+
+
+def test_the_end_of_an_episode_is_that_of_what_its_tool_holds():
+    tool = Echo()
+    asyncio.run(ToolConversation(tool, "", problem()).close())
+    assert tool.num_closed == 1

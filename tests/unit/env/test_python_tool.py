@@ -7,10 +7,11 @@ import pytest
 from builders import problem
 from turnwise.env.breaker import BrokenToolError
 from turnwise.env.python_tool import PythonTool, PythonToolPool
-from turnwise.env.sandbox.interface import ErrorDetail
+from turnwise.env.sandbox.fusion import FusionSandbox
+from turnwise.env.sandbox.interface import ErrorDetail, Interpreter, ProgramResult
 from turnwise.env.sandbox.local import LocalSandbox
 from turnwise.protocols import Environment, EnvironmentPool
-from turnwise.types import Isolation, Message, StepResult, StopReason, ToolResult, ToolStatus
+from turnwise.types import Isolation, Message, StepResult, StopReason, ToolStatus
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,7 @@ def test_a_malformed_call_is_answered_and_nothing_of_the_turn_runs(pool: PythonT
         ("print(1)\nprint(1 / 0)", ToolStatus.user_error, "1\nZeroDivisionError: division by zero"),
         ("while True: print(end='')", ToolStatus.timeout, "TimeoutError: program ran too long"),
         ("print(1)\nx = 'a' * 10**12", ToolStatus.memory, "MemoryError: program used too much memory"),
-        ("print('x' * 10**6)", ToolStatus.output_limit, "OutputError: program printed too much"),
+        ("print('x' * 10**6)", ToolStatus.output_limit, "OutputError: program printed or wrote too much"),
         # 64 characters shown: 30 + "\n...\n" + 29.
         ("print('a' * 100 + 'b' * 100)", ToolStatus.ok, "a" * 30 + "\n...\n" + "b" * 29),
         ("print('a' * 64)", ToolStatus.ok, "a" * 64),
@@ -142,6 +143,7 @@ class Broken:
 
     max_capture_bytes = 65536
     isolation = Isolation.remote
+    keeps_sessions = True
 
     def __init__(self) -> None:
         self.num_runs = 0
@@ -151,10 +153,13 @@ class Broken:
 
     async def run(
         self, code: str, error_detail: ErrorDetail = ErrorDetail.traceback, *, shows_value: bool = False
-    ) -> ToolResult:
+    ) -> ProgramResult:
         self.num_runs += 1
         status = ToolStatus.ok if self.num_runs == 1 else ToolStatus.infrastructure
-        return ToolResult(status=status, output="no route", wall_s=0.0)
+        return ProgramResult(status=status, stdout="", stderr="no route", wall_s=0.0)
+
+    def session(self) -> Interpreter:
+        return self
 
     async def close(self) -> None:
         pass
@@ -167,6 +172,55 @@ def test_a_failing_sandbox_ends_the_episode():
     assert result.stop_reason is StopReason.tool_infrastructure
     assert result.tool_result is not None
     assert (result.tool_result.status, result.tool_result.output) == (ToolStatus.infrastructure, "no route")
+
+
+def test_variables_live_from_turn_to_turn_where_that_is_wanted():
+    async def play() -> list[list[str]]:
+        async with started(PythonTool(sandbox=LocalSandbox(cpu_s=1.0), stateful=True)) as pool:
+            episodes = [pool.episode(problem()) for _ in range(2)]
+            turns = [
+                "x = {i}",
+                "print(x)\nopen('f', 'w').write('y')",
+                "print(x, open('f').read())",
+                "while True: pass",
+                "x",
+            ]
+            told = [
+                [reply(await one.step(block(turn.format(i=i)))) for turn in turns] for i, one in enumerate(episodes)
+            ]
+            for one in episodes:
+                await one.close()
+                await one.close()
+            return told
+
+    end = ["TimeoutError: program ran too long\n(variables lost)", "NameError: name 'x' is not defined"]
+    assert asyncio.run(play()) == [["(no output)", f"{i}", f"{i} y", *end] for i in range(2)]
+
+
+def test_the_note_of_lost_variables_stays_within_what_is_shown():
+    async def play() -> str:
+        tool = PythonTool(sandbox=LocalSandbox(), stateful=True, max_output_chars=40)
+        async with started(tool) as pool:
+            return reply(
+                await pool.episode(problem()).step(block("print('x' * 99, flush=True)\nimport os\nos._exit(0)"))
+            )
+
+    shown = asyncio.run(play())
+    assert (len(shown), shown[-17:]) == (40, "\n(variables lost)")
+
+
+def test_nothing_lives_on_by_default(pool: PythonToolPool):
+    async def play() -> str:
+        episode = pool.episode(problem())
+        await episode.step(block("x = 1"))
+        return reply(await episode.step(block("print(x)")))
+
+    assert asyncio.run(play()) == "NameError: name 'x' is not defined"
+
+
+def test_sessions_need_a_sandbox_that_has_them():
+    with pytest.raises(ValueError, match=r"stateful=true: .* expected env/sandbox=local"):
+        PythonTool(sandbox=FusionSandbox(url="http://127.0.0.1:1"), stateful=True)
 
 
 @pytest.mark.parametrize("last", ["\\boxed{1}", "nothing", None])

@@ -26,6 +26,9 @@ class Echo:
     async def run(self, calls: tuple[ToolCall, ...]) -> ToolResult:
         return ToolResult(status=ToolStatus.ok, output=" ".join(call.code for call in calls), wall_s=0.0)
 
+    async def close(self) -> None:
+        pass
+
 
 def block(text: str) -> str:
     return f"```echo\n{text}\n```\n"

@@ -86,7 +86,7 @@ def grading_process():
 def grading_processes():
     """Live child processes but for multiprocessing's resource tracker and the sandboxes of other tests."""
     children = [(child, " ".join(child.cmdline())) for child in psutil.Process().children(recursive=True)]
-    return [child for child, line in children if "resource_tracker" not in line and "sandbox/worker.py" not in line]
+    return [child for child, line in children if "resource_tracker" not in line and "/env/sandbox/" not in line]
 
 
 def is_running(pid):

@@ -1,22 +1,28 @@
 """Finds out how programs can be kept apart here: by running one that tries to get out."""
 
+import asyncio
 import errno
 import json
 import logging
 import os
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from turnwise.env.sandbox import attempts
 from turnwise.env.sandbox.isolation import Tier
-from turnwise.env.sandbox.process import WorkerProcess
 from turnwise.env.sandbox.syscalls import HARMLESS_TO_TRY, numbers
 from turnwise.types import ToolStatus
 
+if TYPE_CHECKING:
+    from turnwise.env.sandbox.local import LocalPool
+
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -33,19 +39,27 @@ class Bait:
     refusal: int = errno.EPERM
 
 
-def best_tier(worker: Callable[[Tier], WorkerProcess], *, allow_unsafe: bool) -> Tier:
-    """The first of the tiers A and B in which every attempt to get out fails.
+def best_tier(start: "Callable[[Tier], LocalPool]", *, allow_unsafe: bool) -> "LocalPool":
+    """A pool in the first of the tiers A and B in which every attempt to get out fails.
 
     Raises:
         ValueError: Something gets out of both, and `allow_unsafe` is false; the message says what, or what is missing.
     """
-    reasons = []
+    tiers: dict[str, list[str]] = {}  # by what is wrong with them
     for tier in (Tier.A, Tier.B):
-        if not (reason := weakness(worker, tier)):
-            log.info("sandbox: tier %s", tier)
-            return tier
-        reasons.append(f"tier {tier}: {reason}")
-    found = "; ".join(reasons)
+        try:
+            pool = start(tier)
+        except OSError as error:
+            tiers.setdefault(str(error), []).append(tier)
+            continue
+        if not (reason := weakness(pool)):
+            log.info("sandbox: tier %s, control groups: %s", tier, ", ".join(pool.facts.cgroups) or "none")
+            if pool.facts.runs_as_root:
+                log.warning("sandbox: programs are root's, without capabilities: no other user reaches the interpreter")
+            return pool
+        _wait_for(pool.close())
+        tiers.setdefault(reason, []).append(tier)
+    found = "; ".join(f"tier {' and '.join(some)}: {reason}" for reason, some in tiers.items())
     if not allow_unsafe:
         raise ValueError(
             f"env.sandbox: this machine has no means to isolate the policy's programs ({found}). Run where there are "
@@ -53,27 +67,23 @@ def best_tier(worker: Callable[[Tier], WorkerProcess], *, allow_unsafe: bool) ->
             f"programs can then do all that your user can"
         )
     log.warning("sandbox: programs are NOT isolated, env.sandbox.allow_unsafe=true (%s)", found)
-    return Tier.unsafe
+    return start(Tier.unsafe)
 
 
-def weakness(worker: Callable[[Tier], WorkerProcess], tier: Tier) -> str:
-    """What is wrong with a tier on this machine: what is missing, or which attempts got out; empty where it holds."""
-    try:
-        process = worker(tier)
-    except OSError as error:
-        return str(error)
-    try:
-        with _bait() as bait:
-            result = process.exchange({"code": _program(bait), "is_traceback": True, "shows_value": False})
-    except (OSError, EOFError, ValueError, KeyError) as error:
-        return str(error)
-    finally:
-        process.interrupt()
-        process.discard()
+def weakness(pool: "LocalPool") -> str:
+    """What is wrong with a pool: which attempts to get out succeed in it; empty where it holds."""
+    with _bait() as bait:
+        result = _wait_for(pool.run(_program(bait)))
     if result.status is not ToolStatus.ok:
         return f"a program that tries to get out ended with {result.status}: {result.output.strip()[-200:]}"
-    escapes = json.loads(result.output)
+    escapes = json.loads(result.stdout)
     return f"a program got out by {', '.join(escapes)}" if escapes else ""
+
+
+def _wait_for(work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, also where the caller has an event loop that runs."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()
 
 
 def _program(bait: Bait) -> str:

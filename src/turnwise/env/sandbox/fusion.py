@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from turnwise.env.sandbox.fusion_program import ServerFailure, read_answer, wrapped
-from turnwise.env.sandbox.interface import ErrorDetail
-from turnwise.types import Isolation, ToolResult, ToolStatus
+from turnwise.env.sandbox.interface import ErrorDetail, Interpreter, ProgramResult
+from turnwise.types import Isolation, ToolStatus
 
 if TYPE_CHECKING:
     import httpx
@@ -63,6 +63,8 @@ class FusionSandbox:
     retry_s: float = 0.5
     """Seconds before the first retry, doubled before each further one; the server may ask for more."""
 
+    keeps_sessions = False
+
     def __post_init__(self) -> None:
         try:
             address = urlsplit(self.url)
@@ -91,7 +93,7 @@ class FusionSandbox:
             ValueError: No server runs programs at `url`; says what failed.
         """
 
-        async def probe() -> ToolResult:
+        async def probe() -> ProgramResult:
             pool = FusionPool(self)
             try:
                 return await pool.run("print(6 * 7)")
@@ -134,12 +136,12 @@ class FusionPool:
         for client in self._clients:
             self._idle.put_nowait(client)
         self._resume_at = 0.0
-        self._under_way: set[asyncio.Task[ToolResult]] = set()
+        self._under_way: set[asyncio.Task[ProgramResult]] = set()
         self._is_closed = False
 
     async def run(
         self, code: str, error_detail: ErrorDetail = ErrorDetail.traceback, *, shows_value: bool = False
-    ) -> ToolResult:
+    ) -> ProgramResult:
         """Runs `code` as a program and returns its status and whatever it printed, an uncaught exception at the end.
 
         A request that fails through no fault of the program is sent again, at most `max_retries` times; then the
@@ -162,6 +164,14 @@ class FusionPool:
             work.cancel()
         return _failed("the sandbox pool was closed", started) if work.cancelled() else work.result()
 
+    def session(self) -> Interpreter:
+        """There is none (`keeps_sessions`).
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError("a SandboxFusion server keeps nothing between programs")
+
     async def close(self) -> None:
         """Ends the connections and the runs under way, as failures of the infrastructure; safe to call twice."""
         self._is_closed = True
@@ -171,7 +181,7 @@ class FusionPool:
         for client in self._clients:
             await client.aclose()
 
-    async def _run(self, script: str) -> ToolResult:
+    async def _run(self, script: str) -> ProgramResult:
         sandbox, started = self._sandbox, time.monotonic()
         request = {
             "code": script,
@@ -189,7 +199,7 @@ class FusionPool:
         finally:
             self._idle.put_nowait(client)
 
-    async def _sent(self, client: "httpx.AsyncClient", request: Mapping[str, Any]) -> ToolResult:
+    async def _sent(self, client: "httpx.AsyncClient", request: Mapping[str, Any]) -> ProgramResult:
         """The result of `request`, sent again where that may help.
 
         Raises:
@@ -240,5 +250,6 @@ class FusionPool:
         )
 
 
-def _failed(what: str, started: float) -> ToolResult:
-    return ToolResult(status=ToolStatus.infrastructure, output=what, wall_s=time.monotonic() - started)
+def _failed(what: str, started: float) -> ProgramResult:
+    wall_s = time.monotonic() - started
+    return ProgramResult(status=ToolStatus.infrastructure, stdout="", stderr=what, wall_s=wall_s)

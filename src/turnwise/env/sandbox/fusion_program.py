@@ -13,16 +13,15 @@ import signal
 from pathlib import Path
 
 from turnwise.env.sandbox import program
-from turnwise.env.sandbox.interface import ErrorDetail
-from turnwise.env.sandbox.program import ERROR_FD, run_program
-from turnwise.types import ToolResult, ToolStatus
+from turnwise.env.sandbox.interface import ErrorDetail, ProgramResult
+from turnwise.env.sandbox.program import classify, run_program
+from turnwise.env.sandbox.settings import SHOWN_FOLDER
+from turnwise.types import ToolStatus
 
 READY = "ready "
 """How output begins once the program is about to run: a failure before is not the program's."""
 UNDECODABLE = "[DecodeError]"
 """What the server puts in place of output that is not UTF-8."""
-SHOWN_FOLDER = "/tmp/sandbox"
-"""What the random folder of a program is called in output."""
 
 
 class ServerFailure(Exception):
@@ -34,16 +33,17 @@ class ServerFailure(Exception):
         self.retry_after_s = retry_after_s
 
 
-def read_answer(body: bytes | None, max_capture_bytes: int, elapsed_s: float) -> ToolResult:
+def read_answer(body: bytes | None, max_capture_bytes: int, elapsed_s: float) -> ProgramResult:
     """What the server's answer says of the program; None for an answer that was too long.
 
-    `elapsed_s` is taken for the program's seconds where the server does not say them.
+    `elapsed_s` is taken for the program's seconds where the server does not say them. A value that is shown is the end
+    of `stdout`.
 
     Raises:
         ServerFailure: The answer is no answer, or says that the server failed and not the program.
     """
     if body is None:
-        return ToolResult(status=ToolStatus.output_limit, output="", wall_s=elapsed_s)
+        return ProgramResult(status=ToolStatus.output_limit, stdout="", stderr="", wall_s=elapsed_s)
     try:
         answer = json.loads(body)
         is_failure, message, ran = answer["status"] == "SandboxError", answer["message"], answer["run_result"]
@@ -55,34 +55,21 @@ def read_answer(body: bytes | None, max_capture_bytes: int, elapsed_s: float) ->
         wall_s = float(ran["execution_time"] or elapsed_s)
     except (ValueError, KeyError, TypeError) as error:
         raise ServerFailure(f"not an answer of SandboxFusion: {type(error).__name__}: {error}") from error
-    first, _, output = stdout.partition("\n")
+    first, _, printed = stdout.partition("\n")
     if not first.startswith(READY):
         if not has_timed_out and not stdout.startswith(UNDECODABLE):
             raise ServerFailure(f"the program did not begin: exit code {code}: {' '.join((stdout + stderr).split())}")
-        first, output = READY, "Error: the output is not UTF-8\n" if stdout.startswith(UNDECODABLE) else stdout
-    encoded = output.encode(errors="replace")
-    output = _masked(encoded[:max_capture_bytes].decode(errors="replace"), first.removeprefix(READY))
-    if len(encoded) > max_capture_bytes:
-        return ToolResult(status=ToolStatus.output_limit, output=output, wall_s=wall_s)
-    status, output = (ToolStatus.timeout, output) if has_timed_out else _classify(code, output)
-    return ToolResult(status=status, output=output, wall_s=wall_s)
-
-
-def _classify(code: int, output: str) -> tuple[ToolStatus, str]:
-    """Status and output of a program that ended before its time; a shell says 128 + n for signal n."""
-    killed_by = -code if code < 0 else code - 128
-    match code:
-        case 0:
-            return ToolStatus.ok, output
-        case program.MEMORY_EXIT:
-            return ToolStatus.memory, output
-        case program.BLOCKED_EXIT:
-            return ToolStatus.blocked, output
-    if killed_by == signal.SIGKILL:  # nobody but the kernel, out of memory, kills like this
-        return ToolStatus.memory, output
-    if 0 < killed_by < signal.NSIG:
-        return ToolStatus.user_error, f"{output}Error: killed by signal {killed_by}\n"
-    return ToolStatus.user_error, output or f"Error: exit code {code}\n"
+        first, printed = READY, "Error: the output is not UTF-8\n" if stdout.startswith(UNDECODABLE) else stdout
+    out = printed.encode(errors="replace")[:max_capture_bytes]
+    err = stderr.encode(errors="replace")[: max_capture_bytes - len(out)]
+    is_cut = len(out) + len(err) < len((printed + stderr).encode(errors="replace"))
+    if is_cut or has_timed_out:
+        status, note = ToolStatus.output_limit if is_cut else ToolStatus.timeout, ""
+    else:  # a shell says 128 + n for signal n
+        told = classify(128 - code if 128 < code < 128 + signal.NSIG else code, printed + stderr)
+        status, note = ToolStatus(told[0]), told[1]
+    stdout, stderr = (_masked(part.decode(errors="replace"), first.removeprefix(READY)) for part in (out, err))
+    return ProgramResult(status=status, stdout=stdout, stderr=stderr + note, wall_s=wall_s)
 
 
 def _masked(output: str, folder: str) -> str:
@@ -119,7 +106,9 @@ def _launch(code: str, is_traceback: bool, shows_value: bool) -> None:
     os.chdir(home)
     os.environ["HOME"] = os.environ["TMPDIR"] = str(home)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    for fd in (2, ERROR_FD):
-        os.dup2(1, fd)
+    kept = os.dup(1), os.dup(2)  # what the end says is told even where the program closed the streams
     os.write(1, f"ready {folder}\n".encode())
-    os._exit(run_program(code, is_traceback, shows_value))
+    exit_code, *words = run_program(code, is_traceback, shows_value)
+    for fd, text in zip(kept, words, strict=True):
+        os.write(fd, text.encode("utf-8", "backslashreplace"))
+    os._exit(exit_code)

@@ -1,72 +1,83 @@
-"""Runs Python programs in a warm pool of separate processes, kept apart from everything else.
+"""Runs Python programs in processes that are forked from a warm interpreter, kept apart from everything else.
 
-Each worker (`turnwise.env.sandbox.worker`) is an interpreter that has started already and forks a child for each
-program, several times cheaper than a new interpreter. What a program is kept from, beside its limits, is a matter of
-the `Tier` that this machine allows: `turnwise.env.sandbox.canaries` tries it when the pool starts.
+A broker (`turnwise.env.sandbox.broker`) does so, a process beside the trainer that knows nothing of it. What a program
+is kept from, beside its limits, is a matter of the `Tier` that this machine allows: `turnwise.env.sandbox.canaries`
+tries it when the pool starts.
 """
 
 import asyncio
-import os
-import queue
-import re
+import importlib.util
+import itertools
 import time
 import weakref
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 from turnwise.env.sandbox.canaries import best_tier
-from turnwise.env.sandbox.interface import ErrorDetail
+from turnwise.env.sandbox.interface import ErrorDetail, ProgramResult
 from turnwise.env.sandbox.isolation import Tier
-from turnwise.env.sandbox.process import WorkerProcess
+from turnwise.env.sandbox.link import Connection, Facts, Link
+from turnwise.env.sandbox.settings import Settings
 from turnwise.env.sandbox.syscalls import filter_program
-from turnwise.env.sandbox.worker import Settings
-from turnwise.types import Isolation, ToolResult, ToolStatus
+from turnwise.types import Isolation, ToolStatus
+
+NUM_TRIES = 2
+"""How often a program is tried that fails through no fault of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LocalSandbox:
-    """Limits of a program and the number of processes that run them."""
+    """Limits of a program, and how many run at a time."""
 
     num_workers: int = 2
-    """Programs that run at the same time, each in a warm process of its own."""
+    """Programs that run at the same time."""
 
     wall_s: float = 5.0
     """Seconds until a program is killed."""
 
     cpu_s: float = 5.0
-    """Seconds of processor time for each process of a program; the kernel counts whole seconds, rounded up."""
+    """Seconds of processor time of a program, over all its threads."""
 
     memory_mb: int = 1024
-    """Address space of each process of a program, in MiB."""
+    """Address space that a program may add to that of the warm interpreter, in MiB."""
+
+    total_memory_mb: int = 0
+    """Memory of all programs together, in MiB, where this user may make a control group; 0: what their limits allow."""
 
     file_mb: int = 16
     """Largest file that a program may write, in MiB."""
 
     max_open_files: int = 64
-    """File descriptors of each process of a program."""
+    """File descriptors of a program."""
 
     max_processes: int = 256
-    """Processes and threads that a program may add to those its user has; the kernel exempts root."""
+    """Threads that a program may start; without isolation processes too, and unbounded for root."""
 
     max_capture_bytes: int = 65536
-    """Bytes of output that are kept; a program that prints more is killed."""
+    """Bytes of output that are kept, both streams together; a program that prints more is killed."""
 
     scratch_mb: int = 64
-    """Space for the files of a program, in MiB; bounded in tier A alone."""
+    """Space for the files of a program, in MiB; in tier B one that takes more is killed."""
 
     preloaded: list[str] = field(default_factory=lambda: ["numpy", "sympy"])
-    """Slow modules: a program that names one runs in a worker that has imported them all, where they are installed."""
+    """Slow modules: a program that names one begins where all of them are imported already."""
+
+    socket: str = ""
+    """Where several trainers of a machine share one broker: the first to come starts it. Empty: each has its own."""
 
     allow_unsafe: bool = False
     """Run programs without isolation where this machine has no means for it: with all that their user may do."""
+
+    keeps_sessions = True
 
     def __post_init__(self) -> None:
         for name, low in (
             ("num_workers", 1),
             ("wall_s", 0.05),
             ("cpu_s", 0.05),
-            ("memory_mb", 64),
+            ("memory_mb", 16),
+            ("total_memory_mb", 0),
             ("file_mb", 0),
             ("max_open_files", 16),
             ("max_processes", 0),
@@ -75,115 +86,150 @@ class LocalSandbox:
         ):
             if not low <= (value := getattr(self, name)) < float("inf"):
                 raise ValueError(f"{name}={value}: expected a finite number >= {low}")
+        for name in self.preloaded:
+            if not name.isidentifier() or importlib.util.find_spec(name) is None:
+                raise ValueError(f"preloaded={self.preloaded}: no module {name!r} is installed here")
 
     def start(self) -> "LocalPool":
-        """Starts the workers in the best tier that holds on this machine; the caller closes the pool.
+        """Starts a broker in the best tier that holds on this machine; the caller closes the pool.
 
         Raises:
             ValueError: None holds, and `allow_unsafe` is false.
         """
-        return LocalPool(self, best_tier(self.worker, allow_unsafe=self.allow_unsafe))
+        return best_tier(self.start_in, allow_unsafe=self.allow_unsafe)
 
-    def worker(self, tier: Tier, *, preloads: bool = False) -> WorkerProcess:
-        """A worker, not yet started."""
-        return WorkerProcess(self.settings(tier, preloads=preloads))
+    def start_in(self, tier: Tier) -> "LocalPool":
+        """Starts a broker in a tier that nobody has tried.
 
-    def settings(self, tier: Tier, *, preloads: bool = False) -> Settings:
-        """What a worker is told; its folder is open."""
+        Raises:
+            OSError: It cannot be had; says what is missing.
+        """
+        return LocalPool(self, tier)
+
+    def settings(self, tier: Tier) -> Settings:
+        """What a broker is told."""
         return Settings(
-            folder="",
+            tier=tier.value,
+            num_workers=self.num_workers,
             wall_s=self.wall_s,
             cpu_s=self.cpu_s,
             memory_mb=self.memory_mb,
+            total_memory_mb=self.total_memory_mb,
             file_mb=self.file_mb,
             max_open_files=self.max_open_files,
             max_processes=self.max_processes,
             max_capture_bytes=self.max_capture_bytes,
             scratch_mb=self.scratch_mb,
-            tier=tier.value,
-            preloaded=self.preloaded if preloads else [],
+            preloaded=list(self.preloaded),
             forbidden="" if tier is Tier.unsafe else filter_program().hex(),
+            socket=str(Path(self.socket).absolute()) if self.socket else "",
         )
 
 
-class Slot(NamedTuple):
-    """Room for one program at a time: a worker that is there at once, and one that imports slow modules beforehand."""
-
-    light: WorkerProcess
-    heavy: WorkerProcess
-
-
 class LocalPool:
-    """Warm workers behind a queue. Any number of `run` may be under way, from any event loop."""
+    """A broker that runs programs. Any number of `run` may be under way, from any event loop.
+
+    The same code gives the same text every time, as far as the sandbox can see to it: hashes and `random` are seeded,
+    frames name only `program.py`, every address that follows " at " is printed as `0x...`, and the folder of a program
+    has the same name. What a program takes from elsewhere still differs: time, `id()` and orders that depend on it,
+    process and thread ids, `os.urandom` and what it seeds (NumPy's generators, `tempfile`'s names), races of its own
+    threads; and how far a program came that was killed at a limit.
+    """
 
     def __init__(self, sandbox: LocalSandbox, tier: Tier) -> None:
         """Use `LocalSandbox.start`."""
         self.isolation = Isolation[tier.name]
-        self._slow_modules = re.compile(rf"\b({'|'.join(map(re.escape, sandbox.preloaded)) or '(?!)'})\b")
-        slots = [Slot(sandbox.worker(tier), sandbox.worker(tier, preloads=True)) for _ in range(sandbox.num_workers)]
-        self._idle: queue.SimpleQueue[Slot] = queue.SimpleQueue()
-        self._threads = ThreadPoolExecutor(sandbox.num_workers, thread_name_prefix="sandbox")
-        workers = [worker for slot in slots for worker in slot]
-        self._shut_down = weakref.finalize(self, _shut_down, self._threads, workers, os.getpid())
-        for slot in slots:
-            self._idle.put(slot)
-            # A worker dies with the thread that started it: these threads live as long as the pool.
-            self._threads.submit(slot.light.start)
+        self._link = Link(sandbox.settings(tier))
+        self._shut_down = weakref.finalize(self, self._link.close)
+        self._session_numbers = itertools.count(1)
+        try:
+            self._link.connection()
+        except OSError:
+            self._shut_down()
+            raise
+
+    @property
+    def facts(self) -> Facts:
+        """What the broker says of itself."""
+        return self._link.facts
 
     async def run(
         self, code: str, error_detail: ErrorDetail = ErrorDetail.traceback, *, shows_value: bool = False
-    ) -> ToolResult:
-        """Runs `code` as a program and returns its status and whatever it printed, an uncaught exception at the end.
+    ) -> ProgramResult:
+        """Runs `code` as a program of its own, in an empty folder.
 
-        The value of an expression that stands last is printed where it `shows_value`. A worker that fails is replaced
-        and the program is tried once more; then the status is `infrastructure` and the output names the failure.
-        Cancelling abandons the result; the program itself still ends within its limits.
-
-        The same code gives the same text in every worker, as far as the sandbox can see to it: hashes and
-        `random` are seeded, frames name only `program.py`, every address that follows " at " is printed as
-        `0x...`, and the path of the sandbox's folder as `SHOWN_FOLDER`. What a program takes from elsewhere
-        still differs: time, `id()` and orders that depend on it, process and thread ids, `os.urandom` and what
-        it seeds (NumPy's generators, `tempfile`'s names), parts of the folder's path, races of its own threads,
-        files, the network; and how far a program came that was killed at a limit.
+        A broker that fails is replaced and the program is tried once more; then the status is `infrastructure` and
+        `stderr` names the failure. Cancelling kills the program.
 
         Raises:
             RuntimeError: The pool is closed.
         """
-        if not self._shut_down.alive:
-            raise RuntimeError("the sandbox pool is closed")
-        is_traceback = error_detail is ErrorDetail.traceback
-        request = {"code": code, "is_traceback": is_traceback, "shows_value": shows_value}
-        is_heavy = self._slow_modules.search(code) is not None
-        return await asyncio.get_running_loop().run_in_executor(self._threads, _run, self._idle, is_heavy, request)
+        return await LocalSession(self).run(code, error_detail, shows_value=shows_value)
+
+    def session(self) -> "LocalSession":
+        """An interpreter that gives each program the variables and files of those before it; the caller closes it."""
+        return LocalSession(self, number=next(self._session_numbers))
 
     async def close(self) -> None:
-        """Kills what still runs and ends every worker; safe to call twice. An unclosed pool is closed at exit."""
+        """Kills what still runs and ends the broker; safe to call twice. An unclosed pool is closed at exit."""
         await asyncio.to_thread(self._shut_down)
 
 
-def _run(idle: "queue.SimpleQueue[Slot]", is_heavy: bool, request: dict[str, Any]) -> ToolResult:
-    """Runs a program in the next idle slot; does not hold the pool, which a thread of its own could not end."""
-    start = time.monotonic()
-    slot = idle.get()
-    worker = slot.heavy if is_heavy else slot.light
-    failure = ""
-    try:
-        for _ in range(2):
+class LocalSession:
+    """Programs one after the other; without a number each of them in a process of its own.
+
+    A program that ends its process, or is killed at a limit, takes the variables with it: the next begins anew. What
+    fails through no fault of its own is tried again only while there are no variables to lose.
+    """
+
+    def __init__(self, pool: LocalPool, number: int | None = None) -> None:
+        """Use `LocalPool.session`."""
+        self._pool = pool
+        self._link = pool._link
+        self._place = {} if number is None else {"session": number}
+        self._number = number
+        self._connection: Connection | None = None
+        """The broker that has the variables."""
+
+    async def run(
+        self, code: str, error_detail: ErrorDetail = ErrorDetail.traceback, *, shows_value: bool = False
+    ) -> ProgramResult:
+        """Runs `code`; see `LocalPool.run`."""
+        if not self._pool._shut_down.alive:
+            raise RuntimeError("the sandbox pool is closed")
+        is_traceback = error_detail is ErrorDetail.traceback
+        request = {"code": code, "is_traceback": is_traceback, "shows_value": shows_value}
+        started, failure = time.monotonic(), ""
+        for _ in range(NUM_TRIES):
             try:
-                return worker.exchange(request)
-            except (OSError, EOFError, ValueError, KeyError) as error:
+                connection = self._link.live or await asyncio.to_thread(self._link.connection)
+                if self._connection not in (None, connection):
+                    raise ConnectionError("the sandbox's broker is gone, and the variables of a session with it")
+                result = await self._ask(connection, request)
+            except OSError as error:
                 failure = f"{type(error).__name__}: {error}"
-                worker.discard()
-    finally:
-        idle.put(slot)
-    return ToolResult(status=ToolStatus.infrastructure, output=failure, wall_s=time.monotonic() - start)
+                if self._connection is not None:
+                    break
+            else:
+                has_variables = self._number is not None and not result["has_ended"]
+                self._connection = connection if has_variables else None
+                return ProgramResult(**{**result, "status": ToolStatus(result["status"])})
+        wall_s = time.monotonic() - started
+        return ProgramResult(status=ToolStatus.infrastructure, stdout="", stderr=failure, wall_s=wall_s)
 
+    async def close(self) -> None:
+        """Ends the process; safe to call twice."""
+        if self._connection is not None:
+            self._connection.say({"close": self._number})
+        self._connection = None
 
-def _shut_down(threads: ThreadPoolExecutor, workers: list[WorkerProcess], owner_pid: int) -> None:
-    if os.getpid() != owner_pid:  # a fork of the trainer ends: the workers are not its own
-        return
-    for worker in workers:
-        worker.interrupt()
-    threads.shutdown(wait=True)
-    for worker in workers:
-        worker.discard()
+    async def _ask(self, connection: Connection, request: dict[str, Any]) -> dict[str, Any]:
+        number, reply = connection.ask({"run": request, **self._place})
+        try:
+            message = await asyncio.wrap_future(reply)
+        except asyncio.CancelledError:
+            connection.say({"cancel": number})
+            raise
+        if "failure" in message:
+            raise OSError(message["failure"])
+        return message["result"]

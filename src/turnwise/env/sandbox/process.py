@@ -1,163 +1,265 @@
-"""A worker of the local sandbox as the trainer sees it: a process that is replaced after every failure."""
+"""A process in which programs run, as the broker sees it: what goes in, what comes out, and when it is killed."""
 
+import asyncio
 import contextlib
-import dataclasses
-import json
 import os
-import re
-import select
-import signal
-import subprocess
-import sys
-import tempfile
-import threading
-from pathlib import Path
+import socket
+from time import monotonic
 from typing import Any
 
-from turnwise.env.sandbox import worker as worker_script
-from turnwise.env.sandbox.messages import read_message, write_message
-from turnwise.types import ToolResult, ToolStatus
+from turnwise.env.sandbox.child import READY
+from turnwise.env.sandbox.isolation import MAX_FILES, Tier
+from turnwise.env.sandbox.messages import encode, take
+from turnwise.env.sandbox.program import classify
+from turnwise.env.sandbox.settings import Settings
+from turnwise.env.sandbox.zygotes import START_S, Child, SandboxFailure, Zygote
 
-SOURCE = Path(__file__).resolve().parents[3]
-"""Where the worker finds this package, until it has imported what it needs."""
-
-START_S = 60.0
-"""How long a worker may take to start, with all that it imports beforehand on a busy machine."""
-
-CLEANUP_S = 60.0
-"""How long a worker may take over a program's time limit to answer: it removes the program's files first.
-
-They may be many, and a program must not be able to have its failure taken for the sandbox's.
-"""
-
-GRACE_S = 5.0
-"""How long a worker may take to end when asked to."""
-
-SHOWN_FOLDER = "/tmp/sandbox"
-"""What the random folder of a worker is called in output; a program runs in `home` below it."""
-
-SHOWN_PREFIX = "/usr"
-"""What the folder of the interpreter is called in output."""
+REAP_S = 10.0
+"""How long a zygote may take to say that a process has ended which was killed."""
+CHUNK_BYTES = 1 << 16
+NUM_CPUS = os.cpu_count() or 1
+MIN_WAIT_S = 0.005
+"""How closely processor time is looked at; the kernel's own ticks are about as long."""
+NO_REPLY = {"exit_code": 0, "value": "", "error": ""}
+LOOK_S, BLOCK_BYTES = 0.05, 512
+"""How often the files of a program are counted in tier B, and what a block of `stat` is."""
+MAX_SAID_CHARS = 300
+"""What is told of a process that could not be set up."""
+BYTES_PER_CHARACTER = 12
+"""The most that JSON makes of a character."""
 
 
-class WorkerProcess:
-    """One worker process; started when it is needed, and replaced after every failure until it is interrupted."""
+class Process:
+    """One process of a zygote. It runs one program, or those of a session, one after the other."""
 
-    def __init__(self, settings: worker_script.Settings) -> None:
-        """Takes the settings of the worker, whose folder is filled in anew for each process."""
+    def __init__(
+        self,
+        settings: Settings,
+        zygote: Zygote,
+        child: Child,
+        ends: tuple[socket.socket, int, int],
+        *,
+        number: int,
+        home: str,
+        once: bool,
+    ) -> None:
+        """Use `start_process`."""
+        self.number = number
+        self.home = home
+        """The folder in which it runs, as this process would find it; in tier A it does not."""
         self._settings = settings
-        self._lock = threading.Lock()
-        self._is_interrupted = False
-        self._process: subprocess.Popen[bytes] | None = None
-        self._folder = ""
+        self._zygote = zygote
+        self._child = child
+        self._control, self._output, self._error = ends
+        self._once = once
+        self._news = asyncio.Event()
+        self._received: dict[int, bytearray] = {self._control.fileno(): bytearray()}
+        self._received |= {self._output: bytearray(), self._error: bytearray()}
+        for fd in self._received:
+            os.set_blocking(fd, False)
+            asyncio.get_running_loop().add_reader(fd, self._read, fd)
+        child.ended.add_done_callback(lambda _: self._news.set())
         self._is_ready = False
+        self._next_look = 0.0
+        self._reply: dict[str, Any] | None = None
 
-    def start(self) -> subprocess.Popen[bytes]:
-        """The running process, started when there is none."""
-        with self._lock:
-            if self._is_interrupted:
-                raise OSError("the sandbox pool was closed")
-            if self._process is None:
-                self._folder = os.path.realpath(tempfile.mkdtemp(prefix="turnwise-sandbox-"))  # as `getcwd` has it
-                try:
-                    self._process = _launch(dataclasses.replace(self._settings, folder=self._folder))
-                except OSError:
-                    worker_script.remove_folder(self._folder)
-                    raise
-            return self._process
+    @property
+    def has_ended(self) -> bool:
+        """Whether no further program can be given to it."""
+        return self._child.ended.done()
 
-    def exchange(self, request: dict[str, Any]) -> ToolResult:
-        """Sends one program and waits for its result.
+    async def run(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Has a program run, and says what became of it: `{status, stdout, stderr, value, wall_s, has_ended}`.
 
         Raises:
-            OSError, EOFError, ValueError, KeyError: The worker died, hangs, talks nonsense or could not start.
+            SandboxFailure: It could not be set up, or its zygote is gone.
         """
-        process = self.start()
-        if not self._is_ready:
-            if failure := self._answer(process, START_S)["failure"]:
-                raise OSError(failure)
-            self._is_ready = True
-        assert process.stdin is not None
-        write_message(process.stdin, request)
-        reply = self._answer(process, self._settings.wall_s + CLEANUP_S)
-        output = _masked(reply["output"], self._folder)
-        return ToolResult(status=ToolStatus(reply["status"]), output=output, wall_s=reply["wall_s"])
-
-    def _answer(self, process: subprocess.Popen[bytes], limit_s: float) -> dict[str, Any]:
-        assert process.stdout is not None
-        patience = select.poll()
-        patience.register(process.stdout.fileno(), select.POLLIN)
-        if not patience.poll(limit_s * 1000):
-            raise TimeoutError(f"the sandbox worker gave no answer within {limit_s:g} s")
-        return read_message(process.stdout)
-
-    def interrupt(self) -> None:
-        """Asks the process to end, whatever it does, and starts no other; an exchange under way fails at once."""
-        with self._lock:
-            self._is_interrupted = True
-            if self._process is not None:
-                self._process.terminate()
-
-    def discard(self) -> None:
-        """Ends the process with all that it runs and removes its folder; not while an exchange is under way."""
-        with self._lock:
-            process, self._process, self._is_ready = self._process, None, False
-            if process is None:
-                return
-            process.terminate()
-            try:
-                process.wait(GRACE_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            if process.returncode != 0:  # it could not clean up after itself
-                _kill_marked(self._folder)
-            worker_script.remove_folder(self._folder)
-            for pipe in (process.stdin, process.stdout):
-                with contextlib.suppress(OSError):  # what was not sent never will be
-                    pipe.close()  # pyright: ignore[reportOptionalMemberAccess]
-
-
-def _masked(output: str, folder: str) -> str:
-    """`output` without what differs from worker to worker: addresses of objects, `folder`, where the interpreter lies.
-
-    An address that the capture limit cut short is masked like a whole one. A path cut short is not; the status
-    is `output_limit` then, and `PythonTool` shows a fixed text in place of such output.
-    """
-    output = re.sub(r" at 0x[0-9a-f]+", " at 0x...", output).replace(folder, SHOWN_FOLDER)
-    for prefix in sorted({sys.prefix, sys.base_prefix} - {SHOWN_PREFIX}, key=len, reverse=True):
-        output = output.replace(prefix, SHOWN_PREFIX)
-    return output
-
-
-def _launch(settings: worker_script.Settings) -> subprocess.Popen[bytes]:
-    environment = {
-        "PYTHONPATH": str(SOURCE),
-        "PATH": os.environ.get("PATH", os.defpath),
-        "TMPDIR": settings.folder,  # also the mark by which programs are found whose worker was killed
-        "LC_ALL": "C.UTF-8",
-        "PYTHONUTF8": "1",
-        "PYTHONHASHSEED": "0",
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-        "MALLOC_ARENA_MAX": "1",  # each arena of a thread would take 64 MiB of the address space
-    }
-    return subprocess.Popen(
-        # -s -P and a bare environment isolate as -I does, which would ignore PYTHONHASHSEED.
-        [sys.executable, "-s", "-P", worker_script.__file__, json.dumps(dataclasses.asdict(settings))],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=environment,
-        cwd=settings.folder,
-        start_new_session=True,
-    )
-
-
-def _kill_marked(folder: str) -> None:
-    """Kills the processes that inherited `folder` in their environment."""
-    for environment in Path("/proc").glob("[0-9]*/environ"):
+        control = self._received[self._control.fileno()]
+        self._child.resume()
+        sending = self._send(encode(request))
         try:
-            if folder.encode() in environment.read_bytes():
-                os.kill(int(environment.parent.name), signal.SIGKILL)
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue
+            if not self._is_ready:
+                await self._become_ready()
+            else:
+                control.clear()  # what a program wrote there after its end
+            started = monotonic()
+            limit_hit = await self._watch(started)
+        finally:
+            if sending is not None:
+                sending.cancel()
+        if limit_hit or self._once or self.has_ended:
+            exit_code, cpu_s = await self._end()
+            if self._once and limit_hit is None and cpu_s > self._settings.cpu_s:
+                limit_hit = "timeout"  # the kernel was quicker than the watch
+        else:
+            exit_code = None
+            self._child.pause()  # threads of a session do not run between its programs
+            self._drain()
+        result = self._result(exit_code, limit_hit)
+        return {**result, "wall_s": monotonic() - started, "has_ended": self.has_ended}
+
+    async def close(self) -> None:
+        """Kills it, waits for its end and closes what leads to it; safe to call twice."""
+        with contextlib.suppress(SandboxFailure):
+            await self._end()
+        for fd in self._received:
+            asyncio.get_running_loop().remove_reader(fd)
+            if fd != self._control.fileno():
+                os.close(fd)
+        self._received.clear()
+        self._control.close()
+
+    async def _become_ready(self) -> None:
+        control = self._received[self._control.fileno()]
+        deadline = monotonic() + START_S
+        while not control.startswith(READY):
+            if self.has_ended or monotonic() > deadline:
+                exit_code, _ = await self._end()
+                said = " ".join(self._text(self._error).split())[-MAX_SAID_CHARS:]
+                raise SandboxFailure(f"the sandbox could not set up a process: exit code {exit_code}: {said}")
+            await self._hear_news(deadline - monotonic())
+        del control[: len(READY)]
+        self._is_ready = True
+
+    async def _watch(self, started: float) -> str | None:
+        """Waits until the program ends (None) or breaks a limit (the status that says which)."""
+        settings, cpu_before_s = self._settings, self._child.cpu_s()
+        self._next_look = started + LOOK_S
+        while True:
+            if self._is_flooded():
+                return "output_limit"
+            if self.has_ended or (not self._once and self._hears_reply()):
+                return None
+            if self._overfills():
+                return "output_limit"
+            wall_left_s = started + settings.wall_s - monotonic()
+            cpu_left_s = settings.cpu_s - (self._child.cpu_s() - cpu_before_s)
+            if min(wall_left_s, cpu_left_s) <= 0:
+                return "timeout"
+            looks_again_s = self._next_look - monotonic() if self._settings.tier == Tier.B else wall_left_s
+            await self._hear_news(min(wall_left_s, cpu_left_s / NUM_CPUS, looks_again_s))
+
+    def _overfills(self) -> bool:
+        """Whether the files of a program take more than it may have; in tier A its file system sees to that."""
+        if self._settings.tier != Tier.B or monotonic() < self._next_look:
+            return False
+        num_bytes = num_files = 0
+        folders = [self.home]
+        while folders and num_files <= MAX_FILES:
+            with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:  # it may be gone again
+                for entry in entries:
+                    num_files += 1
+                    num_bytes += entry.stat(follow_symlinks=False).st_blocks * BLOCK_BYTES
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+        self._next_look = monotonic() + LOOK_S
+        return num_files > MAX_FILES or num_bytes > self._settings.scratch_mb << 20
+
+    async def _hear_news(self, patience_s: float) -> None:
+        timer = asyncio.get_running_loop().call_later(max(patience_s, MIN_WAIT_S), self._news.set)
+        await self._news.wait()
+        self._news.clear()
+        timer.cancel()
+
+    def _send(self, message: bytes) -> asyncio.Task[None] | None:
+        """Sends at once what the socket takes, and the rest of a long program by and by."""
+        with contextlib.suppress(OSError):  # it ends, which the watch sees
+            if rest := message[self._control.send(message) :]:
+                return asyncio.create_task(self._send_rest(rest))
+        return None
+
+    async def _send_rest(self, rest: bytes) -> None:
+        with contextlib.suppress(OSError):
+            await asyncio.get_running_loop().sock_sendall(self._control, rest)
+
+    async def _end(self) -> tuple[int, float]:
+        """Kills it if it has not ended; what it leaves in the pipes is taken in."""
+        if not self._child.ended.done():
+            self._child.kill()
+        if not (await asyncio.wait([self._child.ended], timeout=REAP_S))[0]:
+            self._zygote.stop("the sandbox's zygote does not answer")
+        ended = self._child.ended.result()
+        self._drain()
+        return ended
+
+    def _drain(self) -> None:
+        for fd in self._received:
+            while self._read(fd):
+                pass
+
+    def _read(self, fd: int) -> bool:
+        """Takes in what is there, up to a limit: what comes beyond it is read and dropped; False when nothing is."""
+        try:
+            chunk = os.read(fd, CHUNK_BYTES)
+        except (BlockingIOError, ConnectionResetError):
+            return False
+        if not chunk:
+            asyncio.get_running_loop().remove_reader(fd)
+        elif len(received := self._received[fd]) <= self._max_bytes(fd):
+            received += chunk
+        self._news.set()
+        return bool(chunk)
+
+    def _max_bytes(self, fd: int) -> int:
+        most = self._settings.max_capture_bytes
+        return most if fd != self._control.fileno() else 2 * BYTES_PER_CHARACTER * most + 1024
+
+    def _is_flooded(self) -> bool:
+        printed = len(self._received[self._output]) + len(self._received[self._error])
+        control = self._control.fileno()
+        return printed > self._settings.max_capture_bytes or len(self._received[control]) > self._max_bytes(control)
+
+    def _hears_reply(self) -> bool:
+        """Whether the process has said what became of its program: its word on itself alone, whatever it is."""
+        if self._reply is None:
+            try:
+                self._reply = take(self._received[self._control.fileno()])
+            except ValueError:
+                self._reply = {}
+        return self._reply is not None
+
+    def _result(self, exit_code: int | None, limit_hit: str | None) -> dict[str, Any]:
+        """Empties what was received. An `exit_code` comes from the kernel; else the process's own word counts."""
+        match self._reply if self._hears_reply() else NO_REPLY:
+            case {"exit_code": int(word), "value": str(value), "error": str(error)}:
+                pass
+            case _:
+                word, value, error = 1, "", "Error: not an answer of the interpreter\n"
+        self._reply = None
+        if limit_hit is None and self._is_flooded():
+            limit_hit = "output_limit"
+        printed = self._received[self._output][: self._settings.max_capture_bytes]
+        stdout, stderr = printed.decode(errors="replace"), self._text(self._error, len(printed))
+        if limit_hit:
+            status, note, value, error = limit_hit, "", "", ""
+        else:
+            status, note = classify(word if exit_code is None else exit_code, stdout + stderr + error)
+        for received in self._received.values():
+            received.clear()
+        return {"status": status, "stdout": stdout, "stderr": stderr + error + note, "value": value}
+
+    def _text(self, fd: int, num_bytes_before: int = 0) -> str:
+        return self._received[fd][: self._settings.max_capture_bytes - num_bytes_before].decode(errors="replace")
+
+
+async def start_process(settings: Settings, zygote: Zygote, number: int, *, once: bool) -> Process:
+    """A process of this number, which is free until it is closed.
+
+    Raises:
+        SandboxFailure: It could not be had.
+    """
+    ours, theirs = socket.socketpair()
+    (output, output_end), (error, error_end) = os.pipe(), os.pipe()
+    try:
+        child = await zygote.fork(number, [theirs.fileno(), output_end, error_end], once=once)
+    except BaseException:
+        ours.close()
+        os.close(output)
+        os.close(error)
+        raise
+    finally:
+        theirs.close()
+        os.close(output_end)
+        os.close(error_end)
+    home = f"{zygote.folder}/{number}"
+    return Process(settings, zygote, child, (ours, output, error), number=number, home=home, once=once)

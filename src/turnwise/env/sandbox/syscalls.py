@@ -91,5 +91,5 @@ def _seccomp():
     try:
         import pyseccomp
     except (ImportError, RuntimeError, OSError) as error:
-        raise OSError(f"libseccomp is missing ({error})") from error
+        raise OSError(f"libseccomp is missing: install libseccomp2 and pyseccomp ({error})") from error
     return pyseccomp

@@ -8,9 +8,9 @@ import pytest
 
 from fusion_server import SANDBOX_ERROR, Fault, FusionServer, serving
 from turnwise.env.sandbox.fusion import FusionPool, FusionSandbox
-from turnwise.env.sandbox.interface import ErrorDetail, Sandbox, SandboxPool
+from turnwise.env.sandbox.interface import ErrorDetail, ProgramResult, Sandbox, SandboxPool
 from turnwise.env.sandbox.local import LocalSandbox
-from turnwise.types import ToolResult, ToolStatus
+from turnwise.types import ToolStatus
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +27,10 @@ def server() -> Iterator[FusionServer]:
         yield server
 
 
-def run_all(server: FusionServer, *codes: str, **settings: Any) -> list[ToolResult]:
+def run_all(server: FusionServer, *codes: str, **settings: Any) -> list[ProgramResult]:
     """Runs programs side by side in one pool."""
 
-    async def run() -> list[ToolResult]:
+    async def run() -> list[ProgramResult]:
         pool = FusionPool(FusionSandbox(url=server.url, **{"retry_s": 0.01, **settings}))
         try:
             return await asyncio.gather(*(pool.run(code) for code in codes))
@@ -40,7 +40,7 @@ def run_all(server: FusionServer, *codes: str, **settings: Any) -> list[ToolResu
     return asyncio.run(run())
 
 
-def run(server: FusionServer, code: str = "print(1)", **settings: Any) -> ToolResult:
+def run(server: FusionServer, code: str = "print(1)", **settings: Any) -> ProgramResult:
     (result,) = run_all(server, code, **settings)
     return result
 
@@ -219,7 +219,7 @@ def test_what_is_sent(server: FusionServer):
 
 
 def test_cancelling_ends_the_request_and_frees_its_place(server: FusionServer):
-    async def cancelled() -> ToolResult:
+    async def cancelled() -> ProgramResult:
         pool = FusionPool(FusionSandbox(url=server.url, max_concurrency=1))
         server.faults.append(Fault(delay_s=1.0))
         first = asyncio.create_task(pool.run("print(1)"))
@@ -238,7 +238,7 @@ def test_cancelling_ends_the_request_and_frees_its_place(server: FusionServer):
 
 
 def test_closing_ends_what_is_under_way_and_what_waits(server: FusionServer):
-    async def closed() -> list[ToolResult]:
+    async def closed() -> list[ProgramResult]:
         pool = FusionPool(FusionSandbox(url=server.url, max_concurrency=1))
         server.faults.append(Fault(delay_s=1.0))
         runs = [asyncio.create_task(pool.run("print(1)")) for _ in range(2)]

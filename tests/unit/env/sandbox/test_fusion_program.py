@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from turnwise.env.sandbox.fusion_program import ServerFailure, read_answer, wrapped
-from turnwise.env.sandbox.interface import ErrorDetail
-from turnwise.types import ToolResult, ToolStatus
+from turnwise.env.sandbox.interface import ErrorDetail, ProgramResult
+from turnwise.types import ToolStatus
 
 
 def answer(**ran: Any) -> bytes:
@@ -29,7 +29,14 @@ def answer(**ran: Any) -> bytes:
 )
 def test_what_an_answer_means(ran: dict[str, Any], status: ToolStatus, output: str):
     result = read_answer(answer(**ran), max_capture_bytes=1000, elapsed_s=9.0)
-    assert result == ToolResult(status=status, output=output, wall_s=0.5)
+    assert (result.status, result.output, result.wall_s) == (status, output, 0.5)
+
+
+def test_streams_are_told_apart_and_bounded_together():
+    result = read_answer(answer(stdout="ready /t\n12345", stderr="6789"), max_capture_bytes=9, elapsed_s=9.0)
+    assert (result.status, result.stdout, result.stderr) == (ToolStatus.ok, "12345", "6789")
+    result = read_answer(answer(stdout="ready /t\n12345", stderr="6789"), max_capture_bytes=8, elapsed_s=9.0)
+    assert (result.status, result.stdout, result.stderr) == (ToolStatus.output_limit, "12345", "678")
 
 
 def test_output_is_cut_between_bytes():
@@ -42,7 +49,8 @@ def test_output_is_cut_between_bytes():
 
 def test_seconds_are_those_seen_here_where_the_server_says_none():
     assert read_answer(answer(stdout="ready /t\n", execution_time=None), 100, elapsed_s=9.0).wall_s == 9.0
-    assert read_answer(None, 100, elapsed_s=9.0) == ToolResult(status=ToolStatus.output_limit, output="", wall_s=9.0)
+    too_long = ProgramResult(status=ToolStatus.output_limit, stdout="", stderr="", wall_s=9.0)
+    assert read_answer(None, 100, elapsed_s=9.0) == too_long
 
 
 def test_a_program_that_did_not_begin_is_not_at_fault():

@@ -1,3 +1,5 @@
+"""The life of a broker and its zygotes: what they leave, what becomes of programs when one of them fails."""
+
 import asyncio
 import gc
 import os
@@ -12,21 +14,22 @@ from pathlib import Path
 import psutil
 import pytest
 
-from turnwise.env.sandbox import process as process_module
-from turnwise.env.sandbox import worker as worker_script
+from turnwise.env.sandbox import link
+from turnwise.env.sandbox.interface import ProgramResult
 from turnwise.env.sandbox.isolation import Tier
 from turnwise.env.sandbox.local import LocalPool, LocalSandbox
-from turnwise.types import ToolResult, ToolStatus
+from turnwise.types import ToolStatus
 
-KILL_WORKER = "import os\nos.kill(os.getppid(), 9)\n"
+BROKER_ID = "open(f'/proc/{os.getppid()}/stat').read().rpartition(')')[2].split()[1]"
+KILL_ZYGOTE = "import os\nos.kill(os.getppid(), 9)\n"
 
 
-def run(pool: LocalPool, code: str) -> ToolResult:
+def run(pool: LocalPool, code: str) -> ProgramResult:
     return asyncio.run(pool.run(code))
 
 
-def worker_processes() -> list[psutil.Process]:
-    return [p for p in psutil.Process().children() if worker_script.__file__ in p.cmdline()]
+def brokers() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if link.broker_script.__file__ in child.cmdline()]
 
 
 def sandbox_folders() -> set[Path]:
@@ -46,15 +49,20 @@ def is_gone(pid: int, patience_s: float = 5.0) -> bool:
     return True
 
 
-def test_a_cancelled_run_does_not_disturb_the_next(sandbox_pool: LocalPool):
+def test_a_cancelled_program_is_killed_and_does_not_disturb_the_next(sandbox_pool: LocalPool, tmp_path: Path):
     async def cancel() -> list[str]:
-        runs = [asyncio.create_task(sandbox_pool.run(f"import time\ntime.sleep(0.3)\nprint({i})")) for i in range(4)]
-        await asyncio.sleep(0.1)
+        code = "import os, time\nopen({!r} + str(os.getpid()), 'w')\ntime.sleep(60)"
+        runs = [asyncio.create_task(sandbox_pool.run(code.format(f"{tmp_path}/"))) for _ in range(4)]
+        while len(list(tmp_path.iterdir())) < 2:
+            await asyncio.sleep(0.01)
         for task in runs:
             task.cancel()
         return [(await sandbox_pool.run(f"print('next {i}')")).output for i in range(4)]
 
     assert asyncio.run(cancel()) == [f"next {i}\n" for i in range(4)]
+    started = [int(path.name) for path in tmp_path.iterdir()]
+    assert len(started) == 2
+    assert all(is_gone(pid) for pid in started)
 
 
 def test_as_many_programs_as_workers_run_at_once(sandbox_pool: LocalPool, tmp_path: Path):
@@ -62,40 +70,50 @@ def test_as_many_programs_as_workers_run_at_once(sandbox_pool: LocalPool, tmp_pa
         mine, other = repr(str(tmp_path / mine)), repr(str(tmp_path / other))
         return f"import os\nopen({mine}, 'w')\nwhile not os.path.exists({other}): pass\nprint('met')"
 
-    async def both() -> tuple[ToolResult, ToolResult]:
+    async def both() -> tuple[ProgramResult, ProgramResult]:
         return await asyncio.gather(sandbox_pool.run(meet("a", "b")), sandbox_pool.run(meet("b", "a")))
 
     assert [result.output for result in asyncio.run(both())] == ["met\n", "met\n"]
 
 
-def test_many_programs_leave_nothing(sandbox_pool: LocalPool):
-    asyncio.run(sandbox_pool.run("1"))
-    workers = worker_processes()
-    before = [worker.num_fds() for worker in workers], psutil.Process().num_fds()
+def test_no_more_programs_than_workers_run_at_once(hasty_pool: LocalPool, tmp_path: Path):
+    code = f"import os\nopen({str(tmp_path)!r} + '/x', 'x')\nos.remove({str(tmp_path)!r} + '/x')\nprint('alone')"
 
-    async def run_many() -> list[ToolResult]:
+    async def many() -> list[ProgramResult]:
+        return await asyncio.gather(*(hasty_pool.run(code) for _ in range(20)))
+
+    assert {result.output for result in asyncio.run(many())} == {"alone\n"}
+
+
+def test_many_programs_leave_nothing(sandbox_pool: LocalPool):
+    run(sandbox_pool, "import numpy")
+    (broker,) = [one for one in brokers() if one.pid == int(run(sandbox_pool, f"import os\nprint({BROKER_ID})").output)]
+    zygotes = broker.children()
+    before = broker.num_fds(), [zygote.num_fds() for zygote in zygotes], psutil.Process().num_fds()
+
+    async def run_many() -> list[ProgramResult]:
         return await asyncio.gather(*(sandbox_pool.run(f"open('f', 'w').write('x')\nprint({i})") for i in range(200)))
 
     results = asyncio.run(run_many())
     assert [result.output for result in results] == [f"{i}\n" for i in range(200)]
-    assert worker_processes() == workers
-    assert not any(worker.children() for worker in workers)
-    assert not any(list(Path(worker.cwd()).iterdir()) for worker in workers)
-    assert [worker.num_fds() for worker in workers] == before[0]
-    assert psutil.Process().num_fds() <= before[1]
+    assert broker.children(recursive=True) == zygotes
+    folder = Path(broker.cmdline()[-1])
+    assert not [path for path in folder.rglob("*") if path.name not in ("light", "heavy")]
+    assert (broker.num_fds(), [zygote.num_fds() for zygote in zygotes]) == before[:2]
+    assert psutil.Process().num_fds() <= before[2]
 
 
 def test_close_ends_running_programs_and_leaves_nothing(daemon_code: str):
-    folders, others = sandbox_folders(), worker_processes()
+    folders, others = sandbox_folders(), brokers()
 
-    async def close_while_running() -> tuple[set[psutil.Process], list[ToolResult]]:
+    async def close_while_running() -> tuple[set[psutil.Process], list[ProgramResult]]:
         pool = LocalPool(LocalSandbox(wall_s=60), Tier.unsafe)
         runs = [asyncio.create_task(pool.run(daemon_code + "time.sleep(60)")) for _ in range(3)]
+        (broker,) = [one for one in brokers() if one not in others]
         started = set[psutil.Process]()
-        while len(started) < 6:  # two workers, two programs, two daemons
+        while len(started) < 6:  # broker, zygote, two programs, two daemons
             await asyncio.sleep(0.01)
-            workers = [worker for worker in worker_processes() if worker not in others]
-            started = {process for worker in workers for process in (worker, *worker.children(recursive=True))}
+            started = {broker, *broker.children(recursive=True)}
         await pool.close()
         await pool.close()
         with pytest.raises(RuntimeError, match="closed"):
@@ -103,7 +121,7 @@ def test_close_ends_running_programs_and_leaves_nothing(daemon_code: str):
         return started, await asyncio.gather(*runs)
 
     started, results = asyncio.run(close_while_running())
-    assert not any(process.is_running() for process in started)
+    assert all(is_gone(process.pid) for process in started)
     assert {result.status for result in results} == {ToolStatus.infrastructure}
     assert sandbox_folders() == folders
 
@@ -114,8 +132,8 @@ from turnwise.env.sandbox.isolation import Tier
 from turnwise.env.sandbox.local import LocalPool, LocalSandbox
 
 pool = LocalPool(LocalSandbox(num_workers=1, wall_s=60), Tier.unsafe)
-code = "import os; print(os.getppid(), os.environ['TMPDIR'].split('/')[-2])"  # as a whole, the path is masked
-print(asyncio.run(pool.run(code)).output, end="", flush=True)
+code = "import os; print(os.getppid(), os.environ['TMPDIR'][5:].split('/')[0])"  # as a whole, the path is masked
+print(asyncio.run(pool.run(code)).output, pool._link._connection._launched.folder, end="", flush=True)
 """
 
 
@@ -123,11 +141,11 @@ def test_a_pool_that_nobody_closed_ends_with_the_interpreter():
     command = [sys.executable, "-c", SCRIPT + "1 / 0"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(command, capture_output=True, env=environment, text=True)
-    pid, folder = done.stdout.split()
+    pid, _, folder = done.stdout.split()
     assert done.returncode == 1
-    assert is_gone(int(pid), patience_s=0)
-    assert folder.startswith("turnwise-sandbox-")
-    assert not Path(tempfile.gettempdir(), folder).exists()
+    assert is_gone(int(pid), patience_s=1)
+    assert "turnwise-sandbox-" in folder
+    assert not Path(folder).exists()
 
 
 def test_a_pool_that_is_dropped_ends():
@@ -135,32 +153,62 @@ def test_a_pool_that_is_dropped_ends():
     pid = int(run(pool, "import os\nprint(os.getppid())").output)
     del pool
     gc.collect()
-    assert is_gone(pid, patience_s=0)
+    assert is_gone(pid, patience_s=1)
 
 
 def test_a_killed_trainer_leaves_nothing(daemon_code: str, tmp_path: Path):
     program = f"{daemon_code}open({str(tmp_path / 'is_running')!r}, 'w')\ntime.sleep(60)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", SCRIPT + f"asyncio.run(pool.run({program!r}))"]
+    command = [sys.executable, "-c", SCRIPT + f"print()\nasyncio.run(pool.run({program!r}))"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as trainer:
         assert trainer.stdout is not None
-        worker_pid, folder = trainer.stdout.readline().split()
-        worker = psutil.Process(int(worker_pid))
-        assert Path(tempfile.gettempdir(), folder).exists()
+        trainer.stdout.readline()
+        folder = trainer.stdout.readline().strip()
+        assert Path(folder).exists()
         while not (tmp_path / "is_running").exists():
             time.sleep(0.01)
-        descendants = [worker, *worker.children(recursive=True)]
+        descendants = psutil.Process(trainer.pid).children(recursive=True)
         trainer.send_signal(signal.SIGKILL)
-    assert len(descendants) >= 3  # worker, program, daemon
+    assert len(descendants) >= 4  # broker, zygote, program, daemon
     assert all(is_gone(process.pid) for process in descendants)
-    assert not Path(tempfile.gettempdir(), folder).exists()
+    assert not Path(folder).exists()
 
 
-def test_a_killed_worker_is_replaced(hasty_pool: LocalPool):
-    result = run(hasty_pool, KILL_WORKER)
-    assert result.status is ToolStatus.infrastructure
-    assert result.output.startswith("EOFError")
+def test_a_fork_of_the_trainer_keeps_no_broker_alive():
+    """As the workers of a data loader are: they inherit the socket, and outlive the trainer here."""
+    fork = "import os, signal, time\nfork = os.fork()\nif fork == 0:\n    time.sleep(60)\nprint('', fork, flush=True)\n"
+    script = SCRIPT.replace(', end=""', "") + fork + "os.kill(os.getpid(), signal.SIGKILL)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment, text=True
+    ) as trainer:
+        assert trainer.stdout is not None
+        zygote, _, fork = (trainer.stdout.readline().split()[0] for _ in range(3))
+        try:
+            assert is_gone(int(zygote))
+            assert not is_gone(int(fork), patience_s=0)
+        finally:
+            os.kill(int(fork), signal.SIGKILL)
+
+
+def test_a_killed_zygote_is_replaced(hasty_pool: LocalPool):
+    result = run(hasty_pool, KILL_ZYGOTE + "import time\ntime.sleep(5)")
+    assert (result.status, result.output) == (
+        ToolStatus.infrastructure,
+        "OSError: the sandbox's zygote has ended",
+    )
     assert run(hasty_pool, "print(1)").output == "1\n"
+
+
+def test_a_killed_broker_is_replaced(tmp_path: Path):
+    pool = LocalPool(LocalSandbox(num_workers=1), Tier.unsafe)
+    broker = pool._link.connection()._launched
+    assert broker is not None
+    code = f"import os\nif not os.path.exists({str(tmp_path / 'x')!r}):\n  open({str(tmp_path / 'x')!r}, 'w')\n"
+    code += f"  os.kill(int({BROKER_ID}), 9)\n  while True: pass\nprint('again')"
+    assert run(pool, code).output == "again\n"
+    asyncio.run(pool.close())
+    assert not Path(broker.folder).exists()
 
 
 def test_a_program_is_tried_once_more_and_nothing_of_the_first_try_lives_on(
@@ -175,41 +223,63 @@ else:
     print("second")
     sys.exit()
 """
-    result = run(hasty_pool, code + daemon_code + KILL_WORKER)
+    result = run(hasty_pool, code + daemon_code + KILL_ZYGOTE)
     assert (result.status, result.output) == (ToolStatus.ok, "second\n")
     assert is_gone(int(Path(first_try).read_text()))
 
 
-def test_a_stopped_worker_is_replaced(hasty_pool: LocalPool, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(process_module, "GRACE_S", 0.3)
-    monkeypatch.setattr(process_module, "CLEANUP_S", 0.3)
-    result = run(hasty_pool, "import os\nos.kill(os.getppid(), 19)")
+def test_a_broker_that_gives_no_sign_of_life_is_replaced(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(link, "STALL_S", 0.4)
+    monkeypatch.setattr(link, "GRACE_S", 0.2)
+    pool = LocalPool(LocalSandbox(num_workers=1, wall_s=1.0), Tier.unsafe)
+    zygote = int(run(pool, "import os\nprint(os.getppid())").output)
+    result = run(pool, f"import os\nos.kill(int({BROKER_ID}), 19)")
     assert result.status is ToolStatus.infrastructure
-    assert result.output == "TimeoutError: the sandbox worker gave no answer within 0.8 s"
+    assert result.stderr == "OSError: the sandbox's broker gave no sign of life for 0.4 s"
+    assert run(pool, "print(1)").output == "1\n"
+    asyncio.run(pool.close())
+    assert is_gone(zygote)
+
+
+def test_a_zygote_that_has_stopped_is_replaced(hasty_pool: LocalPool):
+    result = run(hasty_pool, "import os\nos.kill(os.getppid(), 19)")
+    assert (result.status, result.stderr) == (
+        ToolStatus.infrastructure,
+        "OSError: the sandbox's zygote does not answer",
+    )
     assert run(hasty_pool, "print(1)").output == "1\n"
 
 
-def test_a_worker_that_talks_nonsense_is_replaced(hasty_pool: LocalPool, monkeypatch: pytest.MonkeyPatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(process_module, "read_message", lambda _: {"status": "splendid", "output": "", "wall_s": 0.0})
-        assert run(hasty_pool, "print(1)").status is ToolStatus.infrastructure
-    assert run(hasty_pool, "print(2)").output == "2\n"
-
-
-def test_a_worker_that_cannot_start_is_an_infrastructure_failure(monkeypatch: pytest.MonkeyPatch):
+def test_a_broker_that_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     folders = sandbox_folders()
-    pool = LocalPool(LocalSandbox(num_workers=1), Tier.unsafe)
-    result = run(pool, "print(1)")
-    asyncio.run(pool.close())
-    assert result.status is ToolStatus.infrastructure
-    assert "/nowhere/python" in result.output
+    with pytest.raises(OSError, match="/nowhere/python"):
+        LocalPool(LocalSandbox(num_workers=1), Tier.unsafe)
     assert sandbox_folders() == folders
 
 
-def test_a_program_that_removes_the_workers_folder_harms_no_other(hasty_pool: LocalPool):
+def test_a_process_that_cannot_be_set_up_is_not_the_programs_fault(monkeypatch: pytest.MonkeyPatch):
+    sandbox = LocalSandbox(num_workers=1)
+    broken = replace(sandbox.settings(Tier.B), forbidden="00")
+    monkeypatch.setattr(LocalSandbox, "settings", lambda *_: broken)
+    pool = LocalPool(sandbox, Tier.B)
+    result = run(pool, "print(1)")
+    asyncio.run(pool.close())
+    assert result.status is ToolStatus.infrastructure
+    assert "could not set up a process: exit code 70: " in result.stderr
+    assert "prctl: Invalid argument" in result.stderr
+
+
+def test_a_program_that_removes_the_folder_above_its_own_harms_no_other(hasty_pool: LocalPool):
     run(hasty_pool, "import os, shutil\nshutil.rmtree(os.path.dirname(os.getcwd()))")
     assert run(hasty_pool, "print(1)").output == "1\n"
+
+
+def test_folders_too_deep_for_recursion_are_removed(sandbox_pool: LocalPool):
+    depth = sys.getrecursionlimit() + 50
+    result = run(sandbox_pool, f"import os\nprint(os.listdir())\nfor _ in range({depth}): os.mkdir('d'); os.chdir('d')")
+    assert (result.status, result.output) == (ToolStatus.ok, "[]\n")
+    assert not [path for folder in sandbox_folders() for path in folder.glob("*/*")]
 
 
 @pytest.mark.parametrize(
@@ -219,7 +289,8 @@ def test_a_program_that_removes_the_workers_folder_harms_no_other(hasty_pool: Lo
         ("wall_s", 0.0),
         ("wall_s", float("nan")),
         ("cpu_s", float("inf")),
-        ("memory_mb", 63),
+        ("memory_mb", 15),
+        ("total_memory_mb", -1),
         ("file_mb", -1),
         ("max_open_files", 15),
         ("max_processes", -1),
@@ -229,3 +300,9 @@ def test_a_program_that_removes_the_workers_folder_harms_no_other(hasty_pool: Lo
 def test_limits_out_of_range_are_refused(field: str, value: float):
     with pytest.raises(ValueError, match=f"{field}={value}: expected a finite number >= "):
         replace(LocalSandbox(), **{field: value})
+
+
+@pytest.mark.parametrize("name", ["num py", "nmupy", "numpy.linalg", ""])
+def test_what_is_no_module_is_refused(name: str):
+    with pytest.raises(ValueError, match=rf"preloaded=\['numpy', '{name}'\]: no module '{name}' is installed here"):
+        LocalSandbox(preloaded=["numpy", name])

@@ -1,0 +1,272 @@
+"""Runs programs for trainers, each in a process of its own: the far side of `turnwise.env.sandbox.link`, a script.
+
+It starts from a bare environment and holds nothing but its sockets: no answer, no checkpoint and no key was ever in its
+memory. Two zygotes fork the processes: one that is there at once, and one that has imported slow modules beforehand. It
+ends when no trainer is connected any more, and everything ends with it. What is said on a socket:
+
+    {"hello": settings}                          -> {"failure": text, "cgroups": [...], "runs_as_root": bool}
+    {"id", "run": request}                       -> {"id", "result": ...} or {"id", "failure": text}
+    {"id", "run": request, "session": number}    -> the same, with the variables of the session's programs before
+    {"cancel": id}, {"close": session}           no answer: what runs is killed
+    {"ping": id}                                 -> {"pong": id}
+
+A request is `{"code", "is_traceback", "shows_value"}`, a result what `turnwise.env.sandbox.process` says.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import heapq
+import json
+import os
+import re
+import resource
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from turnwise.env.sandbox.cgroup import Cgroup
+from turnwise.env.sandbox.child import MAX_FILES
+from turnwise.env.sandbox.isolation import MAX_PROGRAMS, adopt_orphans
+from turnwise.env.sandbox.messages import encode, take
+from turnwise.env.sandbox.process import Process, start_process
+from turnwise.env.sandbox.settings import Settings, masked
+from turnwise.env.sandbox.zygotes import OWN, SandboxFailure, Zygote
+
+GRACE_S = 5.0
+"""How long a zygote may take to end by itself."""
+
+
+class Session:
+    """Programs one after the other in one process, which is there from the first of them on."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.process: Process | None = None
+
+
+class Broker:
+    """The zygotes, and the room for programs that all trainers share."""
+
+    def __init__(self, settings: Settings, folder: str) -> None:
+        self.settings = settings
+        self.cgroup = Cgroup(settings)
+        self._folder = folder
+        self._light = Zygote(settings, f"{folder}/light", [], self.cgroup)
+        self._heavy = Zygote(settings, f"{folder}/heavy", settings.preloaded, self.cgroup)
+        self._slow_modules = re.compile(rf"\b({'|'.join(map(re.escape, settings.preloaded)) or '(?!)'})\b")
+        self._room = asyncio.Semaphore(settings.num_workers)
+        self._free = list(range(MAX_PROGRAMS))  # numbers of processes: a heap
+        self.failure = ""
+        """Why there can be no program."""
+        self.clients: set[Client] = set()
+        self.is_left = asyncio.Event()
+        """Nobody is connected any more."""
+
+    async def start(self) -> None:
+        """Has the first zygote ready, or notes why there can be none."""
+        try:
+            await self._light.start()
+        except SandboxFailure as error:
+            self.failure = str(error)
+
+    def facts(self) -> dict[str, Any]:
+        """What a trainer should know of it."""
+        return {"cgroups": self.cgroup.controllers, "runs_as_root": self._light.runs_as_root}
+
+    async def run(self, request: dict[str, Any], session: Session | None) -> dict[str, Any]:
+        """Has a program run when there is room for it.
+
+        Raises:
+            SandboxFailure: What went wrong through no fault of the program.
+        """
+        if session is None:
+            return await self._run_in(Session(), request, once=True)
+        async with session.lock:
+            return await self._run_in(session, request, once=False)
+
+    async def end(self, session: Session) -> None:
+        """Ends the process of a session."""
+        async with session.lock:
+            await self._discard(session)
+
+    async def close(self) -> None:
+        """Ends the zygotes and all that they forked."""
+        for zygote in (self._light, self._heavy):
+            zygote.stop("the sandbox was closed", GRACE_S)
+        await self.cgroup.close()
+        await _remove(self._folder)
+
+    async def _run_in(self, session: Session, request: dict[str, Any], *, once: bool) -> dict[str, Any]:
+        is_over = True
+        async with self._room:
+            try:
+                if session.process is None:
+                    session.process = await self._process(request["code"], once=once)
+                home = session.process.home
+                result = await session.process.run(request)
+                is_over = result["has_ended"]
+            finally:
+                if is_over:
+                    await self._discard(session)
+        return {**result, **{name: masked(result[name], home) for name in ("stdout", "stderr", "value")}}
+
+    async def _process(self, code: str, *, once: bool) -> Process:
+        """A process for a program, or for a session, of which nobody knows what later programs import."""
+        if not self._free:
+            raise SandboxFailure(f"the sandbox has no room: {MAX_PROGRAMS} programs and sessions are there")
+        is_heavy = self._slow_modules.search(code) if once else self.settings.preloaded
+        number = heapq.heappop(self._free)
+        try:
+            return await start_process(self.settings, self._heavy if is_heavy else self._light, number, once=once)
+        except BaseException:
+            heapq.heappush(self._free, number)
+            raise
+
+    async def _discard(self, session: Session) -> None:
+        process, session.process = session.process, None
+        if process is not None:
+            await process.close()
+            await _remove(process.home)
+            heapq.heappush(self._free, process.number)
+
+
+class Client(asyncio.Protocol):
+    """One trainer that is connected."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._received = bytearray()
+        self._answers: dict[int, asyncio.Task[None]] = {}
+        self._sessions: dict[int, Session] = {}
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """It is there."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._broker.clients.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        """It says something."""
+        self._received += data
+        while (message := take(self._received)) is not None:
+            self._heed(message)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is gone: all that runs for it ends."""
+        asyncio.create_task(self.leave())  # noqa: RUF006 -- the broker holds its client until it is done
+
+    async def leave(self) -> None:
+        """Ends all that runs for it; safe to call twice."""
+        answers = list(self._answers.values())
+        for answer in answers:
+            answer.cancel()
+        await asyncio.gather(*answers, return_exceptions=True)
+        await asyncio.gather(*map(self._broker.end, self._sessions.values()))
+        self._transport.close()
+        self._broker.clients.discard(self)
+        if not self._broker.clients:
+            self._broker.is_left.set()
+
+    def _heed(self, message: dict[str, Any]) -> None:
+        match message:
+            case {"hello": settings}:
+                differing = differences(self._broker.settings, Settings(**settings))
+                failure = self._broker.failure or (f"its limits are others: {differing}" if differing else "")
+                self._say({"failure": failure, **self._broker.facts()})
+            case {"id": number, "run": request, **rest}:
+                session = self._sessions.setdefault(rest["session"], Session()) if "session" in rest else None
+                self._begin(number, self._answer(number, request, session))
+            case {"cancel": number} if number in self._answers:
+                self._answers[number].cancel()
+            case {"close": name} if name in self._sessions:
+                self._begin(-name, self._broker.end(self._sessions.pop(name)))
+            case {"ping": number}:
+                self._say({"pong": number})
+
+    def _begin(self, number: int, work: Coroutine[Any, Any, None]) -> None:
+        self._answers[number] = task = asyncio.create_task(work)
+        task.add_done_callback(lambda _: self._answers.pop(number))
+
+    async def _answer(self, number: int, request: dict[str, Any], session: Session | None) -> None:
+        try:
+            self._say({"id": number, "result": await self._broker.run(request, session)})
+        except (SandboxFailure, OSError) as error:
+            self._say({"id": number, "failure": str(error) or type(error).__name__})
+
+    def _say(self, message: dict[str, Any]) -> None:
+        self._transport.write(encode(message))
+
+
+def differences(settings: Settings, wanted: Settings) -> str:
+    """The fields in which a trainer's settings are not those of the broker: `wall_s=5.0, not 3.0`."""
+    ours, theirs = dataclasses.asdict(settings), dataclasses.asdict(wanted)
+    names = [name for name in ours if ours[name] != theirs[name] and name != "forbidden"]
+    return ", ".join(f"{name}={ours[name]}, not {theirs[name]}" for name in names)
+
+
+async def _remove(folder: str) -> None:
+    """Removes `folder` and what is in it; `rm` copes with trees too deep for recursion in Python."""
+    try:
+        Path(folder).rmdir()
+    except FileNotFoundError:
+        return
+    except OSError:
+        remove = 'rm -rf -- "$0" || { chmod -R u+rwx -- "$0"; rm -rf -- "$0"; }'  # its owner may be shut out of it
+        process = subprocess.Popen(["sh", "-c", remove, folder], stderr=subprocess.DEVNULL)
+        OWN.add(process.pid)
+        await asyncio.to_thread(process.wait)
+        OWN.discard(process.pid)
+
+
+async def serve(settings: Settings, folder: str) -> None:
+    """Serves the trainer at the other end of standard input, and those that connect to `settings.socket`.
+
+    What it needs on disk is in `folder`, which it removes at the end.
+    """
+    Path(folder).chmod(0o711)  # for the users that programs run as
+    broker = Broker(settings, folder)
+    loop, listens_at = asyncio.get_running_loop(), None
+    loop.add_signal_handler(signal.SIGTERM, broker.is_left.set)
+    try:
+        await broker.start()
+        if settings.socket and not broker.failure:
+            listens_at = await _listen(settings.socket, lambda: Client(broker))
+        await loop.create_connection(lambda: Client(broker), sock=socket.socket(fileno=0))
+        await broker.is_left.wait()
+    finally:
+        if listens_at is not None and _identity(settings.socket) == listens_at:
+            Path(settings.socket).unlink()
+        await asyncio.gather(*(client.leave() for client in broker.clients))
+        await broker.close()
+
+
+async def _listen(path: str, client: Callable[[], Client]) -> tuple[int, int]:
+    """Listens at `path`, for this user alone; by the identity that is returned the place is known again."""
+    mask = os.umask(0o177)
+    try:
+        await asyncio.get_running_loop().create_unix_server(client, path)
+    finally:
+        os.umask(mask)
+    identity = _identity(path)
+    assert identity is not None
+    return identity
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    with contextlib.suppress(FileNotFoundError):
+        status = Path(path).stat()
+        return status.st_dev, status.st_ino
+    return None
+
+
+if __name__ == "__main__":
+    os.dup2(2, 1)
+    adopt_orphans()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, MAX_FILES), most))
+    asyncio.run(serve(Settings(**json.loads(sys.argv[1])), sys.argv[2]))

@@ -1,0 +1,66 @@
+"""What a broker is told at its start, and passes on to its zygotes."""
+
+import os
+import re
+import sys
+from dataclasses import dataclass
+
+SHOWN_FOLDER = "/tmp/sandbox"
+"""What the folder is called in output in which the folder of a program lies; in tier A it has this very name."""
+HOME = "home"
+"""The folder of a program, which it finds empty."""
+SHOWN_PREFIX = "/usr"
+"""What the folder of the interpreter is called in output."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The limits of `LocalSandbox`, and what was decided when it started."""
+
+    tier: str
+    num_workers: int
+    wall_s: float
+    cpu_s: float
+    memory_mb: int
+    total_memory_mb: int
+    file_mb: int
+    max_open_files: int
+    max_processes: int
+    max_capture_bytes: int
+    scratch_mb: int
+    preloaded: list[str]
+    forbidden: str
+    """The filter of calls, in hexadecimal digits."""
+    socket: str
+    """Where further trainers connect; empty where there are none."""
+
+
+def clean_environment(source: str) -> dict[str, str]:
+    """The environment of every process of the sandbox; `source` is where it finds turnwise.
+
+    With `-s -P` it isolates as `-I` does, which would ignore PYTHONHASHSEED.
+    """
+    return {
+        "PYTHONPATH": source,
+        "PATH": os.environ.get("PATH", os.defpath),
+        "LC_ALL": "C.UTF-8",
+        "PYTHONUTF8": "1",
+        "PYTHONHASHSEED": "0",
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "MALLOC_ARENA_MAX": "1",  # each arena of a thread would take 64 MiB of the address space
+    }
+
+
+def masked(text: str, home: str) -> str:
+    """`text` without what differs from place to place: addresses of objects, `home`, where the interpreter lies.
+
+    An address that the capture limit cut short is masked like a whole one. A path cut short is not; the status is
+    `output_limit` then, and `PythonTool` shows a fixed text in place of such output.
+    """
+    text = re.sub(r" at 0x[0-9a-f]+", " at 0x...", text)
+    shown = {home: f"{SHOWN_FOLDER}/{HOME}", os.path.dirname(home): SHOWN_FOLDER}  # noqa: PTH120
+    prefixes = sorted({sys.prefix, sys.base_prefix} - {SHOWN_PREFIX}, key=len, reverse=True)
+    for path, name in (shown | dict.fromkeys(prefixes, SHOWN_PREFIX)).items():
+        text = text.replace(path, name)
+    return text
