@@ -45,6 +45,7 @@ class FusionServer(ThreadingHTTPServer):
         self.faults: deque[Fault] = deque()
         self.always = always
         self.requests: list[dict[str, Any]] = []
+        self.tokens: list[str | None] = []
         self.times: list[float] = []
         self.num_connections = 0
         self.num_running = self.most_running = 0
@@ -76,6 +77,7 @@ class _Handler(BaseHTTPRequestHandler):
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with server.lock:
             server.requests.append(request)
+            server.tokens.append(self.headers["Authorization"])
             server.times.append(time.monotonic())
             server.num_running += 1
             server.most_running = max(server.most_running, server.num_running)

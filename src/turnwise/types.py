@@ -56,9 +56,19 @@ class Isolation(IntEnum):
     B = 1
     """By Landlock and seccomp too."""
     A = 2
-    """By namespaces of their own too."""
+    """By namespaces and a root folder of their own too."""
     remote = 3
     """By whatever the server does to which they are sent."""
+
+    @property
+    def words(self) -> str:
+        """What it is, for a person."""
+        return {
+            Isolation.unsafe: "none: limits of time and memory alone, with all that your user can do",
+            Isolation.B: "tier B: Landlock, seccomp, limits; no namespaces, which this machine forbids",
+            Isolation.A: "tier A: namespaces, Landlock, seccomp, limits",
+            Isolation.remote: "that of the server of env.sandbox.url",
+        }[self]
 
 
 class ToolStatus(StrEnum):

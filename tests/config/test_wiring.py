@@ -17,8 +17,8 @@ from turnwise.types import Isolation
 @pytest.mark.parametrize(
     ("isolation", "recorded", "said"),
     [
-        (Isolation.A, "A", "isolation of the policy's programs: A\n"),
-        (Isolation.remote, "remote", "isolation of the policy's programs: remote\n"),
+        (Isolation.A, "A", "isolation of the policy's programs: tier A: namespaces, Landlock, seccomp, limits\n"),
+        (Isolation.remote, "remote", "isolation of the policy's programs: that of the server of env.sandbox.url\n"),
         (Isolation.unsafe, "unsafe", "the policy's programs are not isolated: they can do all that you can\n"),
         (None, None, ""),
     ],

@@ -112,6 +112,9 @@ def explain(error: BaseException) -> str:
             return f"{error.full_key} is not set: give {error.full_key}=VALUE"
         case OmegaConfBaseException(full_key=str(full_key), msg=str(message)):
             return f"{full_key}: {message.splitlines()[0]}"
+        case ConfigCompositionException() if unmatched := re.match(r"Could not override '(.+?)'. No match", str(error)):
+            parent = unmatched[1].rpartition("/")[0]
+            return f"{unmatched[1]}: no such group" + (f", or the chosen option of {parent} has none" if parent else "")
         case ConfigCompositionException() if ambiguous := re.match(r"Ambiguous value for argument '(.+)'", str(error)):
             key, _, values = ambiguous[1].partition("=")
             return (

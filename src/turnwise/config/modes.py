@@ -37,7 +37,7 @@ from turnwise.lookahead import train_ahead
 from turnwise.model.attention import choose_attention
 from turnwise.model.chat import ChatRenderer
 from turnwise.model.tiny import SMALLEST_VOCABULARY, new_tiny_model, train_tokenizer
-from turnwise.protocols import Demonstrated
+from turnwise.protocols import Demonstrated, EnvironmentPool
 from turnwise.seeding import derive_seed
 from turnwise.trainer import Trainer
 
@@ -174,7 +174,9 @@ class WarmStart:
         with building():
             out.mkdir(parents=True, exist_ok=True)
         scripts = list(islice(components.task.demonstrations(components.seed), self.num_demonstrations))
-        demonstrations = run_to_end(self._play(components, scripts))
+        with building():
+            environments = start_environments(components, run_dir, console)
+        demonstrations = run_to_end(self._play(environments, scripts))
         tokenizer = train_tokenizer((text for one in demonstrations for text in one.texts), self.vocab_size)
         renderer = ChatRenderer(tokenizer, "tiny")
         model = cast(nn.Module, new_tiny_model(tokenizer, components.seed))
@@ -192,9 +194,9 @@ class WarmStart:
             policy.save_pretrained(out)
         console.print(f"weights in {out}; score them with: mode=evaluate model.path={out}", highlight=False)
 
-    async def _play(self, components: Components, scripts: Sequence[warmstart.Script]) -> list[warmstart.Demonstration]:
-        with building():
-            environments = components.env.start()
+    async def _play(
+        self, environments: EnvironmentPool, scripts: Sequence[warmstart.Script]
+    ) -> list[warmstart.Demonstration]:
         try:
             return await warmstart.demonstrate_all(scripts, environments)
         finally:

@@ -202,7 +202,7 @@ def start_environments(components: Components, run_dir: Path, console: Console) 
     if isolation is Isolation.unsafe:
         console.print("[bold red]the policy's programs are not isolated: they can do all that you can[/]")
     elif isolation is not None:
-        console.print(f"[dim]isolation of the policy's programs: {isolation.name}[/]", highlight=False)
+        console.print(f"[dim]isolation of the policy's programs: {isolation.words}[/]", highlight=False)
     return environments
 
 

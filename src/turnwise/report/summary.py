@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from math import isfinite
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 from turnwise.tracker.atomic import write_atomically
 from turnwise.tracker.files import read_metrics
+from turnwise.types import Isolation
 
 
 class Outcome(StrEnum):
@@ -36,7 +37,8 @@ class Summary:
 
     `initial`, `best` (the earliest of equals) and `final` are its first, most accurate and last evaluation, None in
     a run without any. `total_steps` counts the finished steps over all starts of the run, `wall_s` their
-    seconds, as far as they came to write them down. `why` says more about an outcome other than finished.
+    seconds, as far as they came to write them down. `why` says more about an outcome other than finished. `isolation`
+    is the least that programs of the policy had in any start (`Isolation`), None where there were none.
     """
 
     outcome: Outcome
@@ -46,11 +48,21 @@ class Summary:
     initial: EvaluationRecord | None
     best: EvaluationRecord | None
     final: EvaluationRecord | None
+    isolation: str | None = None
 
 
 def summarise_run(run_dir: Path, *, outcome: Outcome, why: str, wall_s: float) -> Summary:
     """The summary of the run whose figures lie in `run_dir`/metrics.jsonl, over all its starts."""
-    return summarise_lines(read_metrics(run_dir), outcome=outcome, why=why, wall_s=wall_s)
+    summary = summarise_lines(read_metrics(run_dir), outcome=outcome, why=why, wall_s=wall_s)
+    return replace(summary, isolation=weakest_isolation(run_dir))
+
+
+def weakest_isolation(run_dir: Path) -> str | None:
+    """The least isolation that a start noted in `run_dir`/config.json; None where no programs were run."""
+    path = run_dir / "config.json"
+    starts = json.loads(path.read_text(encoding="utf-8")).get("starts", []) if path.exists() else []
+    noted = [Isolation[start["isolation"]] for start in starts if start.get("isolation")]
+    return min(noted).name if noted else None
 
 
 def summarise_lines(

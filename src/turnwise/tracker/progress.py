@@ -144,6 +144,8 @@ class ProgressTracker:
         accuracies = [value for name, value in metrics.items() if name.endswith("/accuracy")]
         if not accuracies:
             return
+        if self._last_evaluation is None and (warning := no_use(metrics)):
+            self._print(f"warning: {warning}")
         self._last_evaluation = (step, fmean(accuracies))
         self._first_evaluation = self._first_evaluation or self._last_evaluation
         if self._live is None:
@@ -176,6 +178,21 @@ class ProgressTracker:
 
     def _print(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def no_use(metrics: Metrics) -> str:
+    """What an evaluation says of a run that has nothing to learn from; empty where it may have something."""
+    turns, calls = (
+        [value for name, value in metrics.items() if name.endswith(ending)] for ending in ("/num_turns", "/tool_use")
+    )
+    if turns and not any(turns):
+        return "no prompt of the evaluation leaves room for a turn: raise rollout.max_tokens, or shorten the prompts"
+    if calls and not any(calls):
+        return (
+            "no trajectory of the evaluation calls the tool: does the model's prompt say how, in the format that "
+            "env.tool_format reads? The trajectories are in report.html"
+        )
+    return ""
 
 
 def curve(values: Sequence[float], low: float | None = None, high: float | None = None) -> str:

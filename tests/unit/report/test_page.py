@@ -98,6 +98,12 @@ def test_the_page_says_what_the_run_did(text):
     assert "48 trajectories of 6 of 6 kept steps are in this page." in text
 
 
+def test_a_run_without_isolation_bears_a_mark(run_dir, text):
+    assert "not isolated" not in text
+    write_summary(run_dir, replace(read_summary(run_dir), isolation="unsafe"))
+    assert "The policy's programs were not isolated" in write_report(run_dir).read_text()
+
+
 def test_the_header_says_what_was_set_as_it_was_typed(run_dir):
     overrides = ["algo=gtpo", "task.path=/data/a b.jsonl", "+trainer.learning_rate=1e+5"]
     record = json.loads((run_dir / "config.json").read_text())

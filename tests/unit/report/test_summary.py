@@ -43,6 +43,23 @@ def test_first_best_and_last_evaluation(tmp_path):
     assert (summary.final.step, summary.final.accuracy) == (3, 0.5)
 
 
+@pytest.mark.parametrize(
+    ("starts", "isolation"),
+    [
+        ([], None),
+        ([{"isolation": None}], None),
+        ([{"isolation": "A"}], "A"),
+        ([{"isolation": "A"}, {"isolation": "unsafe"}, {"isolation": "B"}, {}], "unsafe"),
+    ],
+)
+def test_the_least_isolation_of_all_starts_counts(tmp_path, starts, isolation):
+    log(tmp_path, (0, evaluation(0.25)))
+    assert summarise(tmp_path).isolation is None
+    (tmp_path / "config.json").write_text(json.dumps({"starts": starts}))
+    write_summary(tmp_path, summarise(tmp_path))
+    assert read_summary(tmp_path).isolation == isolation
+
+
 def test_several_tasks_count_alike(tmp_path):
     log(tmp_path, (0, {"eval/a/accuracy": 0.25, "eval/b/accuracy": 0.75, "eval/b/accuracy/x": 0.0}))
     summary = summarise(tmp_path)

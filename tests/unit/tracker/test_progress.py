@@ -79,6 +79,25 @@ def test_evaluations_are_lines_of_their_own_and_say_what_was_gained():
 
 
 @pytest.mark.parametrize(
+    ("num_turns", "tool_use", "warning"),
+    [
+        (0.0, 0.0, "warning: no prompt of the evaluation leaves room for a turn: raise rollout.max_tokens"),
+        (1.0, 0.0, "warning: no trajectory of the evaluation calls the tool: does the model's prompt say how"),
+        (1.0, 0.01, "held-out accuracy 0.0% after 0 steps"),
+    ],
+)
+def test_a_run_with_nothing_to_learn_from_says_so_once(num_turns: float, tool_use: float, warning: str):
+    console = pipe()
+    tracker = ProgressTracker(10, console)
+    for step in range(2):
+        figures = {"eval/a/accuracy": 0.0, "eval/a/num_turns": num_turns, "eval/a/tool_use": tool_use}
+        tracker.log(figures, step)
+    lines = text_of(console).splitlines()
+    assert lines[0].startswith(warning)
+    assert sum("warning" in line for line in lines) == ("warning" in warning)
+
+
+@pytest.mark.parametrize(
     "figures", [{}, {"loss/value": 1.0}, {"rollout/accuracy": math.nan, "reward/turn_mean": math.inf}]
 )
 @pytest.mark.parametrize("width", [60, 80, 120])

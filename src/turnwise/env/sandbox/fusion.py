@@ -5,6 +5,8 @@ says of it, `turnwise.env.sandbox.fusion_program` knows. Isolation is the server
 """
 
 import asyncio
+import os
+import re
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +33,8 @@ MAX_SERVER_CAPTURE_BYTES = 1 << 20
 """What SandboxFusion keeps of each stream: output that it cut could not be told from output that fits."""
 ENVELOPE_BYTES = 1 << 16
 """Room for what surrounds output in an answer."""
+TAG = re.compile("<[^<>]*>")
+"""What an answer of a proxy is full of, which nobody wants to read."""
 MAX_FAILURE_CHARS = 300
 """What is told of a failure."""
 
@@ -41,6 +45,9 @@ class FusionSandbox:
 
     url: str
     """Where the server answers, such as http://127.0.0.1:8080; `/run_code` is added."""
+
+    token_variable: str = ""
+    """Environment variable that holds the bearer token which the server asks for; empty: none is sent."""
 
     wall_s: float = 5.0
     """Seconds until the server kills a program."""
@@ -68,9 +75,18 @@ class FusionSandbox:
     def __post_init__(self) -> None:
         try:
             address = urlsplit(self.url)
+            if address.username is not None:
+                raise PermissionError
             is_address = address.scheme in ("http", "https") and bool(address.hostname) and address.port != 0
         except ValueError:
             is_address = False
+        except PermissionError:
+            raise ValueError(
+                "url=...: holds a user name or password, which would stand in the name of the run and its folder; "
+                "expected an address alone, and token_variable=NAME of an environment variable with a token"
+            ) from None
+        if self.token_variable and not os.environ.get(self.token_variable):
+            raise ValueError(f"token_variable={self.token_variable}: no such environment variable is set")
         if not is_address:
             raise ValueError(f"url={self.url!r}: expected http://HOST:PORT of a SandboxFusion server")
         for name, low, high in (
@@ -103,10 +119,12 @@ class FusionSandbox:
         with ThreadPoolExecutor(1) as thread:  # this one may have an event loop that runs
             result = thread.submit(asyncio.run, probe()).result()
         if (result.status, result.output) != (ToolStatus.ok, "42\n"):
-            raise ValueError(
-                f"env.sandbox.url={self.url}: no SandboxFusion server runs Python there: `print(6 * 7)` gave "
-                f"{result.status}, {result.output.strip()}"
+            told = (
+                result.stderr
+                if result.status is ToolStatus.infrastructure
+                else f"`print(6 * 7)` gave {result.output!r}"
             )
+            raise ValueError(f"env.sandbox.url={self.url}: no SandboxFusion server runs Python there: {told}")
         return FusionPool(self)
 
 
@@ -121,10 +139,13 @@ class FusionPool:
         self._sandbox = sandbox
         # One client for each connection: a request costs httpx more the more connections a client has. The one that
         # was used last is taken first, since the server may have closed the others.
+        token = os.environ.get(sandbox.token_variable, "")
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
         trusted = httpx.create_ssl_context(trust_env=False)
         self._clients = [
             httpx.AsyncClient(
                 base_url=sandbox.url,
+                headers=headers,
                 timeout=httpx.Timeout(None, connect=CONNECT_S),
                 limits=httpx.Limits(max_connections=1, keepalive_expiry=KEEPALIVE_S),
                 verify=trusted,
@@ -244,7 +265,7 @@ class FusionPool:
         retry_after_s = float(waits) if waits.isdecimal() else 0.0  # it may be a date, too, which no server sends
         raise ServerFailure(
             f"{response.request.url} answered {response.status_code} {response.reason_phrase}: "
-            f"{' '.join(body.decode(errors='replace').split())}",
+            f"{' '.join(TAG.sub(' ', body.decode(errors='replace')).split())}",
             is_final=response.status_code not in BUSY_OR_BROKEN or retry_after_s > MAX_PAUSE_S,
             retry_after_s=retry_after_s,
         )

@@ -8,6 +8,7 @@ tries it when the pool starts.
 import asyncio
 import importlib.util
 import itertools
+import os
 import time
 import weakref
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from turnwise.env.sandbox.settings import Settings
 from turnwise.env.sandbox.syscalls import filter_program
 from turnwise.types import Isolation, ToolStatus
 
+MAX_PLACE = 107
+"""Bytes of the path of a Unix socket."""
 NUM_TRIES = 2
 """How often a program is tried that fails through no fault of its own."""
 
@@ -86,9 +89,18 @@ class LocalSandbox:
         ):
             if not low <= (value := getattr(self, name)) < float("inf"):
                 raise ValueError(f"{name}={value}: expected a finite number >= {low}")
+        if self.socket and (not Path(self._place).parent.is_dir() or len(os.fsencode(self._place)) > MAX_PLACE):
+            raise ValueError(
+                f"socket={self.socket}: expected a place in a folder that exists, in {MAX_PLACE} bytes at most"
+            )
         for name in self.preloaded:
             if not name.isidentifier() or importlib.util.find_spec(name) is None:
                 raise ValueError(f"preloaded={self.preloaded}: no module {name!r} is installed here")
+
+    @property
+    def _place(self) -> str:
+        """The socket's absolute path."""
+        return str(Path(self.socket).absolute()) if self.socket else ""
 
     def start(self) -> "LocalPool":
         """Starts a broker in the best tier that holds on this machine; the caller closes the pool.
@@ -122,7 +134,7 @@ class LocalSandbox:
             scratch_mb=self.scratch_mb,
             preloaded=list(self.preloaded),
             forbidden="" if tier is Tier.unsafe else filter_program().hex(),
-            socket=str(Path(self.socket).absolute()) if self.socket else "",
+            socket=self._place,
         )
 
 
