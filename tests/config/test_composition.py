@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from hydra.utils import get_class
 
 from turnwise.advantage.end_aligned import EndAlignedAdvantage
@@ -53,6 +54,12 @@ FULL = TurnLevelReward(shaping=True)
 GAMMAS = (0.5, 0.7, 0.8, 0.95)
 README = ROOT / "README.md"
 HELP = CONF_DIR / "config.yaml"
+
+
+@pytest.fixture(autouse=True)
+def any_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a preset sets is looked at here, not whether this processor computes in half precision."""
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
 
 
 def documented_commands(text: str) -> list[list[str]]:

@@ -4,6 +4,7 @@ It starts from a bare environment and holds nothing but its sockets: no answer, 
 memory. Two zygotes fork the processes: one that is there at once, and one that has imported slow modules beforehand. It
 ends when no trainer is connected any more, and everything ends with it. What is said on a socket:
 
+    settings                                     first, of the trainer that started it; no answer
     {"hello": settings}                          -> {"failure": text, "cgroups": [...], "runs_as_root": bool}
     {"id", "run": request}                       -> {"id", "result": ...} or {"id", "failure": text}
     {"id", "run": request, "session": number}    -> the same, with the variables of the session's programs before
@@ -17,7 +18,6 @@ import asyncio
 import contextlib
 import dataclasses
 import heapq
-import json
 import os
 import re
 import resource
@@ -31,12 +31,13 @@ from typing import Any
 
 from turnwise.env.sandbox.cgroup import Cgroup
 from turnwise.env.sandbox.child import MAX_FILES
-from turnwise.env.sandbox.isolation import MAX_PROGRAMS, adopt_orphans
+from turnwise.env.sandbox.isolation import MAX_PROGRAMS, Tier, adopt_orphans
 from turnwise.env.sandbox.messages import encode, take
 from turnwise.env.sandbox.process import Process, start_process
 from turnwise.env.sandbox.settings import Settings, masked
 from turnwise.env.sandbox.zygotes import OWN, SandboxFailure, Zygote
 
+CHUNK_BYTES = 1 << 16
 GRACE_S = 5.0
 """How long a zygote may take to end by itself."""
 
@@ -121,8 +122,11 @@ class Broker:
             raise SandboxFailure(f"the sandbox has no room: {MAX_PROGRAMS} programs and sessions are there")
         is_heavy = self._slow_modules.search(code) if once else self.settings.preloaded
         number = heapq.heappop(self._free)
+        zygote = self._heavy if is_heavy else self._light
         try:
-            return await start_process(self.settings, self._heavy if is_heavy else self._light, number, once=once)
+            if self.settings.tier != Tier.A:  # a start that was cancelled, or without isolation a program, left it
+                await _remove(f"{zygote.folder}/{number}")
+            return await start_process(self.settings, zygote, number, once=once)
         except BaseException:
             heapq.heappush(self._free, number)
             raise
@@ -138,9 +142,9 @@ class Broker:
 class Client(asyncio.Protocol):
     """One trainer that is connected."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, received: bytearray | None = None) -> None:
         self._broker = broker
-        self._received = bytearray()
+        self._received = bytearray() if received is None else received
         self._answers: dict[int, asyncio.Task[None]] = {}
         self._sessions: dict[int, Session] = {}
 
@@ -149,6 +153,7 @@ class Client(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self._broker.clients.add(self)
+        self.data_received(b"")  # what had come before
 
     def data_received(self, data: bytes) -> None:
         """It says something."""
@@ -205,8 +210,8 @@ class Client(asyncio.Protocol):
 def differences(settings: Settings, wanted: Settings) -> str:
     """The fields in which a trainer's settings are not those of the broker: `wall_s=5.0, not 3.0`."""
     ours, theirs = dataclasses.asdict(settings), dataclasses.asdict(wanted)
-    names = [name for name in ours if ours[name] != theirs[name] and name != "forbidden"]
-    return ", ".join(f"{name}={ours[name]}, not {theirs[name]}" for name in names)
+    del ours["forbidden"]  # which says nothing to anybody
+    return ", ".join(f"{name}={ours[name]}, not {theirs[name]}" for name in ours if ours[name] != theirs[name])
 
 
 async def _remove(folder: str) -> None:
@@ -223,12 +228,18 @@ async def _remove(folder: str) -> None:
         OWN.discard(process.pid)
 
 
-async def serve(settings: Settings, folder: str) -> None:
-    """Serves the trainer at the other end of standard input, and those that connect to `settings.socket`.
+async def serve(first: socket.socket, folder: str) -> None:
+    """Serves the trainer at the other end of `first`, who sends the settings, and those that connect to their socket.
 
     What it needs on disk is in `folder`, which it removes at the end.
     """
     Path(folder).chmod(0o711)  # for the users that programs run as
+    received = bytearray()
+    while (told := take(received)) is None:
+        if not (chunk := first.recv(CHUNK_BYTES)):
+            return
+        received += chunk
+    settings = Settings(**told)
     broker = Broker(settings, folder)
     loop, listens_at = asyncio.get_running_loop(), None
     loop.add_signal_handler(signal.SIGTERM, broker.is_left.set)
@@ -236,7 +247,7 @@ async def serve(settings: Settings, folder: str) -> None:
         await broker.start()
         if settings.socket and not broker.failure:
             listens_at = await _listen(settings.socket, lambda: Client(broker))
-        await loop.create_connection(lambda: Client(broker), sock=socket.socket(fileno=0))
+        await loop.create_connection(lambda: Client(broker, received), sock=first)
         await broker.is_left.wait()
     finally:
         if listens_at is not None and _identity(settings.socket) == listens_at:
@@ -269,4 +280,4 @@ if __name__ == "__main__":
     adopt_orphans()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, MAX_FILES), most))
-    asyncio.run(serve(Settings(**json.loads(sys.argv[1])), sys.argv[2]))
+    asyncio.run(serve(socket.socket(fileno=0), sys.argv[1]))

@@ -21,13 +21,24 @@ from turnwise.env.sandbox.isolation import (
     restrict_files,
 )
 from turnwise.env.sandbox.messages import encode, take
-from turnwise.env.sandbox.program import PROGRAM, Ending, execute, flush, fresh_main, run_program
+from turnwise.env.sandbox.program import (
+    MEMORY_EXIT,
+    PROGRAM,
+    USER_ERROR_EXIT,
+    Ending,
+    execute,
+    flush,
+    fresh_main,
+    run_program,
+)
 from turnwise.env.sandbox.settings import Settings
 
 READY = b"\0"
 """What a child writes once it is set up: a failure before is not the program's."""
 MAX_FILES = 1 << 16
 """Descriptors of a process of the sandbox at most."""
+MAX_SIGNALS = 256
+"""Signals under way and timers of a process; the kernel counts those of all processes of a user."""
 CONTROL_FD = 3
 """Programs come in here, and what became of them goes out. What a program writes here itself concerns it alone."""
 
@@ -59,7 +70,12 @@ def live(settings: Settings, place: Place, descriptors: list[int], *, once: bool
     """
     _enter(settings, place, descriptors, once=once)
     os.write(CONTROL_FD, READY)
-    return _serve_one(settings) if once else _serve_session(settings)
+    try:
+        return _serve_one(settings) if once else _serve_session(settings)
+    except MemoryError:
+        return MEMORY_EXIT
+    except Exception:  # what a program has broken: the way to its end is its own affair
+        return USER_ERROR_EXIT
 
 
 def _enter(settings: Settings, place: Place, descriptors: list[int], *, once: bool) -> None:
@@ -83,6 +99,7 @@ def _enter(settings: Settings, place: Place, descriptors: list[int], *, once: bo
     limit(resource.RLIMIT_NOFILE, settings.max_open_files)
     limit(resource.RLIMIT_NPROC, num_tasks + 1 + settings.max_processes)
     limit(resource.RLIMIT_CORE, 0)
+    limit(resource.RLIMIT_SIGPENDING, MAX_SIGNALS)
     if is_isolated:
         become(place.user, may_enter=place.may_enter)
         restrict_files(place.home, sees_processes=is_first)
@@ -106,7 +123,7 @@ def _serve_one(settings: Settings) -> int:
     if (request := _receive()) is None:
         return 0
     ending = run_program(request["code"], request["is_traceback"], request["shows_value"])
-    with contextlib.suppress(OSError):  # the program may have closed the way
+    with contextlib.suppress(Exception):  # the program may have closed the way, or broken what leads to it
         _send(ending, settings)
     return ending.exit_code
 

@@ -20,6 +20,7 @@ PR_SET_PDEATHSIG, PR_SET_KEEPCAPS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, PR_CAPBS
 PR_SET_CHILD_SUBREAPER = 36
 CAPABILITY_VERSION_3, MAX_CAPABILITIES, CAP_DAC_READ_SEARCH = 0x20080522, 64, 2
 
+HOST_NAME = b"sandbox"
 MAX_FILES = 4096
 """Files and folders that a program may have at a time, where its folder is a file system of its own."""
 MAX_PROGRAMS = 2048
@@ -54,6 +55,7 @@ def enter_namespaces() -> None:
     if os.geteuid() != 0:
         enter_user_namespace()
     _call("unshare", flags)
+    _call("sethostname", HOST_NAME, len(HOST_NAME))
 
 
 def enter_user_namespace() -> None:
@@ -106,7 +108,7 @@ def _show(path: Path, shown: Path) -> None:
 
 
 def mount_own(home: str, *, scratch_mb: int, user: int | None) -> None:
-    """Gives this process an empty file system at `home`, and a `/proc` of its own PID namespace.
+    """Gives this process an empty file system at `home`, and a `/proc` of its own PID namespace, without the machine.
 
     Where a container hides parts of its own `/proc`, it is empty.
 
@@ -118,7 +120,7 @@ def mount_own(home: str, *, scratch_mb: int, user: int | None) -> None:
     options = f"size={scratch_mb}m,nr_inodes={MAX_FILES},mode=700{owner}"
     _mount("none", home, "tmpfs", MS_NOSUID | MS_NODEV, options)
     try:
-        _mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+        _mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "subset=pid")
     except PermissionError:
         _mount("none", "/proc", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=0,nr_inodes=1,mode=555")
 

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import fcntl
 import itertools
-import json
 import os
 import select
 import shutil
@@ -25,8 +24,6 @@ from turnwise.env.sandbox.cgroup import remove_groups
 from turnwise.env.sandbox.messages import encode, take
 from turnwise.env.sandbox.settings import Settings, clean_environment
 
-SOURCE = Path(__file__).resolve().parents[3]
-"""Where the broker finds this package."""
 START_S = 90.0
 """How long a broker may take to start, on a busy machine."""
 STALL_S = 30.0
@@ -209,11 +206,16 @@ def _join(path: str) -> socket.socket | None:
 def _launch(settings: Settings) -> tuple[Launched, socket.socket]:
     ours, theirs = socket.socketpair()
     folder = os.path.realpath(tempfile.mkdtemp(prefix="turnwise-sandbox-"))  # as `getcwd` has it
-    command = [sys.executable, "-s", "-P", broker_script.__file__, json.dumps(dataclasses.asdict(settings)), folder]
     try:
         with theirs:
-            environment = clean_environment(str(SOURCE))
-            process = subprocess.Popen(command, stdin=theirs.fileno(), env=environment, cwd="/", start_new_session=True)
+            process = subprocess.Popen(
+                [sys.executable, "-s", "-P", broker_script.__file__, folder],
+                stdin=theirs.fileno(),
+                env=clean_environment(),
+                cwd="/",
+                start_new_session=True,
+            )
+        ours.sendall(encode(dataclasses.asdict(settings)))
     except OSError:
         ours.close()
         shutil.rmtree(folder)

@@ -226,6 +226,7 @@ class Process:
             case _:
                 word, value, error = 1, "", "Error: not an answer of the interpreter\n"
         self._reply = None
+        value, error = (self._printable(text) for text in (value, error))
         if limit_hit is None and self._is_flooded():
             limit_hit = "output_limit"
         printed = self._received[self._output][: self._settings.max_capture_bytes]
@@ -237,6 +238,10 @@ class Process:
         for received in self._received.values():
             received.clear()
         return {"status": status, "stdout": stdout, "stderr": stderr + error + note, "value": value}
+
+    def _printable(self, text: str) -> str:
+        """A process's word within bounds, and without half characters, which nobody could encode."""
+        return text[: self._settings.max_capture_bytes].encode(errors="backslashreplace").decode()
 
     def _text(self, fd: int, num_bytes_before: int = 0) -> str:
         return self._received[fd][: self._settings.max_capture_bytes - num_bytes_before].decode(errors="replace")

@@ -4,13 +4,16 @@ import os
 import re
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
+SOURCE = str(Path(__file__).resolve().parents[3])
+"""Where the processes of the sandbox find turnwise."""
 SHOWN_FOLDER = "/tmp/sandbox"
 """What the folder is called in output in which the folder of a program lies; in tier A it has this very name."""
 HOME = "home"
 """The folder of a program, which it finds empty."""
 SHOWN_PREFIX = "/usr"
-"""What the folder of the interpreter is called in output."""
+"""What the folders of the interpreter and of turnwise are called in output."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,14 +38,14 @@ class Settings:
     """Where further trainers connect; empty where there are none."""
 
 
-def clean_environment(source: str) -> dict[str, str]:
-    """The environment of every process of the sandbox; `source` is where it finds turnwise.
+def clean_environment() -> dict[str, str]:
+    """The environment of every process of the sandbox.
 
     With `-s -P` it isolates as `-I` does, which would ignore PYTHONHASHSEED.
     """
     return {
-        "PYTHONPATH": source,
-        "PATH": os.environ.get("PATH", os.defpath),
+        "PYTHONPATH": SOURCE,
+        "PATH": os.defpath,
         "LC_ALL": "C.UTF-8",
         "PYTHONUTF8": "1",
         "PYTHONHASHSEED": "0",
@@ -53,14 +56,14 @@ def clean_environment(source: str) -> dict[str, str]:
 
 
 def masked(text: str, home: str) -> str:
-    """`text` without what differs from place to place: addresses of objects, `home`, where the interpreter lies.
+    """`text` without what differs from place to place: addresses of objects, `home`, where interpreter and source lie.
 
     An address that the capture limit cut short is masked like a whole one. A path cut short is not; the status is
     `output_limit` then, and `PythonTool` shows a fixed text in place of such output.
     """
     text = re.sub(r" at 0x[0-9a-f]+", " at 0x...", text)
     shown = {home: f"{SHOWN_FOLDER}/{HOME}", os.path.dirname(home): SHOWN_FOLDER}  # noqa: PTH120
-    prefixes = sorted({sys.prefix, sys.base_prefix} - {SHOWN_PREFIX}, key=len, reverse=True)
+    prefixes = sorted({sys.prefix, sys.base_prefix, SOURCE} - {SHOWN_PREFIX}, key=len, reverse=True)
     for path, name in (shown | dict.fromkeys(prefixes, SHOWN_PREFIX)).items():
         text = text.replace(path, name)
     return text

@@ -3,7 +3,8 @@
 It never sees a program: what it forks gets its programs from the broker. So there is nothing in its memory, which every
 process inherits, but Python and the modules that it has imported beforehand. It answers on a socket of packets:
 
-    {"failure": text, "is_root"}                first: why nothing can be forked, or nothing; if programs are root's
+    settings                                    from the broker, first
+    {"failure": text, "is_root"}                then: why nothing can be forked, or nothing; if programs are root's
     {"number", "once"} and three descriptors    from the broker: control socket, output, error output
     {"started": number} and a pidfd             it is there
     {"ended": number, "exit_code", "cpu_s"}     it has been waited for; or {"failure": text, "ended": number}
@@ -38,24 +39,25 @@ from turnwise.env.sandbox.isolation import (
     others_can_enter,
     prepare_landlock,
 )
-from turnwise.env.sandbox.program import MEMORY_EXIT
 from turnwise.env.sandbox.settings import HOME, SHOWN_FOLDER, Settings
 
 PRELOADED = ("cmath", "datetime", "decimal", "fractions", "heapq", "itertools", "statistics", "string", "textwrap")
 COMPANIONS = {"numpy": ("numpy.fft", "numpy.linalg", "numpy.polynomial", "numpy.random")}
 """Parts that a module imports when they are first used, and that programs would each import anew."""
-MAX_PACKET_BYTES = 4096
+MAX_PACKET_BYTES, MAX_SETTINGS_BYTES = 1 << 12, 1 << 17
 leave = os._exit
 """Bound here: a program may put something else in its place."""
 SETUP_EXIT = 70
 """Exit code of a child that could not be set up; one that says it was (`READY`) may have its own reasons."""
 
 
-def main(settings: Settings, folder: str, modules: list[str]) -> None:
+def main(channel: socket.socket, folder: str, modules: list[str]) -> None:
     """Forks until the broker closes the socket or dies."""
-    channel = socket.socket(fileno=0)
     os.dup2(2, 1)
     die_with_parent()
+    if not (told := channel.recv(MAX_SETTINGS_BYTES)):
+        return
+    settings = Settings(**json.loads(told))
     for name in (*PRELOADED, *modules):
         for one in (name, *COMPANIONS.get(name, ())):
             importlib.import_module(one)
@@ -116,7 +118,10 @@ class Zygote:
                     return
 
     def _fork_next(self) -> bool:
-        packet, descriptors, _, _ = socket.recv_fds(self._channel, MAX_PACKET_BYTES, 3)
+        try:
+            packet, descriptors, _, _ = socket.recv_fds(self._channel, MAX_PACKET_BYTES, 3)
+        except ConnectionResetError:  # the broker was killed
+            return False
         if not packet:
             return False
         request = json.loads(packet)
@@ -147,8 +152,6 @@ class Zygote:
             code = SETUP_EXIT
             try:
                 code = live(settings, place, descriptors, once=request["once"])
-            except MemoryError:
-                code = MEMORY_EXIT
             except Exception:
                 traceback.print_exc()
             finally:  # whatever happens, this process does not go on as a zygote
@@ -191,6 +194,7 @@ def _forget_origin() -> None:
     """Leaves nothing of turnwise where a program would find it."""
     source = os.environ.pop("PYTHONPATH", "")
     sys.path[:] = [path for path in sys.path if path != source]
+    sys.orig_argv[:] = sys.orig_argv[:1]
     for name in [name for name in sys.modules if name.partition(".")[0] == "turnwise"]:
         del sys.modules[name]
 
@@ -206,4 +210,4 @@ def _count_own_tasks() -> int:
 
 if __name__ == "__main__":
     sys.stdout.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue]
-    main(Settings(**json.loads(sys.argv[1])), sys.argv[2], sys.argv[3:])
+    main(socket.socket(fileno=0), sys.argv[1], sys.argv[2:])

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from turnwise.env.sandbox import zygote as zygote_script
 from turnwise.env.sandbox.cgroup import Cgroup
@@ -126,8 +127,8 @@ class Zygote:
         channel = await self.start()
         child = self._children[number] = Child()
         try:
-            socket.send_fds(channel, [json.dumps({"number": number, "once": once}).encode()], descriptors)
             async with asyncio.timeout(START_S):
+                await _send(channel, {"number": number, "once": once}, descriptors)
                 await asyncio.shield(child.started)
         except (OSError, TimeoutError) as error:
             self.stop(f"the sandbox's zygote does not answer: {type(error).__name__}")
@@ -185,19 +186,22 @@ class Zygote:
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
-        settings = json.dumps(dataclasses.asdict(self._settings))
-        source = str(Path(__file__).resolve().parents[3])
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-s", "-P", zygote_script.__file__, settings, self.folder, *self._modules],
+                [sys.executable, "-s", "-P", zygote_script.__file__, self.folder, *self._modules],
                 stdin=theirs.fileno(),
-                env=clean_environment(source),
+                env=clean_environment(),
                 cwd="/",
             )
+        ours.send(json.dumps(dataclasses.asdict(self._settings)).encode())
         OWN.add(self._process.pid)
-        self._cgroup.add(self._process.pid)
         self._channel, self._is_ready = ours, loop.create_future()
         loop.add_reader(ours, self._hear)
+        try:
+            self._cgroup.add(self._process.pid)
+        except OSError as error:
+            self.stop(str(error))
+            raise
 
     def _hear(self) -> None:
         """Takes in what the zygote says."""
@@ -227,6 +231,14 @@ class Zygote:
                 case {"failure": why}:
                     self._is_ready.set_exception(SandboxFailure(why))
                     self.stop(why)
+
+
+async def _send(channel: socket.socket, message: dict[str, Any], descriptors: list[int]) -> None:
+    while True:
+        with contextlib.suppress(BlockingIOError):  # it has many to fork before
+            socket.send_fds(channel, [json.dumps(message).encode()], descriptors)
+            return
+        await asyncio.sleep(0.001)
 
 
 def _settle(future: "asyncio.Future", value: object) -> None:
