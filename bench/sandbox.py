@@ -94,11 +94,11 @@ async def _latencies(pool: LocalPool, num_programs: int) -> list[float]:
 async def _session_calls(pool: LocalPool) -> list[float]:
     session, taken = pool.session(), []
     await session.run("x = 1")
-    for _ in range(NUM_CALLS):
+    for number in range(NUM_CALLS):
         started = perf_counter()
         result = await session.run("x += 1\nx", shows_value=True)
         taken.append(perf_counter() - started)
-    assert result.value == f"{NUM_CALLS + 1}\n", result
+        assert result.value == f"{number + 2}\n", result
     await session.close()
     return taken
 

@@ -93,8 +93,9 @@ class Process:
                 limit_hit = "timeout"  # the kernel was quicker than the watch
         else:
             exit_code = None
-            self._child.pause()  # threads of a session do not run between its programs
             self._drain()
+            # Threads of a session do not run between its programs; the answer goes first.
+            asyncio.get_running_loop().call_soon(self._child.pause)
         result = self._result(exit_code, limit_hit)
         return {**result, "wall_s": monotonic() - started, "has_ended": self.has_ended}
 
