@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from turnwise.env.sandbox.cgroup import Cgroup
-from turnwise.env.sandbox.child import MAX_FILES
+from turnwise.env.sandbox.child import MAX_DESCRIPTORS
 from turnwise.env.sandbox.isolation import MAX_PROGRAMS, Tier, adopt_orphans
 from turnwise.env.sandbox.messages import encode, take
 from turnwise.env.sandbox.process import Process, start_process
@@ -279,5 +279,5 @@ if __name__ == "__main__":
     os.dup2(2, 1)
     adopt_orphans()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, MAX_FILES), most))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, MAX_DESCRIPTORS), most))
     asyncio.run(serve(socket.socket(fileno=0), sys.argv[1]))

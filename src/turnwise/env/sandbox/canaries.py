@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import tempfile
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -39,14 +39,14 @@ class Bait:
     refusal: int = errno.EPERM
 
 
-def best_tier(start: "Callable[[Tier], LocalPool]", *, allow_unsafe: bool) -> "LocalPool":
-    """A pool in the first of the tiers A and B in which every attempt to get out fails.
+def best_tier(start: "Callable[[Tier], LocalPool]", wanted: Sequence[Tier], *, allow_unsafe: bool) -> "LocalPool":
+    """A pool in the first of the tiers that are `wanted` in which every attempt to get out fails.
 
     Raises:
-        ValueError: Something gets out of both, and `allow_unsafe` is false; the message says what, or what is missing.
+        ValueError: Something gets out of all, and `allow_unsafe` is false; the message says what, or what is missing.
     """
     tiers: dict[str, list[str]] = {}  # by what is wrong with them
-    for tier in (Tier.A, Tier.B):
+    for tier in wanted:
         try:
             pool = start(tier)
         except OSError as error:
@@ -60,6 +60,11 @@ def best_tier(start: "Callable[[Tier], LocalPool]", *, allow_unsafe: bool) -> "L
         _wait_for(pool.close())
         tiers.setdefault(reason, []).append(tier)
     found = "; ".join(f"tier {' and '.join(some)}: {reason}" for reason, some in tiers.items())
+    if len(wanted) == 1:
+        raise ValueError(
+            f"env.sandbox.tier={wanted[0]} cannot be had on this machine ({found}): expected env.sandbox.tier=best, "
+            f"which takes what there is, or another machine"
+        )
     if not allow_unsafe:
         raise ValueError(
             f"env.sandbox: this machine has no means to isolate the policy's programs ({found}). Run where there are "

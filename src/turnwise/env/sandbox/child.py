@@ -35,7 +35,7 @@ from turnwise.env.sandbox.settings import Settings
 
 READY = b"\0"
 """What a child writes once it is set up: a failure before is not the program's."""
-MAX_FILES = 1 << 16
+MAX_DESCRIPTORS = 1 << 16
 """Descriptors of a process of the sandbox at most."""
 MAX_SIGNALS = 256
 """Signals under way and timers of a process; the kernel counts those of all processes of a user."""
@@ -116,7 +116,7 @@ def _keep(descriptors: list[int]) -> None:
     empty = os.open(os.devnull, os.O_RDONLY)  # one of its own: flags and locks of another's would be shared
     for place, one in enumerate((empty, output, error, control)):
         os.dup2(one, place)
-    os.closerange(CONTROL_FD + 1, MAX_FILES)
+    os.closerange(CONTROL_FD + 1, MAX_DESCRIPTORS)
 
 
 def _serve_one(settings: Settings) -> int:

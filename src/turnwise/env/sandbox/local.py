@@ -12,6 +12,7 @@ import os
 import time
 import weakref
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,14 @@ MAX_PLACE = 107
 """Bytes of the path of a Unix socket."""
 NUM_TRIES = 2
 """How often a program is tried that fails through no fault of its own."""
+
+
+class WantedTier(StrEnum):
+    """What a user asks for; `turnwise.env.sandbox.isolation.Tier` says what it is."""
+
+    best = "best"
+    A = "A"
+    B = "B"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +78,9 @@ class LocalSandbox:
     socket: str = ""
     """Where several trainers of a machine share one broker: the first to come starts it. Empty: each has its own."""
 
+    tier: WantedTier = WantedTier.best
+    """How programs are kept apart: the best way that this machine allows, or none but this one."""
+
     allow_unsafe: bool = False
     """Run programs without isolation where this machine has no means for it: with all that their user may do."""
 
@@ -89,6 +101,15 @@ class LocalSandbox:
         ):
             if not low <= (value := getattr(self, name)) < float("inf"):
                 raise ValueError(f"{name}={value}: expected a finite number >= {low}")
+        if self.file_mb > self.scratch_mb:
+            raise ValueError(f"file_mb={self.file_mb}: expected at most scratch_mb={self.scratch_mb}, where files go")
+        if 0 < self.total_memory_mb < self.memory_mb + self.scratch_mb:
+            raise ValueError(
+                f"total_memory_mb={self.total_memory_mb}: expected 0, or what one program may take, "
+                f"memory_mb={self.memory_mb} and scratch_mb={self.scratch_mb}, or more"
+            )
+        if self.allow_unsafe and self.tier is not WantedTier.best:
+            raise ValueError(f"tier={self.tier} allow_unsafe=true: one asks for isolation, the other does without it")
         if self.socket and (not Path(self._place).parent.is_dir() or len(os.fsencode(self._place)) > MAX_PLACE):
             raise ValueError(
                 f"socket={self.socket}: expected a place in a folder that exists, in {MAX_PLACE} bytes at most"
@@ -108,7 +129,8 @@ class LocalSandbox:
         Raises:
             ValueError: None holds, and `allow_unsafe` is false.
         """
-        return best_tier(self.start_in, allow_unsafe=self.allow_unsafe)
+        wanted = (Tier.A, Tier.B) if self.tier is WantedTier.best else (Tier[self.tier.name],)
+        return best_tier(self.start_in, wanted, allow_unsafe=self.allow_unsafe)
 
     def start_in(self, tier: Tier) -> "LocalPool":
         """Starts a broker in a tier that nobody has tried.

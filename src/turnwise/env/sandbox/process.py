@@ -10,7 +10,7 @@ from typing import Any
 from turnwise.env.sandbox.child import READY
 from turnwise.env.sandbox.isolation import MAX_FILES, Tier
 from turnwise.env.sandbox.messages import encode, take
-from turnwise.env.sandbox.program import classify
+from turnwise.env.sandbox.program import BLOCKED_EXIT, MEMORY_EXIT, USER_ERROR_EXIT, classify
 from turnwise.env.sandbox.settings import Settings
 from turnwise.env.sandbox.zygotes import START_S, Child, SandboxFailure, Zygote
 
@@ -20,6 +20,8 @@ CHUNK_BYTES = 1 << 16
 NUM_CPUS = os.cpu_count() or 1
 MIN_WAIT_S = 0.005
 """How closely processor time is looked at; the kernel's own ticks are about as long."""
+EXIT_CODES = (0, USER_ERROR_EXIT, MEMORY_EXIT, BLOCKED_EXIT)
+"""What a process may say of a program after which it goes on."""
 NO_REPLY = {"exit_code": 0, "value": "", "error": ""}
 LOOK_S, BLOCK_BYTES = 0.05, 512
 """How often the files of a program are counted in tier B, and what a block of `stat` is."""
@@ -137,7 +139,7 @@ class Process:
             cpu_left_s = settings.cpu_s - (self._child.cpu_s() - cpu_before_s)
             if min(wall_left_s, cpu_left_s) <= 0:
                 return "timeout"
-            looks_again_s = self._next_look - monotonic() if self._settings.tier == Tier.B else wall_left_s
+            looks_again_s = self._next_look - monotonic() if settings.tier == Tier.B else wall_left_s
             await self._hear_news(min(wall_left_s, cpu_left_s / NUM_CPUS, looks_again_s))
 
     def _overfills(self) -> bool:
@@ -235,7 +237,8 @@ class Process:
         if limit_hit:
             status, note, value, error = limit_hit, "", "", ""
         else:
-            status, note = classify(word if exit_code is None else exit_code, stdout + stderr + error)
+            known = word if word in EXIT_CODES else USER_ERROR_EXIT
+            status, note = classify(known if exit_code is None else exit_code, stdout + stderr + error)
         for received in self._received.values():
             received.clear()
         return {"status": status, "stdout": stdout, "stderr": stderr + error + note, "value": value}

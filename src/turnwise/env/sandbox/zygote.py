@@ -21,6 +21,7 @@ import signal
 import socket
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,14 +140,14 @@ class Zygote:
         return True
 
     def _fork(self, request: dict[str, Any], descriptors: list[int]) -> int:
-        settings, place, number = self._settings, self._place, request["number"]
-        changes: dict[str, Any] = {} if place.user is None else {"user": place.user + number}
+        settings, place = self._settings, self._place
+        if place.user is not None:
+            place = replace(place, user=place.user + request["number"])
         if settings.tier != Tier.A:
-            changes["home"] = f"{place.home}/{number}"
-            Path(changes["home"]).mkdir(mode=0o700, parents=True)
+            place = replace(place, home=f"{place.home}/{request['number']}")
+            Path(place.home).mkdir(mode=0o700, parents=True)
             if place.user is not None:
-                os.chown(changes["home"], changes["user"], changes["user"])
-        place = Place(**{**vars(place), **changes})
+                os.chown(place.home, place.user, place.user)
         pid = fork_first(self._own_namespace) if settings.tier == Tier.A else os.fork()
         if pid == 0:
             code = SETUP_EXIT

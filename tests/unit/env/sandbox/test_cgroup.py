@@ -14,7 +14,7 @@ from turnwise.env.sandbox.isolation import Tier
 from turnwise.env.sandbox.local import LocalPool, LocalSandbox
 from turnwise.types import ToolStatus
 
-SETTINGS = LocalSandbox(num_workers=2, memory_mb=100, scratch_mb=10, max_processes=7).settings(Tier.unsafe)
+SETTINGS = LocalSandbox(num_workers=2, memory_mb=100, scratch_mb=20, max_processes=7).settings(Tier.unsafe)
 
 
 @pytest.fixture
@@ -60,8 +60,8 @@ def test_limits_are_the_sum_of_what_programs_may_have(made_up: Path):
         folder.mkdir(parents=True)
     (memory / "cgroup.procs").touch()
     group = Cgroup(SETTINGS)
-    # two workers of 100 MiB and 10 MiB of files each, and room for the rest
-    assert int((memory / "memory.limit_in_bytes").read_text()) == (2 * 110 + cgroup.ROOM_MB) << 20
+    # two workers of 100 MiB and 20 MiB of files each, and room for the rest
+    assert int((memory / "memory.limit_in_bytes").read_text()) == (2 * 120 + cgroup.ROOM_MB) << 20
     assert group.controllers == ("memory",)  # `cgroup.procs` of the other is not there, so nothing could be put in
     assert Cgroup(replace(SETTINGS, total_memory_mb=50)).controllers == ("memory",)
     assert int((memory / "memory.limit_in_bytes").read_text()) == 50 << 20

@@ -10,6 +10,7 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -17,7 +18,7 @@ import pytest
 from turnwise.env.sandbox import link
 from turnwise.env.sandbox.interface import ProgramResult
 from turnwise.env.sandbox.isolation import Tier
-from turnwise.env.sandbox.local import LocalPool, LocalSandbox
+from turnwise.env.sandbox.local import LocalPool, LocalSandbox, WantedTier
 from turnwise.types import ToolStatus
 
 BROKER_ID = "open(f'/proc/{os.getppid()}/stat').read().rpartition(')')[2].split()[1]"
@@ -300,6 +301,22 @@ def test_folders_too_deep_for_recursion_are_removed(sandbox_pool: LocalPool):
 def test_limits_out_of_range_are_refused(field: str, value: float):
     with pytest.raises(ValueError, match=f"{field}={value}: expected a finite number >= "):
         replace(LocalSandbox(), **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("limits", "told"),
+    [
+        ({"file_mb": 65}, "file_mb=65: expected at most scratch_mb=64, where files go"),
+        (
+            {"total_memory_mb": 1087},
+            "total_memory_mb=1087: expected 0, or .* memory_mb=1024 and scratch_mb=64",
+        ),
+        ({"tier": WantedTier.B, "allow_unsafe": True}, "tier=B allow_unsafe=true: one asks for isolation"),
+    ],
+)
+def test_limits_that_contradict_each_other_are_refused(limits: dict[str, Any], told: str):
+    with pytest.raises(ValueError, match=told):
+        LocalSandbox(**limits)
 
 
 @pytest.mark.parametrize("name", ["num py", "nmupy", "numpy.linalg", ""])

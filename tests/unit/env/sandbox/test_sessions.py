@@ -146,6 +146,20 @@ def test_what_writes_a_reply_of_its_own_deceives_itself_alone():
     assert wall_s < 10
 
 
+@pytest.mark.parametrize("exit_code", [-9, 70, 255, 10**30])
+def test_a_forged_word_cannot_name_what_only_the_kernel_knows(exit_code: int):
+    async def played() -> ProgramResult:
+        pool = LocalPool(LocalSandbox(num_workers=1, wall_s=1.0), Tier.A)
+        forged = f"reply = json.dumps({{'exit_code': {exit_code}, 'value': '', 'error': 'mine'}}).encode()"
+        written = "os.write(3, len(reply).to_bytes(4, 'big') + reply)\nwhile True: pass"
+        result = await pool.session().run(f"import json, os\n{forged}\n{written}")
+        await pool.close()
+        return result
+
+    result = asyncio.run(played())
+    assert (result.status, result.output) == (ToolStatus.user_error, "mine")
+
+
 @pytest.mark.parametrize("noise", [b"\0\0\0\2[]", b"\0\0\0\2{}", b"\0\0\0\1{", b"\xff" * 64, b'\0\0\0\5"\\ud8'])
 def test_nonsense_in_place_of_a_reply_is_the_programs_own_error(noise: bytes):
     async def played() -> tuple[ProgramResult, ProgramResult]:

@@ -1,6 +1,7 @@
 """Several trainers on one broker: `env.sandbox.socket`."""
 
 import asyncio
+import contextlib
 import os
 import stat
 import subprocess
@@ -35,12 +36,13 @@ input()
 
 
 def brokers(path: Path) -> list[psutil.Process]:
-    """Those that serve at `path`, whoever started them."""
+    """Those that listen at `path`, whoever started them."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
-        line = process.info["cmdline"] or []
-        if link.broker_script.__file__ in line and str(path) in " ".join(line):
-            found.append(process)
+        if link.broker_script.__file__ in (process.info["cmdline"] or []):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if any(one.laddr == str(path) for one in process.net_connections("unix")):
+                    found.append(process)
     return found
 
 

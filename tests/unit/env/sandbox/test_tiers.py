@@ -16,7 +16,7 @@ from turnwise.env.sandbox import canaries, link, syscalls
 from turnwise.env.sandbox.canaries import weakness
 from turnwise.env.sandbox.interface import ErrorDetail, ProgramResult
 from turnwise.env.sandbox.isolation import Tier
-from turnwise.env.sandbox.local import LocalPool, LocalSandbox
+from turnwise.env.sandbox.local import LocalPool, LocalSandbox, WantedTier
 from turnwise.types import Isolation, ToolStatus
 
 REFUSED = "PermissionError: [Errno 1] Operation not permitted"
@@ -76,6 +76,16 @@ def test_the_best_tier_is_the_first_that_holds(monkeypatch: pytest.MonkeyPatch):
         best(allow_unsafe=False)
     assert best(allow_unsafe=True) is Isolation.unsafe
     assert brokers() == others
+
+
+@pytest.mark.parametrize("tier", [WantedTier.A, WantedTier.B])
+def test_a_tier_that_was_asked_for_is_had_or_nothing(tier: WantedTier, monkeypatch: pytest.MonkeyPatch):
+    pool = LocalSandbox(num_workers=1, tier=tier).start()
+    asyncio.run(pool.close())
+    assert pool.isolation is Isolation[tier.name]
+    monkeypatch.setattr(canaries, "weakness", lambda _: "a program got out by a fork")
+    with pytest.raises(ValueError, match=rf"tier={tier} cannot be had on this machine \(tier {tier}: a program"):
+        LocalSandbox(num_workers=1, tier=tier).start()
 
 
 IN_A_CONTAINER = """
