@@ -132,18 +132,21 @@ def test_every_session_is_open_before_any_is_asked_and_closed_when_its_episode_e
     class WatchedEngine(ScriptedEngine):
         def turn(self, token_ids, sampling):
             self.seen = [session.is_closed for session in self.sessions]
+            self.ended = [episode.is_closed for episode in pool.episodes]
             return super().turn(token_ids, sampling)
 
+    pool = EchoPool()
     # Sample 0 answers at once, sample 1 in its second turn.
     engine = WatchedEngine({derive_seed(SEED, "p0", g, k): t for g, k, t in ((0, 0, "=1"), (1, 0, "!2"), (1, 1, "=2"))})
     sampler = RolloutSampler(
         engine=engine,
-        environments=EchoPool(),
+        environments=pool,
         renderer=CharRenderer(),
         limits=RolloutLimits(max_turns=2, max_tokens=50),
     )
     asyncio.run(sampler.sample([problem()], group_size=2, temperature=1.0, seed=SEED))
     assert engine.seen == [True, False]
+    assert engine.ended == [True, False], "what a tool holds for an episode ends with it, not with the step"
     assert [session.is_closed for session in engine.sessions] == [True, True]
 
 
