@@ -65,7 +65,7 @@ class Isolation(IntEnum):
         """What it is, for a person."""
         return {
             Isolation.unsafe: "none: limits of time and memory alone, with all that your user can do",
-            Isolation.B: "tier B: Landlock, seccomp, limits; no namespaces, which this machine forbids",
+            Isolation.B: "tier B: Landlock, seccomp, limits; no namespaces",
             Isolation.A: "tier A: namespaces, Landlock, seccomp, limits",
             Isolation.remote: "that of the server of env.sandbox.url",
         }[self]

@@ -51,7 +51,7 @@ def census() -> dict[str, Any]:
 
 def _about(process: psutil.Process) -> dict[str, Any] | None:
     """What one process has; None where it has just gone."""
-    with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
+    with contextlib.suppress(psutil.NoSuchProcess, OSError):  # one that ends has no mounts: EINVAL
         if process.status() == psutil.STATUS_ZOMBIE:
             return {"names": f"{process.name()}, a zombie", "descriptors": {}, "mounts": []}
         mounts = Path(f"/proc/{process.pid}/mountinfo").read_text().splitlines()

@@ -33,7 +33,10 @@ def findings(tier: Tier, user: str, *kinds: str) -> list[dict[str, Any]]:
     command = [sys.executable, *to_become, "-m", "attacks.runner", tier.value, *kinds]
     paths = os.pathsep.join(str(ROOT / name) for name in ("src", "tests"))
     environment = {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1", KEY: secrets.token_hex(16)}
-    run = subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, timeout=RUN_S)
+    try:
+        run = subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, timeout=RUN_S)
+    except subprocess.TimeoutExpired as error:
+        return [{"broken": str(error)}]
     if run.returncode != 0:
         return [{"broken": run.stderr}]
     return [json.loads(line) for line in run.stdout.splitlines()]

@@ -27,6 +27,9 @@ from turnwise.model.tree_attention import use_tree_attention
 from turnwise.types import Message
 
 CPU = torch.device("cpu")
+in_half_precision = pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this processor does not compute in bfloat16"
+)
 SMALL: Any = qwen_config(
     vocab_size=512, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
     num_key_value_heads=2,
@@ -113,6 +116,7 @@ def test_an_arm_without_memory_is_named_and_left_out(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out == "  without large: out of memory\n"
 
 
+@in_half_precision
 def test_an_update_with_another_budget_than_was_asked_for_is_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gpu_update.micro_batches", lambda batch, budget: [[0]])
     # Two rows and two sequences a row without sharing are more than one part; a shared group is one.
@@ -153,12 +157,14 @@ def test_every_random_prompt_is_as_long_as_the_others() -> None:
     assert renderer.text((3, 14)) == "3 14"
 
 
+@in_half_precision
 def test_the_update_is_measured_with_every_kernel_that_is_here() -> None:
     figures = measure_update(SMALL, CPU, 1e9, token_budget=64, num_rows=2)
     assert {"sdpa_share", "sdpa_s", "sdpa_peak_mib", "padded_over_packed", "own_prompts_over_shared"} <= figures.keys()
     assert all(value > 0 for value in figures.values())
 
 
+@in_half_precision
 def test_decoding_is_measured_by_batch() -> None:
     figures = measure_decode(SMALL, CPU, 1e9, batches=(1, 3), prompt_tokens=6, num_tokens=32)
     assert figures.keys() == {
@@ -171,6 +177,7 @@ def test_decoding_is_measured_by_batch() -> None:
         assert figures[f"{batch}_launched_over_bound"] == pytest.approx(seconds / bound)
 
 
+@in_half_precision
 def test_a_whole_step_is_measured() -> None:
     sizes = {"num_problems": 2, "group_size": 2, "prompt_tokens": 6, "new_tokens": 5, "token_budget": 64}
     figures = measure_step(SMALL, CPU, **sizes)

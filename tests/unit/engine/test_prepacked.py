@@ -7,8 +7,13 @@ from turnwise.engine.prepacked import DTYPES, PrepackedLinear, prepack
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch was built without oneDNN")
 
+in_half_precision = pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this processor does not compute in bfloat16"
+)
+IN_EACH = [pytest.param(dtype, marks=in_half_precision if dtype is torch.bfloat16 else ()) for dtype in DTYPES]
 
-@pytest.mark.parametrize("dtype", DTYPES)
+
+@pytest.mark.parametrize("dtype", IN_EACH)
 @pytest.mark.parametrize("has_bias", [True, False])
 def test_a_packed_map_gives_what_the_plain_one_gives_for_any_number_of_rows(dtype: torch.dtype, has_bias: bool) -> None:
     plain = nn.Linear(48, 80, bias=has_bias, dtype=dtype).requires_grad_(False)
@@ -19,6 +24,7 @@ def test_a_packed_map_gives_what_the_plain_one_gives_for_any_number_of_rows(dtyp
         torch.testing.assert_close(packed(rows), plain(rows), rtol=tolerance, atol=tolerance)
 
 
+@in_half_precision
 def test_packing_anew_changes_the_map_and_keeps_its_precision() -> None:
     packed = PrepackedLinear(nn.Linear(4, 4, bias=False, dtype=torch.bfloat16))
     packed.pack(2 * torch.eye(4))

@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import tempfile
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from turnwise.env.sandbox import attempts
-from turnwise.env.sandbox.isolation import Tier
+from turnwise.env.sandbox.isolation import Lacking, Tier
 from turnwise.env.sandbox.syscalls import HARMLESS_TO_TRY, numbers
 from turnwise.types import ToolStatus
 
@@ -45,21 +45,25 @@ def best_tier(start: "Callable[[Tier], LocalPool]", wanted: Sequence[Tier], *, a
     Raises:
         ValueError: Something gets out of all, and `allow_unsafe` is false; the message says what, or what is missing.
     """
-    tiers: dict[str, list[str]] = {}  # by what is wrong with them
+    tiers: dict[str, list[Tier]] = {}  # by what is wrong with them
     for tier in wanted:
         try:
             pool = start(tier)
-        except OSError as error:
+        except Lacking as error:
             tiers.setdefault(str(error), []).append(tier)
             continue
+        except OSError as error:
+            raise ValueError(f"env.sandbox: {error}") from error
         if not (reason := weakness(pool)):
+            if tiers:
+                log.warning("sandbox: tier %s, since %s", tier, _told(tiers))
             log.info("sandbox: tier %s, control groups: %s", tier, ", ".join(pool.facts.cgroups) or "none")
             if pool.facts.runs_as_root:
                 log.warning("sandbox: programs are root's, without capabilities: no other user reaches the interpreter")
             return pool
         _wait_for(pool.close())
         tiers.setdefault(reason, []).append(tier)
-    found = "; ".join(f"tier {' and '.join(some)}: {reason}" for reason, some in tiers.items())
+    found = _told(tiers)
     if len(wanted) == 1:
         raise ValueError(
             f"env.sandbox.tier={wanted[0]} cannot be had on this machine ({found}): expected env.sandbox.tier=best, "
@@ -73,6 +77,11 @@ def best_tier(start: "Callable[[Tier], LocalPool]", wanted: Sequence[Tier], *, a
         )
     log.warning("sandbox: programs are NOT isolated, env.sandbox.allow_unsafe=true (%s)", found)
     return start(Tier.unsafe)
+
+
+def _told(tiers: Mapping[str, Sequence[Tier]]) -> str:
+    """What is wrong with which tiers."""
+    return "; ".join(f"tier {' and '.join(some)}: {reason}" for reason, some in tiers.items())
 
 
 def weakness(pool: "LocalPool") -> str:

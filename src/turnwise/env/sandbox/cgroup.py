@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import time
 from pathlib import Path
 
 from turnwise.env.sandbox.isolation import MAX_PROGRAMS
@@ -26,17 +27,22 @@ class Cgroup:
 
     def __init__(self, settings: Settings) -> None:
         name = _name(os.getpid())
-        memory_mb = settings.total_memory_mb or default_memory_mb(settings)
+        self._settings = settings
         values = {
-            "memory": memory_mb << 20,
+            "memory": (settings.total_memory_mb or default_memory_mb(settings)) << 20,
             "pids": settings.num_workers * (1 + settings.max_processes) + MAX_PROGRAMS,
         }
         self._groups: dict[str, Path] = {}
+        self._memory_limit: Path | None = None
         for controller, limits in LIMITS.items():
             for version, parent in own_groups(controller):
-                group = parent / name
-                if _has_limit(group, limits[0 if version == 2 else 1], values[controller]):
+                if version == 2:
+                    _hand_down(parent, controller)
+                group, limit = parent / name, limits[0 if version == 2 else 1]
+                if _has_limit(group, limit, values[controller]):
                     self._groups[controller] = group
+                    if controller == "memory":
+                        self._memory_limit = group / limit
                     break
                 if group not in self._groups.values():
                     _remove(group)
@@ -53,6 +59,12 @@ class Cgroup:
             with contextlib.suppress(ProcessLookupError):
                 (group / "cgroup.procs").write_text(str(pid))
 
+    def allow(self, num_sessions: int) -> None:
+        """Allows the memory that so many open sessions may have beside the programs that run, unless it is set."""
+        if self._memory_limit is not None and not self._settings.total_memory_mb:
+            with contextlib.suppress(OSError):  # a lower limit than what is in use
+                self._memory_limit.write_text(str(default_memory_mb(self._settings, num_sessions) << 20))
+
     async def close(self) -> None:
         """Removes the groups when their processes have ended."""
         for _ in range(int(CLOSE_S / POLL_S)):
@@ -63,9 +75,9 @@ class Cgroup:
             await asyncio.sleep(POLL_S)
 
 
-def default_memory_mb(settings: Settings) -> int:
-    """What as many programs as run at a time may have at their limits: no program suffers for another."""
-    return settings.num_workers * (settings.memory_mb + settings.scratch_mb) + ROOM_MB
+def default_memory_mb(settings: Settings, num_sessions: int = 0) -> int:
+    """What the programs that run and the open sessions may have at their limits: none suffers for another."""
+    return (settings.num_workers + num_sessions) * (settings.memory_mb + settings.scratch_mb) + ROOM_MB
 
 
 def own_groups(controller: str) -> list[tuple[int, Path]]:
@@ -83,21 +95,32 @@ def own_groups(controller: str) -> list[tuple[int, Path]]:
 
 def remove_groups(pid: int) -> None:
     """Removes what a process left behind that could not clean up after itself, started by this one."""
-    for controller in LIMITS:
-        for _, parent in own_groups(controller):
-            _remove(parent / _name(pid))
+    groups = {parent / _name(pid) for controller in LIMITS for _, parent in own_groups(controller)}
+    for _ in range(int(CLOSE_S / POLL_S)):
+        for group in groups:
+            _remove(group)
+        if not any(group.exists() for group in groups):
+            break
+        time.sleep(POLL_S)  # its last processes are ending
 
 
 def _name(pid: int) -> str:
     return f"turnwise-{pid}"
 
 
+def _hand_down(group: Path, controller: str) -> None:
+    """Has the groups below one of version 2 know a controller; the kernel refuses it where that holds processes."""
+    with contextlib.suppress(OSError):
+        (group / "cgroup.subtree_control").write_text(f"+{controller}")
+
+
 def _has_limit(group: Path, limit: str, value: int) -> bool:
     """Whether the group could be made and has this limit now."""
     with contextlib.suppress(OSError):
         group.mkdir(exist_ok=True)
-        (group / limit).write_text(str(value))
-        return os.access(group / "cgroup.procs", os.W_OK)
+        if os.access(group / limit, os.W_OK) and os.access(group / "cgroup.procs", os.W_OK):
+            (group / limit).write_text(str(value))
+            return True
     return False
 
 

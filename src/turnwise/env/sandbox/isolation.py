@@ -19,6 +19,7 @@ MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = 442, -100, 0x8000, 1
 PR_SET_PDEATHSIG, PR_SET_KEEPCAPS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, PR_CAPBSET_DROP = 1, 8, 22, 2, 24
 PR_SET_CHILD_SUBREAPER = 36
 CAPABILITY_VERSION_3, MAX_CAPABILITIES, CAP_DAC_READ_SEARCH = 0x20080522, 64, 2
+CAP_CHOWN, CAP_SETGID, CAP_SETUID = 0, 6, 7
 
 HOST_NAME = b"sandbox"
 MAX_FILES = 4096
@@ -30,6 +31,10 @@ FIRST_USER, NUM_BROKERS = 1 << 30, 1 << 20
 SYSTEM_FILES = ("/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime", "/dev/zero", "/dev/random")
 """What a program may read beside its interpreter."""
 DEVICES = ("/dev/null", "/dev/urandom")
+
+
+class Lacking(OSError):
+    """This machine, or a container on it, has no means for a tier; the text says what is missing."""
 
 
 class Tier(StrEnum):
@@ -130,13 +135,12 @@ def first_user() -> int | None:
 
     None where it has one user alone: only root can choose, of the users that its namespace has.
     """
-    if os.geteuid() != 0:
+    if os.geteuid() != 0 or not all(map(has_capability, (CAP_CHOWN, CAP_SETGID, CAP_SETUID))):
         return None
     ranges = [[int(word) for word in line.split()] for line in Path("/proc/self/uid_map").read_text().splitlines()]
     end = max(inside + size for inside, _, size in ranges)
-    if end - MAX_PROGRAMS < MAX_PROGRAMS:
-        return None
-    return min(FIRST_USER + os.getpid() % NUM_BROKERS * MAX_PROGRAMS, end - MAX_PROGRAMS)
+    highest = end - 2 * MAX_PROGRAMS  # a namespace of 65,536 ends with `nobody`
+    return min(FIRST_USER + os.getpid() % NUM_BROKERS * MAX_PROGRAMS, highest) if highest > MAX_PROGRAMS else None
 
 
 def has_capability(number: int) -> bool:

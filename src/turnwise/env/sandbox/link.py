@@ -9,7 +9,6 @@ import select
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 
 from turnwise.env.sandbox import broker as broker_script
 from turnwise.env.sandbox.cgroup import remove_groups
+from turnwise.env.sandbox.isolation import Lacking
 from turnwise.env.sandbox.messages import encode, take
 from turnwise.env.sandbox.settings import Settings, clean_environment
 
@@ -28,8 +28,8 @@ START_S = 90.0
 """How long a broker may take to start, on a busy machine."""
 STALL_S = 30.0
 """How long a broker may say nothing when it is asked for a sign of life."""
-GRACE_S = 10.0
-"""How long a broker may take to end when nobody needs it any more."""
+GRACE_S, SHARED_GRACE_S = 10.0, 0.5
+"""How long a broker may take to end when nobody needs it any more; and one that others may need."""
 CHUNK_BYTES = 1 << 16
 
 
@@ -43,13 +43,11 @@ class Launched:
 
     def end(self) -> None:
         """Waits for the end of a broker that nobody is connected to; one that others may share is left to them."""
-        if self.is_shared:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(0.5)
-            return
         try:
-            self.process.wait(GRACE_S)
+            self.process.wait(SHARED_GRACE_S if self.is_shared else GRACE_S)
         except subprocess.TimeoutExpired:
+            if self.is_shared:
+                return
             self.process.send_signal(signal.SIGKILL)
             self.process.wait()
         if self.process.returncode != 0:  # it could not clean up after itself
@@ -69,6 +67,8 @@ class Connection:
         self._lock = threading.Lock()
         self._asked: dict[int, Future[dict[str, Any]]] = {}
         self._numbers = itertools.count(1)
+        self._backlog = bytearray()
+        self._waker = os.eventfd(0)
         LIVE.add(self)
         self._thread = threading.Thread(target=self._hear, name="sandbox", daemon=True)
         self._thread.start()
@@ -86,17 +86,25 @@ class Connection:
         return number, reply
 
     def say(self, message: dict[str, Any]) -> None:
-        """Sends a message; where nobody hears it, nothing happens."""
-        try:
-            with self._lock:
-                self._socket.sendall(encode(message))
-        except OSError:  # also where it takes nothing for STALL_S
-            self._lose("the sandbox's broker is gone")
+        """Sends a message, at once or when the broker takes it; where nobody hears it, nothing happens."""
+        with self._lock, contextlib.suppress(OSError):  # the broker is gone, which the thread finds out
+            self._backlog += encode(message)
+            self._send()
+            if self._backlog:
+                os.eventfd_write(self._waker, 1)
+
+    def _send(self) -> None:
+        """Sends what the socket takes; the lock is held."""
+        with contextlib.suppress(BlockingIOError):
+            while self._backlog:
+                del self._backlog[: self._socket.send(self._backlog, socket.MSG_DONTWAIT)]
 
     def leave_to_parent(self) -> None:
         """Closes a fork's copy of the socket: it would keep the broker alive when the trainer is gone."""
         self.is_lost = True
         self._socket.close()
+        os.close(self._waker)
+        self._waker = -1
 
     def close(self) -> None:
         """Leaves the broker, and waits for the end of one that only this connection had."""
@@ -104,29 +112,41 @@ class Connection:
         if threading.current_thread() is not self._thread:
             self._thread.join()
         self._socket.close()
+        if self._waker >= 0:
+            os.close(self._waker)
+            self._waker = -1
         if self._launched is not None:
             self._launched.end()
 
     def _hear(self) -> None:
-        """Takes in replies; gives up a broker that does not answer."""
+        """Takes in replies, sends what could not be sent at once, and gives up a broker that does not answer."""
         patience = select.poll()
-        patience.register(self._socket, select.POLLIN)
+        patience.register(self._waker, select.POLLIN)
         is_pinged = False
         with contextlib.suppress(OSError, ValueError):
             while True:
-                if not patience.poll(STALL_S * 1000):
+                patience.register(self._socket, select.POLLIN | (select.POLLOUT if self._backlog else 0))
+                ready = dict(patience.poll(STALL_S * 1000))
+                if not ready:
                     if self._asked and is_pinged:
                         return self._lose(f"the sandbox's broker gave no sign of life for {STALL_S:g} s")
                     is_pinged = bool(self._asked)
                     self.say({"ping": 0})
                     continue
-                is_pinged = False
-                if not (chunk := self._socket.recv(CHUNK_BYTES)):
-                    break
-                self._received += chunk
-                while (message := take(self._received)) is not None:
-                    if (reply := self._asked.pop(message.get("id", 0), None)) is not None:
-                        _settle(reply, message)
+                if self._waker in ready:
+                    os.eventfd_read(self._waker)
+                events = ready.get(self._socket.fileno(), 0)
+                if events & select.POLLOUT:
+                    with self._lock:
+                        self._send()
+                if events & ~select.POLLOUT:
+                    is_pinged = False
+                    if not (chunk := self._socket.recv(CHUNK_BYTES)):
+                        break
+                    self._received += chunk
+                    while (message := take(self._received)) is not None:
+                        if (reply := self._asked.pop(message.get("id", 0), None)) is not None:
+                            _settle(reply, message)
         return self._lose("the sandbox's broker is gone")
 
     def _lose(self, why: str) -> None:
@@ -153,7 +173,8 @@ def connect(settings: Settings) -> tuple[Connection, "Facts"]:
     Where `settings.socket` names a place, to the broker that is there; the first to come starts it.
 
     Raises:
-        OSError: There is none to be had; says what is missing.
+        Lacking: This machine has no means for its tier.
+        OSError: There is none to be had; says why.
     """
     with contextlib.ExitStack() as stack:
         if settings.socket:
@@ -171,13 +192,14 @@ def connect(settings: Settings) -> tuple[Connection, "Facts"]:
                     raise ConnectionError("it has ended")
                 received += chunk
         except OSError as error:
-            hello = {"failure": f"the sandbox's broker did not start: {error}"}
+            hello = {"failure": f"the sandbox's broker did not start: {error}", "differing": "", "lacking": ""}
         ours.settimeout(None)
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(STALL_S), 0))
         connection = Connection(ours, launched, received)
-        if hello["failure"]:
+        if hello["lacking"] or hello["failure"] or hello["differing"]:
             connection.close()
-            raise OSError(hello["failure"])
+            if hello["lacking"]:
+                raise Lacking(hello["lacking"])
+            raise OSError(hello["failure"] or f"socket={settings.socket}: the broker there has {hello['differing']}")
     return connection, Facts(tuple(hello["cgroups"]), bool(hello["runs_as_root"]))
 
 

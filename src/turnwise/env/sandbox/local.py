@@ -18,7 +18,7 @@ from typing import Any
 
 from turnwise.env.sandbox.canaries import best_tier
 from turnwise.env.sandbox.interface import ErrorDetail, ProgramResult
-from turnwise.env.sandbox.isolation import Tier
+from turnwise.env.sandbox.isolation import MAX_PROGRAMS, Tier
 from turnwise.env.sandbox.link import Connection, Facts, Link
 from turnwise.env.sandbox.settings import Settings
 from turnwise.env.sandbox.syscalls import filter_program
@@ -101,6 +101,8 @@ class LocalSandbox:
         ):
             if not low <= (value := getattr(self, name)) < float("inf"):
                 raise ValueError(f"{name}={value}: expected a finite number >= {low}")
+        if self.num_workers > MAX_PROGRAMS:
+            raise ValueError(f"num_workers={self.num_workers}: expected at most {MAX_PROGRAMS}")
         if self.file_mb > self.scratch_mb:
             raise ValueError(f"file_mb={self.file_mb}: expected at most scratch_mb={self.scratch_mb}, where files go")
         if 0 < self.total_memory_mb < self.memory_mb + self.scratch_mb:
@@ -130,13 +132,18 @@ class LocalSandbox:
             ValueError: None holds, and `allow_unsafe` is false.
         """
         wanted = (Tier.A, Tier.B) if self.tier is WantedTier.best else (Tier[self.tier.name],)
-        return best_tier(self.start_in, wanted, allow_unsafe=self.allow_unsafe)
+        pool = best_tier(self.start_in, wanted, allow_unsafe=self.allow_unsafe)
+        if failure := pool.warm_up():
+            pool.end()
+            raise ValueError(f"env.sandbox.preloaded={self.preloaded}: {failure}")
+        return pool
 
     def start_in(self, tier: Tier) -> "LocalPool":
         """Starts a broker in a tier that nobody has tried.
 
         Raises:
-            OSError: It cannot be had; says what is missing.
+            Lacking: This machine has no means for it.
+        OSError: It cannot be had; says why.
         """
         return LocalPool(self, tier)
 
@@ -173,6 +180,7 @@ class LocalPool:
     def __init__(self, sandbox: LocalSandbox, tier: Tier) -> None:
         """Use `LocalSandbox.start`."""
         self.isolation = Isolation[tier.name]
+        self._slow_modules = sandbox.preloaded
         self._link = Link(sandbox.settings(tier))
         self._shut_down = weakref.finalize(self, self._link.close)
         self._session_numbers = itertools.count(1)
@@ -186,6 +194,15 @@ class LocalPool:
     def facts(self) -> Facts:
         """What the broker says of itself."""
         return self._link.facts
+
+    def warm_up(self) -> str:
+        """Has the slow modules imported; what went wrong, or nothing."""
+        if not self._slow_modules:
+            return ""
+        code = "import " + ", ".join(self._slow_modules)
+        _, reply = self._link.connection().ask({"run": {"code": code, "is_traceback": False, "shows_value": False}})
+        message = reply.result()
+        return message.get("failure") or message["result"]["stderr"].strip()
 
     async def run(
         self, code: str, error_detail: ErrorDetail = ErrorDetail.traceback, *, shows_value: bool = False
@@ -206,7 +223,11 @@ class LocalPool:
 
     async def close(self) -> None:
         """Kills what still runs and ends the broker; safe to call twice. An unclosed pool is closed at exit."""
-        await asyncio.to_thread(self._shut_down)
+        await asyncio.to_thread(self.end)
+
+    def end(self) -> None:
+        """`close`, for who has no event loop."""
+        self._shut_down()
 
 
 class LocalSession:
@@ -224,6 +245,9 @@ class LocalSession:
         self._number = number
         self._connection: Connection | None = None
         """The broker that has the variables."""
+        self._is_closed = False
+        self._asked: Connection | None = None
+        """The broker that knows of the session."""
 
     async def run(
         self, code: str, error_detail: ErrorDetail = ErrorDetail.traceback, *, shows_value: bool = False
@@ -231,6 +255,8 @@ class LocalSession:
         """Runs `code`; see `LocalPool.run`."""
         if not self._pool._shut_down.alive:
             raise RuntimeError("the sandbox pool is closed")
+        if self._is_closed:
+            raise RuntimeError("the session is closed")
         is_traceback = error_detail is ErrorDetail.traceback
         request = {"code": code, "is_traceback": is_traceback, "shows_value": shows_value}
         started, failure = time.monotonic(), ""
@@ -239,10 +265,11 @@ class LocalSession:
                 connection = self._link.live or await asyncio.to_thread(self._link.connection)
                 if self._connection not in (None, connection):
                     raise ConnectionError("the sandbox's broker is gone, and the variables of a session with it")
+                self._asked = connection
                 result = await self._ask(connection, request)
             except OSError as error:
                 failure = f"{type(error).__name__}: {error}"
-                if self._connection is not None:
+                if self._connection is not None or self._is_closed:
                     break
             else:
                 has_variables = self._number is not None and not result["has_ended"]
@@ -252,10 +279,11 @@ class LocalSession:
         return ProgramResult(status=ToolStatus.infrastructure, stdout="", stderr=failure, wall_s=wall_s)
 
     async def close(self) -> None:
-        """Ends the process; safe to call twice."""
-        if self._connection is not None:
-            self._connection.say({"close": self._number})
-        self._connection = None
+        """Ends the process, and what runs in it; safe to call twice."""
+        self._is_closed = True
+        if self._asked is not None and self._number is not None:
+            self._asked.say({"close": self._number})
+        self._asked = self._connection = None
 
     async def _ask(self, connection: Connection, request: dict[str, Any]) -> dict[str, Any]:
         number, reply = connection.ask({"run": request, **self._place})

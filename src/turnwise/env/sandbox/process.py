@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import socket
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
@@ -41,12 +42,10 @@ class Process:
         child: Child,
         ends: tuple[socket.socket, int, int],
         *,
-        number: int,
         home: str,
         once: bool,
     ) -> None:
         """Use `start_process`."""
-        self.number = number
         self.home = home
         """The folder in which it runs, as this process would find it; in tier A it does not."""
         self._settings = settings
@@ -63,6 +62,7 @@ class Process:
         child.ended.add_done_callback(lambda _: self._news.set())
         self._is_ready = False
         self._next_look = 0.0
+        self.on_close: Callable[[], None] = lambda: None
         self._reply: dict[str, Any] | None = None
 
     @property
@@ -101,10 +101,12 @@ class Process:
         result = self._result(exit_code, limit_hit)
         return {**result, "wall_s": monotonic() - started, "has_ended": self.has_ended}
 
-    async def close(self) -> None:
-        """Kills it, waits for its end and closes what leads to it; safe to call twice."""
-        with contextlib.suppress(SandboxFailure):
-            await self._end()
+    def close(self) -> None:
+        """Kills it and closes what leads to it, not while a program is under way; safe to call twice."""
+        if not self._received:
+            return
+        self.on_close()
+        self._child.kill()
         for fd in self._received:
             asyncio.get_running_loop().remove_reader(fd)
             if fd != self._control.fileno():
@@ -143,18 +145,26 @@ class Process:
             await self._hear_news(min(wall_left_s, cpu_left_s / NUM_CPUS, looks_again_s))
 
     def _overfills(self) -> bool:
-        """Whether the files of a program take more than it may have; in tier A its file system sees to that."""
+        """Whether the files of a program take more than it may have, or hide from being counted.
+
+        In tier A its file system sees to that. Here a file without a name, mapped or open, does not count.
+        """
         if self._settings.tier != Tier.B or monotonic() < self._next_look:
             return False
         num_bytes = num_files = 0
         folders = [self.home]
         while folders and num_files <= MAX_FILES:
-            with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:  # it may be gone again
-                for entry in entries:
-                    num_files += 1
-                    num_bytes += entry.stat(follow_symlinks=False).st_blocks * BLOCK_BYTES
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(entry.path)
+            try:
+                with os.scandir(folders.pop()) as entries:
+                    for entry in entries:
+                        num_files += 1
+                        num_bytes += entry.stat(follow_symlinks=False).st_blocks * BLOCK_BYTES
+                        if entry.is_dir(follow_symlinks=False):
+                            folders.append(entry.path)
+            except FileNotFoundError:  # it is gone again
+                continue
+            except OSError:  # a path too long, a folder that is shut
+                return True
         self._next_look = monotonic() + LOOK_S
         return num_files > MAX_FILES or num_bytes > self._settings.scratch_mb << 20
 
@@ -186,8 +196,9 @@ class Process:
         return ended
 
     def _drain(self) -> None:
-        for fd in self._received:
-            while self._read(fd):
+        """Takes in what is there, up to the limit."""
+        for fd, received in self._received.items():
+            while self._read(fd) and len(received) <= self._max_bytes(fd):
                 pass
 
     def _read(self, fd: int) -> bool:
@@ -252,23 +263,27 @@ class Process:
 
 
 async def start_process(settings: Settings, zygote: Zygote, number: int, *, once: bool) -> Process:
-    """A process of this number, which is free until it is closed.
+    """A process of this number, which the zygote releases.
 
     Raises:
         SandboxFailure: It could not be had.
     """
-    ours, theirs = socket.socketpair()
-    (output, output_end), (error, error_end) = os.pipe(), os.pipe()
-    try:
-        child = await zygote.fork(number, [theirs.fileno(), output_end, error_end], once=once)
-    except BaseException:
-        ours.close()
-        os.close(output)
-        os.close(error)
-        raise
-    finally:
-        theirs.close()
-        os.close(output_end)
-        os.close(error_end)
-    home = f"{zygote.folder}/{number}"
-    return Process(settings, zygote, child, (ours, output, error), number=number, home=home, once=once)
+    with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+        try:
+            control, other = socket.socketpair()
+            ours.callback(control.close)
+            theirs.callback(other.close)
+            kept: list[int] = []
+            given = [other.fileno()]
+            for _ in range(2):
+                end, other_end = os.pipe()
+                ours.callback(os.close, end)
+                theirs.callback(os.close, other_end)
+                kept.append(end)
+                given.append(other_end)
+        except OSError as error:
+            zygote.release(number)
+            raise SandboxFailure(f"the sandbox's broker has no descriptors left: {error}") from error
+        child = await zygote.fork(number, given, once=once)
+        ours.pop_all()  # they are the process's from here on
+    return Process(settings, zygote, child, (control, kept[0], kept[1]), home=f"{zygote.folder}/{number}", once=once)

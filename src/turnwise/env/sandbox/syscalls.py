@@ -5,6 +5,8 @@ import fcntl
 from functools import cache
 from tempfile import TemporaryFile
 
+from turnwise.env.sandbox.isolation import Lacking
+
 FORBIDDEN = (
     # programs and processes
     "fork", "vfork", "execve", "execveat", "ptrace", "process_vm_readv", "process_vm_writev", "process_madvise",
@@ -20,7 +22,7 @@ FORBIDDEN = (
     # what Landlock lets happen to the files of one's own user
     "chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "fchown", "lchown", "fchownat", "utime", "utimes", "utimensat",
     "futimesat", "setxattr", "lsetxattr", "fsetxattr", "setxattrat", "removexattr", "lremovexattr", "fremovexattr",
-    "removexattrat", "file_setattr",
+    "removexattrat", "file_setattr", "open_tree_attr",
     # the kernel itself
     "bpf", "io_uring_setup", "io_uring_enter", "io_uring_register", "perf_event_open", "userfaultfd", "keyctl",
     "add_key", "request_key", "kexec_load", "kexec_file_load", "init_module", "finit_module", "delete_module",
@@ -32,7 +34,20 @@ FORBIDDEN = (
 )  # fmt: skip
 """Refused with EPERM, so that the program gets an exception. What an architecture does not have is left out."""
 
-HARMLESS_TO_TRY = ("bpf", "io_uring_setup", "keyctl", "perf_event_open", "process_vm_readv", "setns", "userfaultfd")
+NUMBERS = {
+    "pidfd_send_signal": 424, "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427, "open_tree": 428,
+    "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432, "fspick": 433, "pidfd_open": 434,
+    "pidfd_getfd": 438, "process_madvise": 440, "mount_setattr": 442, "memfd_secret": 447, "process_mrelease": 448,
+    "fchmodat2": 452, "setxattrat": 463, "removexattrat": 466, "open_tree_attr": 467, "file_setattr": 469,
+}  # fmt: skip
+"""Calls from 424 on, whose numbers are those of every architecture: an older libseccomp may not know them."""
+FUTURE = range(470, 512)
+"""Numbers of calls that nobody knew when this was written: a program finds that there are none."""
+
+HARMLESS_TO_TRY = (
+    "bpf", "file_setattr", "io_uring_setup", "keyctl", "perf_event_open", "process_vm_readv", "setns", "setxattrat",
+    "userfaultfd",
+)  # fmt: skip
 """Some of them that do nothing when they are called with arguments of -1, for the canaries."""
 
 INT, CLONE_THREAD, PRIO_PROCESS, PR_SET_PDEATHSIG = 0xFFFFFFFF, 0x10000, 0, 1
@@ -46,13 +61,14 @@ def filter_program() -> bytes:
     """The filter in BPF, as the kernel loads it. Threads can be started, processes cannot.
 
     Raises:
-        OSError: libseccomp is missing.
+        Lacking: libseccomp is missing.
     """
     seccomp = _seccomp()
     rules = seccomp.SyscallFilter(seccomp.ALLOW)
-    for name in FORBIDDEN:
-        if numbers(name):
-            rules.add_rule(seccomp.ERRNO(errno.EPERM), name)
+    for number in numbers(*FORBIDDEN).values():
+        rules.add_rule(seccomp.ERRNO(errno.EPERM), number)
+    for number in FUTURE:
+        rules.add_rule(seccomp.ERRNO(errno.ENOSYS), number)
     # A filter cannot look at clone3's flags; without it libraries fall back on clone.
     rules.add_rule(seccomp.ERRNO(errno.ENOSYS), "clone3")
     rules.add_rule(seccomp.ERRNO(errno.EPERM), "clone", seccomp.Arg(0, seccomp.MASKED_EQ, CLONE_THREAD, 0))
@@ -81,8 +97,8 @@ def filter_program() -> bytes:
 def numbers(*names: str) -> dict[str, int]:
     """The numbers of calls on this architecture, without those that it does not have."""
     seccomp = _seccomp()
-    found: dict[str, int] = {}
-    for name in names:
+    found = {name: NUMBERS[name] for name in names if name in NUMBERS}
+    for name in set(names) - found.keys():
         try:
             found[name] = seccomp.resolve_syscall(seccomp.system_arch(), name)
         except (OSError, ValueError):
@@ -94,5 +110,5 @@ def _seccomp():
     try:
         import pyseccomp
     except (ImportError, RuntimeError, OSError) as error:
-        raise OSError(f"libseccomp is missing: install libseccomp2 and pyseccomp ({error})") from error
+        raise Lacking(f"libseccomp is missing: install libseccomp2 and pyseccomp ({error})") from error
     return pyseccomp

@@ -59,9 +59,14 @@ def main(channel: socket.socket, folder: str, modules: list[str]) -> None:
     if not (told := channel.recv(MAX_SETTINGS_BYTES)):
         return
     settings = Settings(**json.loads(told))
-    for name in (*PRELOADED, *modules):
-        for one in (name, *COMPANIONS.get(name, ())):
-            importlib.import_module(one)
+    name = ""
+    try:
+        for name in (*PRELOADED, *modules):
+            for one in (name, *COMPANIONS.get(name, ())):
+                importlib.import_module(one)
+    except Exception as error:
+        _say(channel, {"failure": f"{name} cannot be imported: {type(error).__name__}: {error}", "is_root": False})
+        return
     if "numpy" in sys.modules:  # with a state of chance, all programs had the same one
         sys.modules["numpy"].random.seed(0)
     num_tasks = _count_own_tasks()
@@ -127,11 +132,10 @@ class Zygote:
             return False
         request = json.loads(packet)
         try:
-            pid = self._fork(request, descriptors)
+            pid, pidfd = self._fork(request, descriptors)
         except OSError as error:
             _say(self._channel, {"failure": f"{type(error).__name__}: {error}", "ended": request["number"]})
         else:
-            pidfd = os.pidfd_open(pid)
             self._children[pidfd] = request["number"], pid
             self._poller.register(pidfd, select.POLLIN)
             socket.send_fds(self._channel, [json.dumps({"started": request["number"]}).encode()], [pidfd])
@@ -139,7 +143,7 @@ class Zygote:
             os.close(one)
         return True
 
-    def _fork(self, request: dict[str, Any], descriptors: list[int]) -> int:
+    def _fork(self, request: dict[str, Any], descriptors: list[int]) -> tuple[int, int]:
         settings, place = self._settings, self._place
         if place.user is not None:
             place = replace(place, user=place.user + request["number"])
@@ -157,7 +161,12 @@ class Zygote:
                 traceback.print_exc()
             finally:  # whatever happens, this process does not go on as a zygote
                 leave(code)
-        return pid
+        try:
+            return pid, os.pidfd_open(pid)
+        except OSError:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
 
     def _reap(self, pidfd: int) -> None:
         number, pid = self._children.pop(pidfd)
@@ -194,7 +203,8 @@ def _say(channel: socket.socket, message: dict[str, Any]) -> None:
 def _forget_origin() -> None:
     """Leaves nothing of turnwise where a program would find it."""
     source = os.environ.pop("PYTHONPATH", "")
-    sys.path[:] = [path for path in sys.path if path != source]
+    if source in sys.path:  # once: where turnwise is installed, its place among the packages stays
+        sys.path.remove(source)
     sys.orig_argv[:] = sys.orig_argv[:1]
     for name in [name for name in sys.modules if name.partition(".")[0] == "turnwise"]:
         del sys.modules[name]

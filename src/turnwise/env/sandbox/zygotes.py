@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -105,38 +106,59 @@ class Child:
 class Zygote:
     """One zygote; started when it is needed, and again after it failed."""
 
-    def __init__(self, settings: Settings, folder: str, modules: list[str], cgroup: Cgroup) -> None:
-        """Takes a folder that is its own, and the modules that it imports beforehand."""
+    def __init__(
+        self,
+        settings: Settings,
+        folder: str,
+        modules: list[str],
+        cgroup: Cgroup,
+        release: Callable[["Zygote", int], None],
+    ) -> None:
+        """Takes a folder of its own, the modules that it imports beforehand, and what hears which numbers are free."""
         self.runs_as_root = False
         self._settings = settings
         self.folder = folder
         """In it lie the folders of its processes, where they have no file system of their own."""
         self._modules = modules
         self._cgroup = cgroup
+        self._release = release
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
         self._is_ready: asyncio.Future[None] | None = None
         self._children: dict[int, Child] = {}
 
+    def release(self, number: int) -> None:
+        """Says that a number is free which no child has."""
+        self._release(self, number)
+
     async def fork(self, number: int, descriptors: list[int], *, once: bool) -> Child:
         """A child of this number, which must be free; it owns copies of the three descriptors.
 
+        The number is released when the child has ended, or could not be had. Cancelling kills it.
+
         Raises:
-            SandboxFailure: It could not be had. Cancelling kills it, and waits for its end.
+            SandboxFailure: It could not be had.
         """
-        channel = await self.start()
+        try:
+            channel = await self.start()
+        except BaseException:
+            self.release(number)
+            raise
         child = self._children[number] = Child()
+        child.ended.add_done_callback(lambda _: self.release(number))
+        is_asked = False
         try:
             async with asyncio.timeout(START_S):
                 await _send(channel, {"number": number, "once": once}, descriptors)
+                is_asked = True
                 await asyncio.shield(child.started)
         except (OSError, TimeoutError) as error:
             self.stop(f"the sandbox's zygote does not answer: {type(error).__name__}")
             raise SandboxFailure(f"the sandbox's zygote does not answer: {type(error).__name__}") from error
         except asyncio.CancelledError:
             child.kill()
-            with contextlib.suppress(SandboxFailure):
-                await child.ended
+            if not is_asked and self._children.pop(number, None) is not None:
+                child.is_lost("it was not asked for")
             raise
         return child
 
@@ -219,8 +241,10 @@ class Zygote:
                 return
             message = json.loads(packet)
             match message:
-                case {"started": number}:
+                case {"started": number} if descriptors:
                     self._children[number].has_started(descriptors[0])
+                case {"started": _}:  # the kernel drops what there is no room for
+                    self.stop("the sandbox's broker has no descriptors left")
                 case {"failure": why, "ended": number}:
                     self._children.pop(number).is_lost(why)
                 case {"ended": number, "exit_code": exit_code, "cpu_s": cpu_s}:

@@ -41,16 +41,12 @@ def test_where_there_are_no_groups_nothing_is_bounded(made_up: Path):
     assert group.controllers == ()
 
 
-def test_a_group_that_takes_no_limits_is_removed_again(made_up: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_group_that_takes_no_limits_is_removed_again(made_up: Path):
     """As version 2 does where a controller is not handed down: there is a folder, and no file of the limit in it."""
     (made_up / "membership").write_text("0::/\n")
-
-    def refuse(self: Path, *_: object) -> int:
-        raise PermissionError(self)
-
-    monkeypatch.setattr(Path, "write_text", refuse)
     assert Cgroup(SETTINGS).controllers == ()
-    assert [path.name for path in made_up.iterdir()] == ["membership"]
+    assert {path.name for path in made_up.iterdir()} == {"membership", "cgroup.subtree_control"}
+    assert (made_up / "cgroup.subtree_control").read_text() == "+pids"  # each controller was asked for, pids last
 
 
 def test_limits_are_the_sum_of_what_programs_may_have(made_up: Path):
@@ -58,12 +54,16 @@ def test_limits_are_the_sum_of_what_programs_may_have(made_up: Path):
     memory = made_up / "memory" / f"turnwise-{os.getpid()}"
     for folder in (memory, made_up / "two"):
         folder.mkdir(parents=True)
-    (memory / "cgroup.procs").touch()
+    for name in ("cgroup.procs", "memory.limit_in_bytes"):
+        (memory / name).touch()
     group = Cgroup(SETTINGS)
     # two workers of 100 MiB and 20 MiB of files each, and room for the rest
     assert int((memory / "memory.limit_in_bytes").read_text()) == (2 * 120 + cgroup.ROOM_MB) << 20
     assert group.controllers == ("memory",)  # `cgroup.procs` of the other is not there, so nothing could be put in
-    assert Cgroup(replace(SETTINGS, total_memory_mb=50)).controllers == ("memory",)
+    group.allow(3)  # open sessions, each of which may have as much
+    assert int((memory / "memory.limit_in_bytes").read_text()) == (5 * 120 + cgroup.ROOM_MB) << 20
+    fixed = Cgroup(replace(SETTINGS, total_memory_mb=50))
+    fixed.allow(3)
     assert int((memory / "memory.limit_in_bytes").read_text()) == 50 << 20
 
 

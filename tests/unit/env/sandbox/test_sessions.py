@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
 from turnwise.env.sandbox.interface import ErrorDetail, ProgramResult
@@ -111,6 +112,39 @@ def test_sessions_know_nothing_of_each_other(pool: LocalPool):
         return [result.output, alone.output]
 
     assert asyncio.run(both()) == ["False False []\n"] * 2
+
+
+def test_a_session_that_is_closed_or_cancelled_under_way_leaves_no_process():
+    async def played() -> list[int]:
+        pool = LocalPool(LocalSandbox(num_workers=4, wall_s=9, cpu_s=9), Tier.A)
+        await pool.session().run("x = 1")
+        launched = pool._link.connection()._launched
+        assert launched is not None
+        broker = psutil.Process(launched.process.pid)
+        before, counts = len(broker.children(recursive=True)), []
+        for _ in range(3):
+            sessions = [pool.session() for _ in range(4)]
+            calls = [asyncio.create_task(session.run("while True: pass")) for session in sessions]
+            await asyncio.sleep(0.2)
+            calls[0].cancel()
+            await asyncio.gather(*(session.close() for session in sessions))
+            results = await asyncio.gather(*calls, return_exceptions=True)
+            assert sum(isinstance(result, BaseException) for result in results) == 1
+            deadline = time.monotonic() + 5
+            while len(broker.children(recursive=True)) > before and time.monotonic() < deadline:
+                await asyncio.sleep(0.02)
+            counts.append(len(broker.children(recursive=True)) - before)
+        await pool.close()
+        return counts
+
+    assert asyncio.run(played()) == [0, 0, 0]
+
+
+def test_a_process_that_ends_between_programs_is_that_of_the_program_that_left_it_to(pool: LocalPool):
+    leave = "import os, threading\nx = 1\nthreading.Thread(target=os._exit, args=(0,)).start()"
+    results = play(pool, leave, "print('x' in globals())", pause_s=0.2)
+    assert results[1].status is ToolStatus.ok
+    assert results[1].output in ("False\n", "")  # it may have been stopped before, and end as it goes on
 
 
 def test_many_sessions_are_open_at_a_time(pool: LocalPool):

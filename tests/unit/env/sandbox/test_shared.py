@@ -80,7 +80,7 @@ def test_trainers_that_start_at_once_share_one_broker(tmp_path: Path):
 def test_others_limits_are_refused(tmp_path: Path):
     sandbox = LocalSandbox(num_workers=1, socket=str(tmp_path / "s"))
     pool = LocalPool(sandbox, Tier.A)
-    with pytest.raises(ValueError, match=r"tier A: its limits are others: wall_s=5\.0, not 3\.0"):
+    with pytest.raises(ValueError, match=r"env\.sandbox: socket=.*/s: the broker there has wall_s=5\.0, not 3\.0$"):
         replace(sandbox, wall_s=3.0).start()
     asyncio.run(pool.close())
     assert gone(tmp_path / "s")
@@ -111,6 +111,38 @@ def test_one_trainers_end_is_not_that_of_anothers_programs(tmp_path: Path):
 
     assert asyncio.run(close_one()) == (ToolStatus.infrastructure, "done\n")
     asyncio.run(other.close())
+    assert gone(tmp_path / "s")
+
+
+def test_trainers_that_leave_give_back_all_they_had(tmp_path: Path):
+    """Sessions that are closed, that are not, and programs that are cancelled as their trainer goes."""
+    sandbox = LocalSandbox(num_workers=2, socket=str(tmp_path / "s"))
+    stays = LocalPool(sandbox, Tier.A)
+    asyncio.run(stays.run("import numpy"))
+    (broker,) = brokers(tmp_path / "s")
+    counts = []
+
+    async def come_and_go() -> None:
+        pool = LocalPool(sandbox, Tier.A)
+        sessions = [pool.session() for _ in range(6)]
+        await asyncio.gather(*(session.run("x = 1") for session in sessions))
+        running = [asyncio.create_task(pool.run("while True: pass")) for _ in range(3)]
+        running.append(asyncio.create_task(sessions[0].run("while True: pass")))
+        await asyncio.sleep(0.2)
+        await asyncio.gather(*(session.close() for session in sessions[:4]))
+        for task in running:
+            task.cancel()
+        await pool.close()
+
+    for _ in range(4):
+        asyncio.run(come_and_go())
+        deadline = time.monotonic() + 5
+        while len(broker.children(recursive=True)) > 4 and time.monotonic() < deadline:  # two zygotes, their keepers
+            time.sleep(0.02)
+        assert asyncio.run(stays.run("print(1)")).output == "1\n"
+        counts.append((broker.num_fds(), len(broker.children(recursive=True))))
+    asyncio.run(stays.close())
+    assert counts == counts[:1] * 4
     assert gone(tmp_path / "s")
 
 
