@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from turnwise.env.sandbox.local import LocalPool
 
 T = TypeVar("T")
+MAX_TOLD_CHARS = 80
+"""What is told of a program that ended otherwise."""
+MAX_FOLDER_CHARS = 60
+"""A folder for temporary files with a longer name has no room for the name of a socket."""
 log = logging.getLogger(__name__)
 
 
@@ -54,14 +58,19 @@ def best_tier(start: "Callable[[Tier], LocalPool]", wanted: Sequence[Tier], *, a
             continue
         except OSError as error:
             raise ValueError(f"env.sandbox: {error}") from error
-        if not (reason := weakness(pool)):
+        try:
+            reason = weakness(pool)
+        except ValueError:
+            pool.end()
+            raise
+        if not reason:
             if tiers:
                 log.warning("sandbox: tier %s, since %s", tier, _told(tiers))
             log.info("sandbox: tier %s, control groups: %s", tier, ", ".join(pool.facts.cgroups) or "none")
             if pool.facts.runs_as_root:
                 log.warning("sandbox: programs are root's, without capabilities: no other user reaches the interpreter")
             return pool
-        _wait_for(pool.close())
+        pool.end()
         tiers.setdefault(reason, []).append(tier)
     found = _told(tiers)
     if len(wanted) == 1:
@@ -85,11 +94,21 @@ def _told(tiers: Mapping[str, Sequence[Tier]]) -> str:
 
 
 def weakness(pool: "LocalPool") -> str:
-    """What is wrong with a pool: which attempts to get out succeed in it; empty where it holds."""
+    """What is wrong with a pool: which attempts to get out succeed in it; empty where it holds.
+
+    Raises:
+        ValueError: The program that makes them did not come to its end: a limit is too low for any program.
+    """
     with _bait() as bait:
         result = _wait_for(pool.run(_program(bait)))
+    if result.status is ToolStatus.infrastructure:
+        return result.stderr.strip()
     if result.status is not ToolStatus.ok:
-        return f"a program that tries to get out ended with {result.status}: {result.output.strip()[-200:]}"
+        told = " ".join(result.output.split())[-MAX_TOLD_CHARS:]
+        raise ValueError(
+            f"env.sandbox: the program that tries to get out did not come to its end ({result.status}: {told}): "
+            f"expected limits that leave room for a program"
+        )
     escapes = json.loads(result.stdout)
     return f"a program got out by {', '.join(escapes)}" if escapes else ""
 
@@ -108,7 +127,8 @@ def _program(bait: Bait) -> str:
 @contextmanager
 def _bait() -> Iterator[Bait]:
     with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="turnwise-bait-"))
+        place = None if len(tempfile.gettempdir()) <= MAX_FOLDER_CHARS else "/tmp"
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="turnwise-bait-", dir=place))
         secret = Path(folder) / "secret"
         secret.write_text("secret")
         secret.parent.chmod(0o777)  # what keeps a program out must not be the modes

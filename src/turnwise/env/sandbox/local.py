@@ -24,6 +24,8 @@ from turnwise.env.sandbox.settings import Settings
 from turnwise.env.sandbox.syscalls import filter_program
 from turnwise.types import Isolation, ToolStatus
 
+MAX_LIMIT = 1 << 30
+"""The highest limit of anything: seconds, MiB, bytes, numbers."""
 MAX_PLACE = 107
 """Bytes of the path of a Unix socket."""
 NUM_TRIES = 2
@@ -93,14 +95,14 @@ class LocalSandbox:
             ("cpu_s", 0.05),
             ("memory_mb", 16),
             ("total_memory_mb", 0),
-            ("file_mb", 0),
+            ("file_mb", 1),
             ("max_open_files", 16),
             ("max_processes", 0),
             ("max_capture_bytes", 64),
             ("scratch_mb", 1),
         ):
-            if not low <= (value := getattr(self, name)) < float("inf"):
-                raise ValueError(f"{name}={value}: expected a finite number >= {low}")
+            if not low <= (value := getattr(self, name)) <= MAX_LIMIT:
+                raise ValueError(f"{name}={value}: expected a number from {low} to {MAX_LIMIT}")
         if self.num_workers > MAX_PROGRAMS:
             raise ValueError(f"num_workers={self.num_workers}: expected at most {MAX_PROGRAMS}")
         if self.file_mb > self.scratch_mb:
@@ -110,7 +112,9 @@ class LocalSandbox:
                 f"total_memory_mb={self.total_memory_mb}: expected 0, or what one program may take, "
                 f"memory_mb={self.memory_mb} and scratch_mb={self.scratch_mb}, or more"
             )
-        if self.allow_unsafe and self.tier is not WantedTier.best:
+        if self.tier not in WantedTier.__members__:
+            raise ValueError(f"tier={self.tier}: expected best, A or B")
+        if self.allow_unsafe and self.tier != WantedTier.best:
             raise ValueError(f"tier={self.tier} allow_unsafe=true: one asks for isolation, the other does without it")
         if self.socket and (not Path(self._place).parent.is_dir() or len(os.fsencode(self._place)) > MAX_PLACE):
             raise ValueError(
@@ -131,7 +135,7 @@ class LocalSandbox:
         Raises:
             ValueError: None holds, and `allow_unsafe` is false.
         """
-        wanted = (Tier.A, Tier.B) if self.tier is WantedTier.best else (Tier[self.tier.name],)
+        wanted = (Tier.A, Tier.B) if self.tier == WantedTier.best else (Tier[self.tier],)
         pool = best_tier(self.start_in, wanted, allow_unsafe=self.allow_unsafe)
         if failure := pool.warm_up():
             pool.end()
@@ -173,8 +177,8 @@ class LocalPool:
     The same code gives the same text every time, as far as the sandbox can see to it: hashes and `random` are seeded,
     frames name only `program.py`, every address that follows " at " is printed as `0x...`, and the folder of a program
     has the same name. What a program takes from elsewhere still differs: time, `id()` and orders that depend on it,
-    process and thread ids, `os.urandom` and what it seeds (NumPy's generators, `tempfile`'s names), races of its own
-    threads; and how far a program came that was killed at a limit.
+    process, thread and user ids, `os.urandom` and what it seeds (NumPy's generators, `tempfile`'s names), races of its
+    own threads; and how far a program came that was killed at a limit.
     """
 
     def __init__(self, sandbox: LocalSandbox, tier: Tier) -> None:
@@ -257,7 +261,7 @@ class LocalSession:
             raise RuntimeError("the sandbox pool is closed")
         if self._is_closed:
             raise RuntimeError("the session is closed")
-        is_traceback = error_detail is ErrorDetail.traceback
+        is_traceback = ErrorDetail(error_detail) is ErrorDetail.traceback
         request = {"code": code, "is_traceback": is_traceback, "shows_value": shows_value}
         started, failure = time.monotonic(), ""
         for _ in range(NUM_TRIES):

@@ -218,8 +218,9 @@ class Process:
         most = self._settings.max_capture_bytes
         return most if fd != self._control.fileno() else 2 * BYTES_PER_CHARACTER * most + 1024
 
-    def _is_flooded(self) -> bool:
-        printed = len(self._received[self._output]) + len(self._received[self._error])
+    def _is_flooded(self, num_bytes_told: int = 0) -> bool:
+        """Whether it printed more than is kept, with what it told on the control socket."""
+        printed = num_bytes_told + len(self._received[self._output]) + len(self._received[self._error])
         control = self._control.fileno()
         return printed > self._settings.max_capture_bytes or len(self._received[control]) > self._max_bytes(control)
 
@@ -233,15 +234,18 @@ class Process:
         return self._reply is not None
 
     def _result(self, exit_code: int | None, limit_hit: str | None) -> dict[str, Any]:
-        """Empties what was received. An `exit_code` comes from the kernel; else the process's own word counts."""
+        """Empties what was received. An `exit_code` comes from the kernel; else the process's own word counts.
+
+        Half characters, which nobody could encode, are written out.
+        """
         match self._reply if self._hears_reply() else NO_REPLY:
             case {"exit_code": int(word), "value": str(value), "error": str(error)}:
                 pass
             case _:
                 word, value, error = 1, "", "Error: not an answer of the interpreter\n"
         self._reply = None
-        value, error = (self._printable(text) for text in (value, error))
-        if limit_hit is None and self._is_flooded():
+        value, error = (text.encode(errors="backslashreplace").decode() for text in (value, error))
+        if limit_hit is None and self._is_flooded(len(value.encode()) + len(error.encode())):
             limit_hit = "output_limit"
         printed = self._received[self._output][: self._settings.max_capture_bytes]
         stdout, stderr = printed.decode(errors="replace"), self._text(self._error, len(printed))
@@ -253,10 +257,6 @@ class Process:
         for received in self._received.values():
             received.clear()
         return {"status": status, "stdout": stdout, "stderr": stderr + error + note, "value": value}
-
-    def _printable(self, text: str) -> str:
-        """A process's word within bounds, and without half characters, which nobody could encode."""
-        return text[: self._settings.max_capture_bytes].encode(errors="backslashreplace").decode()
 
     def _text(self, fd: int, num_bytes_before: int = 0) -> str:
         return self._received[fd][: self._settings.max_capture_bytes - num_bytes_before].decode(errors="replace")

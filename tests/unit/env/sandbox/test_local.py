@@ -3,11 +3,13 @@
 import asyncio
 import gc
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,13 @@ def is_gone(pid: int, patience_s: float = 5.0) -> bool:
     except psutil.NoSuchProcess:
         pass
     return True
+
+
+def comes_true(condition: Callable[[], bool], patience_s: float = 5.0) -> bool:
+    deadline = time.monotonic() + patience_s
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return condition()
 
 
 def test_a_cancelled_program_is_killed_and_does_not_disturb_the_next(sandbox_pool: LocalPool, tmp_path: Path):
@@ -97,8 +106,8 @@ def test_many_programs_leave_nothing(sandbox_pool: LocalPool):
 
     results = asyncio.run(run_many())
     assert [result.output for result in results] == [f"{i}\n" for i in range(200)]
-    assert broker.children(recursive=True) == zygotes
     folder = Path(broker.cmdline()[-1])
+    assert comes_true(lambda: broker.children(recursive=True) == zygotes)  # folders are removed meanwhile
     assert not [path for path in folder.rglob("*") if path.name not in ("light", "heavy")]
     assert (broker.num_fds(), [zygote.num_fds() for zygote in zygotes]) == before[:2]
     assert psutil.Process().num_fds() <= before[2]
@@ -280,7 +289,9 @@ def test_folders_too_deep_for_recursion_are_removed(sandbox_pool: LocalPool):
     depth = sys.getrecursionlimit() + 50
     result = run(sandbox_pool, f"import os\nprint(os.listdir())\nfor _ in range({depth}): os.mkdir('d'); os.chdir('d')")
     assert (result.status, result.output) == (ToolStatus.ok, "[]\n")
-    assert not [path for folder in sandbox_folders() for path in folder.glob("*/*")]
+    launched = sandbox_pool._link.connection()._launched
+    assert launched is not None
+    assert comes_true(lambda: not list(Path(launched.folder).glob("*/*")))
 
 
 @pytest.mark.parametrize(
@@ -292,14 +303,16 @@ def test_folders_too_deep_for_recursion_are_removed(sandbox_pool: LocalPool):
         ("cpu_s", float("inf")),
         ("memory_mb", 15),
         ("total_memory_mb", -1),
-        ("file_mb", -1),
+        ("file_mb", 0),
+        ("cpu_s", 1e30),
+        ("memory_mb", 1 << 31),
         ("max_open_files", 15),
         ("max_processes", -1),
         ("max_capture_bytes", 63),
     ],
 )
 def test_limits_out_of_range_are_refused(field: str, value: float):
-    with pytest.raises(ValueError, match=f"{field}={value}: expected a finite number >= "):
+    with pytest.raises(ValueError, match=rf"{field}={re.escape(str(value))}: expected a number from "):
         replace(LocalSandbox(), **{field: value})
 
 
@@ -311,6 +324,8 @@ def test_limits_out_of_range_are_refused(field: str, value: float):
             {"total_memory_mb": 1087},
             "total_memory_mb=1087: expected 0, or .* memory_mb=1024 and scratch_mb=64",
         ),
+        ({"tier": "C"}, "tier=C: expected best, A or B"),
+        ({"num_workers": 2049}, "num_workers=2049: expected at most 2048"),
         ({"tier": WantedTier.B, "allow_unsafe": True}, "tier=B allow_unsafe=true: one asks for isolation"),
     ],
 )

@@ -39,6 +39,23 @@ def test_variables_functions_and_files_live_on(pool: LocalPool):
     assert not any(result.has_ended for result in results)
 
 
+def test_a_value_too_long_is_not_shown_as_if_it_were_whole(pool: LocalPool):
+    # Two quotes and the end of the line: 65,536 bytes are kept.
+    results = play(pool, "'x' * 65533", "'x' * 65534")
+    assert [(result.status, len(result.value)) for result in results] == [("ok", 65536), ("output_limit", 0)]
+
+
+def test_a_closed_session_runs_nothing(pool: LocalPool):
+    async def played() -> None:
+        session = pool.session()
+        await session.run("x = 1")
+        await session.close()
+        with pytest.raises(RuntimeError, match="the session is closed"):
+            await session.run("x")
+
+    asyncio.run(played())
+
+
 def test_an_error_takes_no_variables_with_it(pool: LocalPool):
     results = play(pool, "x = 1\n1 / 0", "import sys\nsys.exit(3)", "sys.exit()", "x")
     assert [(result.status, result.output) for result in results] == [

@@ -93,6 +93,22 @@ def test_a_tier_that_was_asked_for_is_had_or_nothing(tier: WantedTier, monkeypat
         LocalSandbox(num_workers=1, tier=tier).start()
 
 
+def test_limits_too_low_for_any_program_are_no_reason_to_do_without_isolation(monkeypatch: pytest.MonkeyPatch):
+    others = brokers()
+    monkeypatch.setattr(canaries, "_program", lambda _: "while True: pass")
+    with pytest.raises(ValueError, match=r"did not come to its end \(timeout.*expected limits that leave room"):
+        LocalSandbox(num_workers=1, wall_s=0.3, allow_unsafe=True).start()
+    assert brokers() == others
+
+
+def test_a_folder_for_temporary_files_may_have_a_long_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("x" * 90)))
+    Path(tempfile.gettempdir()).mkdir()
+    pool = LocalSandbox(num_workers=1).start()
+    asyncio.run(pool.close())
+    assert pool.isolation is Isolation.A
+
+
 IN_A_CONTAINER = """
 import errno, sys
 import pyseccomp
