@@ -116,18 +116,14 @@ class LocalSandbox:
             raise ValueError(f"tier={self.tier}: expected best, A or B")
         if self.allow_unsafe and self.tier != WantedTier.best:
             raise ValueError(f"tier={self.tier} allow_unsafe=true: one asks for isolation, the other does without it")
-        if self.socket and (not Path(self._place).parent.is_dir() or len(os.fsencode(self._place)) > MAX_PLACE):
+        place = Path(self.socket).absolute()
+        if self.socket and not (place.parent.is_dir() and len(os.fsencode(place)) <= MAX_PLACE):
             raise ValueError(
                 f"socket={self.socket}: expected a place in a folder that exists, in {MAX_PLACE} bytes at most"
             )
         for name in self.preloaded:
             if not name.isidentifier() or importlib.util.find_spec(name) is None:
                 raise ValueError(f"preloaded={self.preloaded}: no module {name!r} is installed here")
-
-    @property
-    def _place(self) -> str:
-        """The socket's absolute path."""
-        return str(Path(self.socket).absolute()) if self.socket else ""
 
     def start(self) -> "LocalPool":
         """Starts a broker in the best tier that holds on this machine; the caller closes the pool.
@@ -167,7 +163,7 @@ class LocalSandbox:
             scratch_mb=self.scratch_mb,
             preloaded=list(self.preloaded),
             forbidden="" if tier is Tier.unsafe else filter_program().hex(),
-            socket=self._place,
+            socket=str(Path(self.socket).absolute()) if self.socket else "",
         )
 
 
