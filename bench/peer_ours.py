@@ -50,9 +50,9 @@ class Prompts:
         self._cursor += num_problems
         return self._problems[self._cursor - num_problems : self._cursor]
 
-    def eval_problems(self, num_problems: int) -> list[Problem]:
+    def eval_sets(self, num_problems: int) -> dict[str, list[Problem]]:
         """The first ones; nothing is evaluated."""
-        return self._problems[:num_problems]
+        return {self.name: self._problems[:num_problems]}
 
     def state_dict(self) -> dict[str, Any]:
         """The cursor."""
@@ -180,7 +180,7 @@ async def main() -> None:
     model = load_model(components, device, compute_dtype(components, device))
     engine = components.engine.start(model, frozenset(), max_tokens=components.rollout.max_tokens)
     task = Prompts(NUM_PROBLEMS * (options.steps + 1))
-    (num_prompt_tokens,) = {len(renderer.prompt_ids(problem.prompt)) for problem in task.eval_problems(10**6)}
+    (num_prompt_tokens,) = {len(renderer.prompt_ids(problem.prompt)) for problem in task.eval_sets(10**6)[task.name]}
     with TemporaryDirectory() as folder:
         trainer, tracker = one_turn_trainer(
             components,

@@ -218,8 +218,8 @@ class Task(Protocol):
         """The next problems of the train split; moves the cursor."""
         ...
 
-    def eval_problems(self, num_problems: int) -> list[Problem]:
-        """The first problems of the eval split: the same for every seed and every call."""
+    def eval_sets(self, num_problems: int) -> Mapping[str, Sequence[Problem]]:
+        """The first problems of each evaluation set by its name, the same for every seed and every call."""
         ...
 
     def state_dict(self) -> dict[str, Any]:

@@ -248,13 +248,15 @@ class Trainer:
             raise FloatingPointError(f"step {step}: {error}; its batch is in {path}") from error
 
     async def evaluate(self) -> Evaluation:
-        """Scores the weights that the engine holds on the eval split."""
-        return await evaluate(
-            self.rollouts,
-            self.evaluation_reward,
-            self.task.eval_problems(self.evaluation_settings.num_problems),
-            self.evaluation_settings,
-            self.task.name,
+        """Scores the weights that the engine holds on every evaluation set in turn."""
+        settings = self.evaluation_settings
+        evaluations = [
+            await evaluate(self.rollouts, self.evaluation_reward, problems, settings, name)
+            for name, problems in self.task.eval_sets(settings.num_problems).items()
+        ]
+        return Evaluation(
+            metrics={key: value for one in evaluations for key, value in one.metrics.items()},
+            scored_groups=[scored for one in evaluations for scored in one.scored_groups],
         )
 
     async def finish(self, next_step: int) -> None:

@@ -64,8 +64,8 @@ class FakeTask:
         self.cursor += num_problems
         return []
 
-    def eval_problems(self, num_problems):
-        return []
+    def eval_sets(self, num_problems):
+        return {}
 
     def state_dict(self):
         return {"cursor": self.cursor}

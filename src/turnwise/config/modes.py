@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import cast
 
@@ -107,9 +107,9 @@ class Evaluate:
         console = announce(components, run_dir)
         with building():
             task = components.task.start(components.seed)
-            problems = task.eval_problems(components.evaluation.num_problems)
+            eval_sets = task.eval_sets(components.evaluation.num_problems)
             renderer = components.model.load_renderer()
-            check_prompts(components, problems, renderer)
+            check_prompts(components, list(chain.from_iterable(eval_sets.values())), renderer)
             device = choose_device(components)
             environments = start_environments(components, run_dir, console)
             engine = start_engine(components, renderer, device)
@@ -117,11 +117,12 @@ class Evaluate:
 
         async def run() -> None:
             async with sampling(components, renderer, engine, environments) as rollouts:
-                evaluation = await evaluate(
-                    rollouts, evaluation_reward(components), problems, components.evaluation, task.name
-                )
-            scored = evaluation.scored_groups
-            tracker.log(evaluation.metrics, 0)
+                evaluations = [
+                    await evaluate(rollouts, evaluation_reward(components), problems, components.evaluation, name)
+                    for name, problems in eval_sets.items()
+                ]
+            scored = [group for evaluation in evaluations for group in evaluation.scored_groups]
+            tracker.log({key: value for one in evaluations for key, value in one.metrics.items()}, 0)
             zeros = [[[0.0] * len(row) for row in one.turn_rewards_GK] for one in scored]
             tracker.log_groups(scored, zeros, zeros, 0)
 

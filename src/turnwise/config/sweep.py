@@ -141,7 +141,7 @@ def check_plan(plan: Plan, root: Path, launcher: Sequence[str]) -> None:
                 if arm == plan.arms[0]:
                     with building():  # what the task refuses, it would refuse in every run
                         task = components.task.start(plan.seeds[0])
-                        task.eval_problems(components.evaluation.num_problems)
+                        task.eval_sets(components.evaluation.num_problems)
                 for seed in plan.seeds:
                     record = {"config": {**components.config, "seed": seed}}
                     check_same_run(plan.folder(root, arm, setting, seed), record)

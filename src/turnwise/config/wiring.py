@@ -4,6 +4,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from itertools import chain
 from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar, cast
@@ -148,7 +149,8 @@ def check_task(components: Components, task: Task, renderer: ChatRenderer) -> No
     cursor = task.state_dict()
     problems = task.next_batch(components.rollout.num_problems)
     task.load_state_dict(cursor)
-    check_prompts(components, [*problems, *task.eval_problems(components.evaluation.num_problems)], renderer)
+    eval_sets = task.eval_sets(components.evaluation.num_problems).values()
+    check_prompts(components, [*problems, *chain.from_iterable(eval_sets)], renderer)
 
 
 def check_prompts(components: Components, problems: Sequence[Problem], renderer: ChatRenderer) -> None:

@@ -86,6 +86,10 @@ class GeneratedProblems:
         drafts = (pair for one_round in rounds for pair in zip(self._sources, one_round, strict=True))
         return [_problem(self.name, f"eval/{index}", *pair) for index, pair in enumerate(islice(drafts, num_problems))]
 
+    def eval_sets(self, num_problems: int) -> dict[str, list[Problem]]:
+        """The one evaluation set, under the task's own name."""
+        return {self.name: self.eval_problems(num_problems)}
+
     def state_dict(self) -> dict[str, Any]:
         """The seed, the names of the sources and the index of the next train problem."""
         return {"seed": self._seed, "families": [source.name for source in self._sources], "cursor": self._cursor}

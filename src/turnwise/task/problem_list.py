@@ -48,6 +48,10 @@ class ProblemList:
             raise ValueError(f"task {self.name!r}: the eval split is empty")
         return list(self._held_out[:num_problems])
 
+    def eval_sets(self, num_problems: int) -> dict[str, list[Problem]]:
+        """The one evaluation set, under the task's own name."""
+        return {self.name: self.eval_problems(num_problems)}
+
     def state_dict(self) -> dict[str, Any]:
         """Where the cursor stands: the epoch, what it carried over from the epoch before, and the place in it."""
         return {
