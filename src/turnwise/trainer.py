@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from turnwise import checkpoint
-from turnwise.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate
+from turnwise.evaluation.evaluate import Evaluation, Evaluator
 from turnwise.protocols import (
     AdvantageEstimator,
     Policy,
@@ -127,14 +127,13 @@ class Trainer:
     seed: int
     settings: TrainerSettings
     rollout_settings: RolloutSettings
-    evaluation_settings: EvaluationSettings
     task: Task
     policy: Policy
     engine: RolloutEngine
     rollouts: RolloutSampler
     probe: Probe
     reward: Reward
-    evaluation_reward: Reward
+    evaluator: Evaluator
     advantage: AdvantageEstimator
     loss: PolicyLoss
     tracker: Tracker
@@ -171,7 +170,7 @@ class Trainer:
         """Gives the engine the current weights and, when it is due, evaluates them."""
         await self.engine.load_weights(self.policy.weights(), version=step)
         if self.evaluates_at(step):
-            self.tracker.log((await self.evaluate()).metrics, step)
+            self.tracker.log((await self.evaluate(step)).metrics, step)
 
     async def sample(self, step: int) -> Rollout:
         """Groups of trajectories of the task's next problems, by the weights that the engine holds."""
@@ -247,22 +246,14 @@ class Trainer:
             checkpoint.save_batch(batch, path)
             raise FloatingPointError(f"step {step}: {error}; its batch is in {path}") from error
 
-    async def evaluate(self) -> Evaluation:
-        """Scores the weights that the engine holds on every evaluation set in turn."""
-        settings = self.evaluation_settings
-        evaluations = [
-            await evaluate(self.rollouts, self.evaluation_reward, problems, settings, name)
-            for name, problems in self.task.eval_sets(settings.num_problems).items()
-        ]
-        return Evaluation(
-            metrics={key: value for one in evaluations for key, value in one.metrics.items()},
-            scored_groups=[scored for one in evaluations for scored in one.scored_groups],
-        )
+    async def evaluate(self, step: int) -> Evaluation:
+        """Scores the weights that the engine holds, which have seen `step` steps, on every evaluation set."""
+        return await self.evaluator(self.task.eval_sets(self.evaluator.settings.num_problems), step)
 
     async def finish(self, next_step: int) -> None:
         """The evaluation after the last step, and its checkpoint unless that step left one."""
         await self.engine.load_weights(self.policy.weights(), version=next_step)
-        self.tracker.log((await self.evaluate()).metrics, next_step)
+        self.tracker.log((await self.evaluate(next_step)).metrics, next_step)
         if not self.saves_at(next_step):
             self.save(next_step)
 

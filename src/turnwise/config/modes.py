@@ -10,6 +10,7 @@ from torch import nn
 
 from turnwise import checkpoint, warmstart
 from turnwise.config.errors import ConfigError, building
+from turnwise.config.evaluating import start_evaluator
 from turnwise.config.parts import Components
 from turnwise.config.wiring import (
     announce,
@@ -19,20 +20,19 @@ from turnwise.config.wiring import (
     choose_device,
     closing,
     compute_dtype,
-    evaluation_reward,
     load_model,
     load_reference,
     policy_dtype,
     rollout_limits,
     run_to_end,
     sampling,
+    say,
     start_engine,
     start_environments,
     start_policy,
     start_probe,
     start_tracker,
 )
-from turnwise.evaluation.evaluate import evaluate
 from turnwise.lookahead import train_ahead
 from turnwise.model.attention import choose_attention
 from turnwise.model.chat import ChatRenderer
@@ -76,14 +76,13 @@ class Train:
                     seed=components.seed,
                     settings=components.trainer,
                     rollout_settings=components.rollout,
-                    evaluation_settings=components.evaluation,
                     task=task,
                     policy=policy,
                     engine=engine,
                     rollouts=rollouts,
                     probe=probe,
                     reward=components.reward,
-                    evaluation_reward=evaluation_reward(components),
+                    evaluator=start_evaluator(components, rollouts, engine, renderer, run_dir),
                     advantage=components.advantage,
                     loss=components.loss,
                     tracker=tracker,
@@ -100,10 +99,13 @@ class Train:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Scores a model on the eval split, by the very path that evaluations during training take."""
+    """Scores a model on the evaluation sets, by the very path that evaluations during training take."""
 
     def __call__(self, components: Components, run_dir: Path) -> None:
-        """Leaves the figures in metrics.jsonl and summary.json, and every trajectory in groups/."""
+        """Leaves the figures in metrics.jsonl and summary.json, and every trajectory in evaluations/.
+
+        Started again in the same folder it goes on where it was interrupted.
+        """
         console = announce(components, run_dir)
         with building():
             task = components.task.start(components.seed)
@@ -114,19 +116,18 @@ class Evaluate:
             environments = start_environments(components, run_dir, console)
             engine = start_engine(components, renderer, device)
             tracker = start_tracker(components, run_dir, console, first_step=0, num_steps=0)
+            weights = components.model.identity()
 
         async def run() -> None:
             async with sampling(components, renderer, engine, environments) as rollouts:
-                evaluations = [
-                    await evaluate(rollouts, evaluation_reward(components), problems, components.evaluation, name)
-                    for name, problems in eval_sets.items()
-                ]
-            scored = [group for evaluation in evaluations for group in evaluation.scored_groups]
-            tracker.log({key: value for one in evaluations for key, value in one.metrics.items()}, 0)
-            zeros = [[[0.0] * len(row) for row in one.turn_rewards_GK] for one in scored]
-            tracker.log_groups(scored, zeros, zeros, 0)
+                evaluator = start_evaluator(
+                    components, rollouts, engine, renderer, run_dir, weights=weights, say=lambda text: say(console, text)
+                )
+                evaluation = await evaluator(eval_sets, 0)
+            tracker.log(evaluation.metrics, 0)
 
         with closing(run_dir, tracker, console):
+            renderer.save_pretrained(run_dir / "tokenizer")
             run_to_end(run())
 
 

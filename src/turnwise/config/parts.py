@@ -9,7 +9,7 @@ from torch import nn
 
 from turnwise.core.correction import Correction
 from turnwise.env.tool_format import ToolFormat
-from turnwise.evaluation.evaluate import EvaluationSettings
+from turnwise.evaluation.settings import EvaluationSettings
 from turnwise.model.causal_lm import CausalLM
 from turnwise.protocols import (
     AdvantageEstimator,

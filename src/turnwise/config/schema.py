@@ -54,12 +54,13 @@ COMPONENTS = {
     "trainer/single": "turnwise.trainer.TrainerSettings",
     "tracker/files": "turnwise.tracker.files.Files",
     "tracker/wandb": "turnwise.tracker.wandb.Wandb",
+    "mode/doctor": "turnwise.config.doctor.Doctor",
     "mode/train": "turnwise.config.modes.Train",
     "mode/evaluate": "turnwise.config.modes.Evaluate",
     "mode/warmstart": "turnwise.config.modes.WarmStart",
     "mode/rescore": "turnwise.config.rescore.Rescore",
     "rollout": "turnwise.rollout.sampler.RolloutSettings",
-    "evaluation": "turnwise.evaluation.evaluate.EvaluationSettings",
+    "evaluation": "turnwise.evaluation.settings.EvaluationSettings",
 }
 """What a configuration can name: `schema/<key>` for Hydra, and the class it makes. A new part is one line here."""
 

@@ -22,6 +22,7 @@ from turnwise.model.chat import ChatRenderer
 from turnwise.model.policy import TorchPolicy
 from turnwise.protocols import EnvironmentPool, Policy, Probe, Reward, RolloutEngine, Task, Tracker
 from turnwise.report.closing import closing_table
+from turnwise.report.evaluations import write_table
 from turnwise.report.page import write_report
 from turnwise.report.summary import Outcome, read_summary, summarise_run, write_summary
 from turnwise.reward.outcome import OutcomeReward
@@ -43,6 +44,11 @@ def announce(components: Components, run_dir: Path) -> Console:
     console.print(f"{components.label}, seed {components.seed}, in {run_dir}", highlight=False, soft_wrap=True)
     seed_everything(components.seed)
     return console
+
+
+def say(console: Console, text: str) -> None:
+    """Prints a line as it is, whatever brackets or numbers it holds."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def choose_device(components: Components) -> torch.device:
@@ -280,6 +286,7 @@ def closing(run_dir: Path, tracker: Tracker, console: Console) -> Iterator[None]
         finally:
             summary = summarise_run(run_dir, outcome=outcome, why=why, wall_s=perf_counter() - started)
             write_summary(run_dir, summary)
+            results = write_table(run_dir)
             write_report(run_dir)
-            console.print(closing_table(run_dir, summary))
+            console.print(closing_table(run_dir, summary, results))
             signal.signal(signal.SIGINT, previous)

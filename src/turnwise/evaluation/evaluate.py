@@ -1,92 +1,170 @@
-"""Accuracy on held-out problems: the same sampler, tools, limits and grader that training uses."""
+"""Accuracy on held-out problems: the one path to every number, in training and in `mode=evaluate`."""
 
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
-from math import sqrt
-from statistics import fmean, stdev
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
 
-from turnwise.core.truncation import NO_TOP_K, NO_TOP_P, check_truncation
+from turnwise.evaluation.figures import by_source, by_turns, questions, rates_of, shares_of
+from turnwise.evaluation.kept import KeptEvaluation
+from turnwise.evaluation.opinions import judge, opinion_rates, write_disagreements
+from turnwise.evaluation.protocol import EvaluationProtocol
+from turnwise.evaluation.settings import EvaluationSettings
+from turnwise.evaluation.shares import paired_difference
 from turnwise.protocols import Reward
+from turnwise.reward.grading import Grader
 from turnwise.rollout.sampler import RolloutSampler
-from turnwise.rollout.summary import summarise
 from turnwise.seeding import derive_seed
+from turnwise.tracker.evaluations import WITHOUT_TOOL, Difference, SetResult, set_folder
 from turnwise.types import Problem, ScoredGroup
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationSettings:
-    """How many held-out problems, how often each, and how sampled."""
+class Arm:
+    """One way to answer a set: with the tool, or without."""
 
-    num_problems: int = 256
-    """Problems of the eval split; the same ones at every evaluation of every seed."""
-    num_samples: int = 1
-    """Trajectories per problem; accuracy is their mean (avg@k)."""
-    temperature: float = 1.0
-    """Sampling temperature; 0 is greedy."""
-    top_k: int = NO_TOP_K
-    """Only the so many likeliest tokens can be sampled; 0: all."""
-    top_p: float = NO_TOP_P
-    """Only the likeliest tokens that together have this probability can be sampled; 1: all."""
-
-    def __post_init__(self) -> None:
-        for name in ("num_problems", "num_samples"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"evaluation.{name}={getattr(self, name)}: expected >= 1")
-        if not self.temperature >= 0:
-            raise ValueError(f"evaluation.temperature={self.temperature}: expected >= 0 (0 is greedy)")
-        if self.temperature == 0 and self.num_samples > 1:
-            raise ValueError(f"evaluation.num_samples={self.num_samples}: greedy samples are equal, expected 1")
-        check_truncation(top_k=self.top_k, top_p=self.top_p, prefix="evaluation.")
+    suffix: str
+    """Ends the names of its results: nothing with the tool, `WITHOUT_TOOL` without."""
+    rollouts: RolloutSampler
+    protocol: Callable[[Sequence[Problem]], EvaluationProtocol]
+    """That of this arm for some problems."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The figures of one evaluation and the trajectories behind them."""
+    """The figures of all sets at one moment, and the trajectories behind them, both by the name of the result."""
 
-    metrics: dict[str, float]
-    scored_groups: list[ScoredGroup]
+    results: Mapping[str, SetResult]
+    scored_groups: Mapping[str, Sequence[ScoredGroup]]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Every figure as `eval/<set>/...`."""
+        return {key: value for result in self.results.values() for key, value in result.metrics().items()}
 
 
-async def evaluate(
-    rollouts: RolloutSampler, reward: Reward, problems: Sequence[Problem], settings: EvaluationSettings, task_name: str
-) -> Evaluation:
-    """Samples every problem `num_samples` times and grades the answers.
+@dataclass(frozen=True, kw_only=True)
+class Evaluator:
+    """Samples every problem `num_samples` times, grades the answers, and says what they come to.
 
-    The draws depend on the problem and the sample alone, not on the run's seed or step, so two evaluations of the
-    same weights agree and differences between weights are not blurred by fresh noise. A trajectory that met an
-    infrastructure failure leaves the mean; it is neither right nor wrong. `accuracy_stderr` is clustered by problem.
+    The draws depend on the problem and the sample alone, not on the run's seed or step, so two evaluations of the same
+    weights agree and differences between weights are not blurred by fresh noise. A trajectory that met an
+    infrastructure failure leaves every mean; it is neither right nor wrong.
     """
-    rollout = await rollouts.sample(
-        problems,
-        group_size=settings.num_samples,
-        temperature=settings.temperature,
-        top_k=settings.top_k,
-        top_p=settings.top_p,
-        seed=derive_seed("evaluation"),
-    )
-    scored = [reward(group) for group in rollout.groups]
-    by_source: dict[str, list[float]] = defaultdict(list)
-    for one in scored:
-        graded = [
-            correct
-            for correct, trajectory in zip(one.correct_G, one.group.trajectories, strict=True)
-            if not trajectory.has_infrastructure_failure
-        ]
-        if graded:
-            by_source[one.group.problem.source].append(fmean(graded))
-    accuracies = [accuracy for rows in by_source.values() for accuracy in rows]
-    if not accuracies:
-        raise RuntimeError(f"evaluation of {task_name}: the infrastructure failed on all {len(problems)} problems")
-    prefix = f"eval/{task_name}"
-    figures = summarise(scored, [])
-    metrics = {
-        f"{prefix}/accuracy": fmean(accuracies),
-        f"{prefix}/accuracy_stderr": stdev(accuracies) / sqrt(len(accuracies)) if len(accuracies) > 1 else 0.0,
-        f"{prefix}/num_problems": len(accuracies),
-        f"{prefix}/num_turns": figures["rollout/num_turns"],
-        f"{prefix}/tool_use": figures["rollout/tool_use"],
-        f"{prefix}/excluded": figures["rollout/excluded"],
-    }
-    metrics |= {f"{prefix}/accuracy/{source}": fmean(rows) for source, rows in sorted(by_source.items())}
-    return Evaluation(metrics=metrics, scored_groups=scored)
+
+    settings: EvaluationSettings
+    arms: Sequence[Arm]
+    reward: Reward
+    """Says which trajectories are right."""
+    grader: Grader
+    """What it compares answers by, for the second opinion."""
+    run_dir: Path
+    """Where records and trajectories are kept."""
+    weights: str = ""
+    """Whose weights they are, where that is known and an interrupted evaluation may go on; empty in training."""
+    say: Callable[[str], None] = lambda _: None
+    """Told in words how far it is, after every wave."""
+
+    async def __call__(self, eval_sets: Mapping[str, Sequence[Problem]], step: int) -> Evaluation:
+        """Evaluates the weights that the engine holds, which have seen `step` steps of training.
+
+        Raises:
+            RuntimeError: The infrastructure failed on every problem of a set.
+            ValueError: The run's folder holds trajectories of another evaluation at this place.
+        """
+        results: dict[str, SetResult] = {}
+        groups: dict[str, Sequence[ScoredGroup]] = {}
+        for name, problems in eval_sets.items():
+            answered = {f"{name}{arm.suffix}": await self._answered(name, problems, arm, step) for arm in self.arms}
+            found = {
+                full_name: self._result(full_name, one, step) for full_name, one in answered.items()
+            }
+            without = answered.get(f"{name}{WITHOUT_TOOL}")
+            if name in answered and without is not None:
+                gain = tool_gain(answered[name].scored_groups, without.scored_groups)
+                found[name] = replace(found[name], tool_gain=gain)
+            for full_name, one in answered.items():
+                if one.kept is not None:
+                    one.kept.finish(found[full_name])
+                groups[full_name] = one.scored_groups
+            results |= found
+        return Evaluation(results=results, scored_groups=groups)
+
+    async def _answered(self, name: str, problems: Sequence[Problem], arm: Arm, step: int) -> "_Answered":
+        """Samples and grades what is not kept from an earlier start, in waves."""
+        protocol = arm.protocol(problems)
+        full_name, settings = f"{name}{arm.suffix}", self.settings
+        kept = None
+        if settings.save_groups:
+            kept = KeptEvaluation(set_folder(self.run_dir, full_name), step, protocol, self.weights)
+        scored_groups = [] if kept is None else list(kept.scored_groups)
+        for wave in _waves(problems[len(scored_groups) :], max(1, settings.wave_size // settings.num_samples)):
+            rollout = await arm.rollouts.sample(
+                wave,
+                group_size=settings.num_samples,
+                temperature=settings.temperature,
+                top_k=settings.top_k,
+                top_p=settings.top_p,
+                seed=derive_seed("evaluation"),
+            )
+            scored = [self.reward(group) for group in rollout.groups]
+            scored_groups += scored
+            if kept is not None:
+                kept.append(scored)
+            if len(problems) > len(wave):
+                self.say(_progress(full_name, scored_groups, len(problems)))
+        return _Answered(scored_groups=scored_groups, protocol=protocol, kept=kept)
+
+    def _result(self, full_name: str, answered: "_Answered", step: int) -> SetResult:
+        scored_groups, settings = answered.scored_groups, self.settings
+        asked = questions(scored_groups)
+        if not asked:
+            raise RuntimeError(
+                f"evaluation of {full_name}: the infrastructure failed on all {len(scored_groups)} problems"
+            )
+        rates = rates_of(scored_groups, asked)
+        if settings.second_opinion:
+            judged = judge(scored_groups, self.grader)
+            rates |= opinion_rates(judged, asked)
+            if answered.kept is not None:
+                write_disagreements(answered.kept.folder / f"disagreements_step_{step}.jsonl", judged)
+        shares_at_turns, turn_counts = by_turns(asked)
+        return SetResult(
+            name=full_name,
+            step=step,
+            protocol=answered.protocol.digest,
+            num_samples=settings.num_samples,
+            shares=shares_of(asked, settings.chosen_ks),
+            rates=rates,
+            by_source=by_source(asked),
+            by_turns=shares_at_turns,
+            turn_counts=turn_counts,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Answered:
+    scored_groups: Sequence[ScoredGroup]
+    protocol: EvaluationProtocol
+    kept: KeptEvaluation | None
+
+
+def tool_gain(with_tool: Sequence[ScoredGroup], without: Sequence[ScoredGroup]) -> Difference | None:
+    """How much more accurate the same problems are answered with the tool; None where no problem is on both sides."""
+    accuracies = [
+        {one.problem_id: one.accuracy for one in questions(scored_groups)} for scored_groups in (with_tool, without)
+    ]
+    ids = [problem_id for problem_id in accuracies[0] if problem_id in accuracies[1]]
+    if not ids:
+        return None
+    return paired_difference(*([side[problem_id] for problem_id in ids] for side in accuracies))
+
+
+def _waves(problems: Sequence[Problem], size: int) -> Iterator[Sequence[Problem]]:
+    return (problems[start : start + size] for start in range(0, len(problems), size))
+
+
+def _progress(full_name: str, scored_groups: Sequence[ScoredGroup], num_problems: int) -> str:
+    asked = questions(scored_groups)
+    accuracy = f"{fmean(one.accuracy for one in asked):.1%} right so far" if asked else "none counts so far"
+    return f"{full_name}: {len(scored_groups)} of {num_problems} problems, {accuracy}"

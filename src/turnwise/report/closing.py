@@ -1,5 +1,6 @@
 """The closing words of a run on the terminal."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich import box
@@ -8,7 +9,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from turnwise.report.evaluations import terminal_table
 from turnwise.report.summary import Outcome, Summary, accuracy_changes
+from turnwise.tracker.evaluations import SetResult
 from turnwise.tracker.progress import duration
 
 _STYLES = {Outcome.finished: "bold green", Outcome.stopped: "bold yellow", Outcome.failed: "bold red"}
@@ -17,13 +20,21 @@ _ARTEFACTS = {
     "metrics.jsonl": "the figures of each step",
     "summary.json": "this table, for programs",
     "config.json": "how the run was made",
+    "evaluation.md": "every evaluation, with intervals and protocol",
     "groups": "trajectories with rewards and advantages",
+    "evaluations": "records, trajectories and disputed answers of each evaluation",
     "checkpoints/last": "weights in the Hugging Face layout, and where to resume",
 }
 
 
-def closing_table(run_dir: Path, summary: Summary) -> RenderableType:
-    """Outcome, held-out accuracy at start and end (by family where it was measured), and what lies where."""
+def closing_table(run_dir: Path, summary: Summary, results: Sequence[SetResult] = ()) -> RenderableType:
+    """Outcome, held-out accuracy at start and end (by family where it was measured), and what lies where.
+
+    Args:
+        run_dir: The run's folder.
+        summary: How the run ended.
+        results: The last evaluation of each set, shown with its interval and protocol.
+    """
     verdict = Text.assemble(
         (summary.outcome.capitalize(), _STYLES[summary.outcome]),
         f" after {summary.total_steps} steps, {duration(summary.wall_s)}",
@@ -35,7 +46,9 @@ def closing_table(run_dir: Path, summary: Summary) -> RenderableType:
         path = run_dir / name
         if path.is_file() or (path.is_dir() and any(path.iterdir())):
             paths.add_row(Text(f"  {name}", no_wrap=True), Text(meaning, style="dim"))
-    return Group("", verdict, _accuracy_table(summary), Text(f"In {run_dir}:", overflow="fold"), paths, "")
+    evaluated = [Padding(terminal_table(results), (1, 0))] if results else []
+    where = Text(f"In {run_dir}:", overflow="fold")
+    return Group("", verdict, *evaluated, _accuracy_table(summary), where, paths, "")
 
 
 def _accuracy_table(summary: Summary) -> RenderableType:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from turnwise.report.summary import overall_accuracies
+from turnwise.tracker.evaluations import accuracies
 from turnwise.types import StopReason, ToolStatus
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def turn_curve(title: str, about: str, series: Mapping[str, Series]) -> Curve:
 
 def _accuracy_curve(lines: Sequence[Line]) -> Curve | None:
     training = _series(lines, "rollout/accuracy")
-    tasks = sorted({task for line in lines for task in overall_accuracies(line)})
+    tasks = sorted({task for line in lines for task in accuracies(line)})
     if not training[0] and not tasks:
         return None
 

@@ -10,9 +10,11 @@ from typing import Any
 from turnwise.report.closing import percent
 from turnwise.report.credit import credit_curves
 from turnwise.report.curves import Line, training_curves
+from turnwise.report.evaluations import ABOUT, figures_table, last_results, turns_table
 from turnwise.report.summary import Outcome, Summary, accuracy_changes, read_summary, summarise_lines
 from turnwise.report.trajectories import read_trajectories
 from turnwise.tracker.atomic import write_atomically
+from turnwise.tracker.evaluations import FOLDER, read_results
 from turnwise.tracker.files import read_metrics
 from turnwise.tracker.progress import duration
 
@@ -46,10 +48,13 @@ def write_report(run_dir: Path) -> Path:
         record_text=json.dumps(record, indent=2, ensure_ascii=False),
         broken=broken,
         summary=summary,
+        evaluated=_evaluated(run_dir, broken),
         changes=accuracy_changes(summary),
         training_curves=training_curves(lines),
         credit_curves=credit_curves(run_dir),
-        trajectories=read_trajectories({record["label"]: run_dir}),
+        trajectories=read_trajectories(
+            {record["label"]: run_dir} | _evaluated_sets(run_dir), tokenizer=_tokenizer(run_dir)
+        ),
     )
     path = run_dir / "report.html"
     write_atomically(path, page)
@@ -97,6 +102,28 @@ def _sound_lines(run_dir: Path, broken: list[str]) -> Iterator[Line]:
         yield from read_metrics(run_dir)
     except ValueError as error:
         broken.append(str(error))
+
+
+def _evaluated(run_dir: Path, broken: list[str]) -> dict[str, Any] | None:
+    """The tables of the last evaluation of each set; None where there is none that is whole."""
+    try:
+        results = last_results(list(read_results(run_dir)))
+    except ValueError as error:
+        broken.append(str(error))
+        return None
+    return {"about": ABOUT, "figures": figures_table(results), "turns": turns_table(results)} if results else None
+
+
+def _evaluated_sets(run_dir: Path) -> dict[str, Path]:
+    """Folders of bundles by the label that the viewer gives them."""
+    folders = sorted(path for path in (run_dir / FOLDER).glob("*") if (path / "groups").is_dir())
+    return {f"evaluation: {folder.name}": folder for folder in folders}
+
+
+def _tokenizer(run_dir: Path) -> Path:
+    """The tokenizer of the policy: of its last checkpoint, or what an evaluation left."""
+    trained = run_dir / "checkpoints" / "last" / "tokenizer.json"
+    return trained if trained.exists() else run_dir / "tokenizer" / "tokenizer.json"
 
 
 def _summary(run_dir: Path, lines: Sequence[Line], broken: list[str]) -> Summary:

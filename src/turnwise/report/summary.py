@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from math import isfinite
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from turnwise.tracker.atomic import write_atomically
+from turnwise.tracker.evaluations import accuracies, overall_accuracy
 from turnwise.tracker.files import read_metrics
 from turnwise.types import Isolation
 
@@ -73,9 +73,9 @@ def summarise_lines(
     total_steps = 0
     for line in lines:
         step = int(line["step"] or 0)
-        if accuracies := [value for value in overall_accuracies(line).values() if value is not None]:
+        if (accuracy := overall_accuracy(line)) is not None:
             figures = {name: value for name, value in line.items() if name.startswith("eval/")}
-            evaluations.append(EvaluationRecord(step=step, accuracy=fmean(accuracies), metrics=figures))
+            evaluations.append(EvaluationRecord(step=step, accuracy=accuracy, metrics=figures))
         if not all(name.startswith("eval/") for name in line.keys() - {"step"}):
             total_steps = max(total_steps, step + 1)
     return Summary(
@@ -130,12 +130,6 @@ def _is_number(value: object) -> bool:
     return isinstance(value, float | int) and isfinite(value)
 
 
-def overall_accuracies(metrics: Mapping[str, float | None]) -> dict[str, float | None]:
-    """Task to accuracy: the figures `eval/<task>/accuracy`."""
-    names = [name for name in metrics if name.startswith("eval/") and name.endswith("/accuracy")]
-    return {name.removeprefix("eval/").removesuffix("/accuracy"): metrics[name] for name in names}
-
-
 @dataclass(frozen=True, kw_only=True)
 class AccuracyChange:
     """Held-out accuracy at the start and at the end, of a whole task or of one family of its problems."""
@@ -161,7 +155,7 @@ def accuracy_changes(summary: Summary) -> list[AccuracyChange]:
     start, last = summary.initial.metrics, summary.final.metrics
     end = last if summary.final.step > summary.initial.step else {}
     changes = []
-    for task in overall_accuracies(last):
+    for task in accuracies(last):
         key = f"eval/{task}/accuracy"
         changes.append(AccuracyChange(name=task, is_family=False, start=start.get(key), end=end.get(key)))
         changes += [

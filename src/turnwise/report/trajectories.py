@@ -25,7 +25,9 @@ class Trajectories:
     skipped: Sequence[str]
 
 
-def read_trajectories(folders: Mapping[str, Path], max_bytes: int = MAX_BYTES) -> Trajectories:
+def read_trajectories(
+    folders: Mapping[str, Path], max_bytes: int = MAX_BYTES, *, tokenizer: Path | None = None
+) -> Trajectories:
     """Reads the bundles of several runs, a label and a folder each, as far as `max_bytes` allow.
 
     Every run gets an equal share. The first, the last and the middle step come first, then those between, ever closer;
@@ -51,7 +53,7 @@ def read_trajectories(folders: Mapping[str, Path], max_bytes: int = MAX_BYTES) -
                     "label": label,
                     "steps": [step.entry for step in steps],
                     "facets": [[facet, kind, number] for (facet, kind), number in sorted(facets.items())],
-                    "tokens": _token_texts(folder, set().union(*(step.token_ids for step in steps))),
+                    "tokens": _token_texts(folder, tokenizer, set().union(*(step.token_ids for step in steps))),
                     "has_trainer": any(step.has_trainer for step in steps),
                 }
             )
@@ -153,12 +155,13 @@ def _joined(notes: Mapping[str, str], num_runs: int, is_whole: bool) -> str:
     return " ".join([*said, *(["All lie whole in groups/."] if is_whole else [])])
 
 
-def _token_texts(folder: Path, token_ids: Iterable[int]) -> dict[int, str]:
-    """Id to text by the tokenizer of the last checkpoint; nothing where there is none."""
-    path = folder / "checkpoints" / "last" / "tokenizer.json"
-    if not path.exists():
+def _token_texts(folder: Path, tokenizer: Path | None, token_ids: Iterable[int]) -> dict[int, str]:
+    """Id to text by the tokenizer of the last checkpoint, else by the one given; nothing where there is none."""
+    own = folder / "checkpoints" / "last" / "tokenizer.json"
+    path = own if own.exists() else tokenizer
+    if path is None or not path.exists():
         return {}
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(path))
-    return {token: tokenizer.decode([token], skip_special_tokens=False) for token in sorted(token_ids)}
+    loaded = Tokenizer.from_file(str(path))
+    return {token: loaded.decode([token], skip_special_tokens=False) for token in sorted(token_ids)}

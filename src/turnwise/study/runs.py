@@ -9,7 +9,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from turnwise.report.summary import EvaluationRecord, Outcome, Summary, overall_accuracies, read_summary
+from turnwise.report.summary import EvaluationRecord, Outcome, Summary, read_summary
+from turnwise.tracker.evaluations import counted_accuracies
 from turnwise.study.alike import Cell, flat, odd_ones
 from turnwise.tracker.atomic import write_atomically
 from turnwise.tracker.files import read_metrics
@@ -89,7 +90,7 @@ class Run:
     def final_stderr(self) -> float | None:
         """Standard error of `final` over the held-out problems; None where an evaluation does not say it."""
         metrics = {} if self.summary.final is None else self.summary.final.metrics
-        errors = [metrics.get(f"eval/{task}/accuracy_stderr") for task in overall_accuracies(metrics)]
+        errors = [metrics.get(f"eval/{task}/accuracy_stderr") for task in counted_accuracies(metrics)]
         known = [error for error in errors if error is not None]
         return math.hypot(*known) / len(known) if known and len(known) == len(errors) else None
 

@@ -54,6 +54,17 @@ def write_groups(path: Path, groups: Sequence[ScoredGroup], returns: PGK, advant
 
     Equal groups give equal bytes, but for `tool_wall_s` at the end of each line: how long the tools took.
     """
+    write_atomically(path, _compressed(path, groups, returns, advantages))
+
+
+def append_groups(path: Path, groups: Sequence[ScoredGroup], returns: PGK, advantages: PGK) -> None:
+    """Adds groups to a bundle, which may be missing: afterwards it is either as it was or has all of them."""
+    before = path.read_bytes() if path.exists() else b""
+    write_atomically(path, before + _compressed(path, groups, returns, advantages))
+
+
+def _compressed(path: Path, groups: Sequence[ScoredGroup], returns: PGK, advantages: PGK) -> bytes:
+    """A gzip member of one line a group; a file of several members is read as if it were one."""
     if not len(groups) == len(returns) == len(advantages):
         counts = f"returns of {len(returns)} and advantages of {len(advantages)}"
         raise ValueError(f"{path.name}: {len(groups)} groups but {counts}")
@@ -61,7 +72,7 @@ def write_groups(path: Path, groups: Sequence[ScoredGroup], returns: PGK, advant
         json.dumps(_group_to_json(*one), ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
         for one in zip(groups, returns, advantages, strict=True)
     ]
-    write_atomically(path, gzip.compress("".join(lines).encode("utf-8", "surrogatepass"), _LEVEL, mtime=0))
+    return gzip.compress("".join(lines).encode("utf-8", "surrogatepass"), _LEVEL, mtime=0)
 
 
 def iterate_groups(path: Path) -> Iterator[tuple[ScoredGroup, Advantages]]:

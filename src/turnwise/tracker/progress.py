@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from turnwise.protocols import PGK, Metrics
+from turnwise.tracker.evaluations import WITHOUT_TOOL, overall_accuracy
 from turnwise.types import ScoredGroup, ToolStatus
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -141,12 +142,12 @@ class ProgressTracker:
         return Panel(Group(heading, "", figures), title="turnwise", title_align="left", border_style="dim")
 
     def _log_evaluation(self, metrics: Metrics, step: int) -> None:
-        accuracies = [value for name, value in metrics.items() if name.endswith("/accuracy")]
-        if not accuracies:
+        accuracy = overall_accuracy(metrics)
+        if accuracy is None:
             return
         if self._last_evaluation is None and (warning := no_use(metrics)):
             self._print(f"warning: {warning}")
-        self._last_evaluation = (step, fmean(accuracies))
+        self._last_evaluation = (step, accuracy)
         self._first_evaluation = self._first_evaluation or self._last_evaluation
         if self._live is None:
             self._print(f"held-out accuracy {self._show_evaluation()}")
@@ -182,8 +183,9 @@ class ProgressTracker:
 
 def no_use(metrics: Metrics) -> str:
     """What an evaluation says of a run that has nothing to learn from; empty where it may have something."""
+    with_tool = {name: value for name, value in metrics.items() if WITHOUT_TOOL not in name}
     turns, calls = (
-        [value for name, value in metrics.items() if name.endswith(ending)] for ending in ("/num_turns", "/tool_use")
+        [value for name, value in with_tool.items() if name.endswith(ending)] for ending in ("/num_turns", "/tool_use")
     )
     if turns and not any(turns):
         return "no prompt of the evaluation leaves room for a turn: raise rollout.max_tokens, or shorten the prompts"

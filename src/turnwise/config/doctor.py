@@ -1,0 +1,241 @@
+"""`mode=doctor`: checks what can be checked of a configuration before step 1, and says what to mend."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from itertools import chain
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from rich.console import Console
+from rich.text import Text
+from torch import nn
+
+from turnwise.config.parts import Components
+from turnwise.config.wiring import announce, choose_device, compute_dtype, say
+from turnwise.engine.hf import MIB, HFEngine
+from turnwise.env.no_tool import NoTool
+from turnwise.evaluation.settings import Tools
+from turnwise.model.chat import ChatRenderer
+from turnwise.model.memory import GIB, MemoryEstimate, ModelShape, estimate_memory
+from turnwise.model.template_report import describe_template
+from turnwise.protocols import Task
+from turnwise.reward.grading import ungradable
+from turnwise.tracker.atomic import write_atomically
+from turnwise.types import Isolation, Problem
+
+MAX_LISTED = 10
+"""Problems that a finding names before it only counts."""
+
+
+class Verdict(StrEnum):
+    """What a check comes to."""
+
+    passed = "pass"
+    warning = "warn"
+    failed = "fail"
+
+
+_STYLES = {Verdict.passed: "bold green", Verdict.warning: "bold yellow", Verdict.failed: "bold red"}
+
+
+@dataclass
+class Finding:
+    """One check: its verdict, what was found in words, and what would mend it."""
+
+    check: str
+    verdict: Verdict = Verdict.passed
+    lines: list[str] = field(default_factory=list)
+    remedies: list[str] = field(default_factory=list)
+
+    def note(self, line: str) -> None:
+        """Something worth knowing."""
+        self.lines.append(line)
+
+    def warn(self, line: str, remedy: str) -> None:
+        """Something that need not be wrong."""
+        self.lines.append(line)
+        self.remedies.append(remedy)
+        if self.verdict is Verdict.passed:
+            self.verdict = Verdict.warning
+
+    def fail(self, line: str, remedy: str = "") -> None:
+        """Something with which the run would end, or mean nothing."""
+        self.lines.append(line)
+        if remedy:
+            self.remedies.append(remedy)
+        self.verdict = Verdict.failed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doctor:
+    """Checks template, problems, gold answers, prompts, tool and memory of a configuration; trains nothing."""
+
+    def __call__(self, components: Components, run_dir: Path) -> None:
+        """Prints every finding and leaves them in doctor.json; exit code 1 if one failed."""
+        console = announce(components, run_dir)
+        findings: list[Finding] = []
+
+        @contextmanager
+        def checking(name: str) -> Iterator[Finding]:
+            finding = Finding(name)
+            try:
+                yield finding
+            except (ValueError, OSError, ImportError) as error:  # what `building` would refuse the run for
+                finding.fail(str(error))
+            findings.append(finding)
+            show(console, finding)
+
+        renderer = task = None
+        with checking("chat template") as finding:
+            renderer = components.model.load_renderer()
+            finding.lines += describe_template(renderer).lines()
+        with checking("problems") as finding:
+            task = components.task.start(components.seed)
+            check_problems(components, task, finding)
+        if task is not None:
+            with checking("gold answers") as finding:
+                check_gold(components, task, finding)
+            if renderer is not None:
+                with checking("prompts") as finding:
+                    check_prompt_lengths(components, task, renderer, finding)
+        with checking("tool") as finding:
+            check_tool(components, finding)
+        with checking("memory") as finding:
+            check_memory(components, finding)
+        text = json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False) + "\n"
+        write_atomically(run_dir / "doctor.json", text.encode("utf-8", "surrogatepass"))
+        failed = [finding.check for finding in findings if finding.verdict is Verdict.failed]
+        if failed:
+            say(console, f"{len(failed)} of {len(findings)} checks failed: {', '.join(failed)}")
+            raise SystemExit(1)
+        say(console, f"{len(findings)} checks, none failed; findings in {run_dir / 'doctor.json'}")
+
+
+def show(console: Console, finding: Finding) -> None:
+    """Prints a finding: its verdict, then its lines, then what would mend it."""
+    verdict = Text(f"{finding.verdict.value:4} ", style=_STYLES[finding.verdict])
+    console.print(verdict + Text(finding.check, style="bold"), highlight=False)
+    for line in finding.lines:
+        say(console, f"     {line}")
+    for remedy in finding.remedies:
+        say(console, f"     remedy: {remedy}")
+
+
+def check_problems(components: Components, task: Task, finding: Finding) -> None:
+    """Both splits can be drawn, and what overlapped was taken out."""
+    for name, problems in task.eval_sets(components.evaluation.num_problems).items():
+        finding.note(f"evaluation set {name}: {len(problems)} problems")
+        wanted = components.evaluation.num_problems
+        if len(problems) < wanted:
+            finding.note(f"    fewer than evaluation.num_problems={wanted}: all that there are")
+    cursor = task.state_dict()
+    first = task.next_batch(components.rollout.num_problems)
+    task.load_state_dict(cursor)
+    finding.note(f"training: steps of {len(first)} problems x {components.rollout.group_size} trajectories")
+    for name, count in getattr(task, "removed", {}).items():
+        finding.note(f"    {count} train problems were removed that overlap with {name}")
+
+
+def check_gold(components: Components, task: Task, finding: Finding) -> None:
+    """Every gold answer of the evaluation sets is right by the grader's own measure."""
+    problems = _eval_problems(components, task)
+    compared = [problem for problem in problems if not problem.tests]
+    wrong = ungradable(compared, components.reward.grader)
+    finding.note(f"{len(compared)} gold answers are compared, {len(problems) - len(compared)} problems are tested")
+    if wrong:
+        named = [f"{problem.id}: {problem.answer[:60]!r}" for problem in wrong[:MAX_LISTED]]
+        finding.fail(
+            f"{len(wrong)} of {len(compared)} do not grade themselves correct: {'; '.join(named)}",
+            "mend these answers in the file of the problems; an answer that nobody can give right lowers every number",
+        )
+
+
+def check_prompt_lengths(components: Components, task: Task, renderer: ChatRenderer, finding: Finding) -> None:
+    """The prompts, as the environment opens them, leave room for turns."""
+    limit = components.rollout.max_tokens
+    openings = {"with the tool": (components.env.system_prompt, components.env.examples)}
+    if components.evaluation.tools is not Tools.on:
+        model = components.model
+        openings["without the tool"] = (model.system_prompt_without_tool, model.examples_without_tool)
+    for name, (system_prompt, examples) in openings.items():
+        pool = NoTool(system_prompt=system_prompt, examples=examples).start()  # only its opening messages are asked for
+        lengths = [
+            len(renderer.prompt_ids(pool.episode(problem).initial_messages()))
+            for problem in _eval_problems(components, task)
+        ]
+        too_long = sum(length >= limit for length in lengths)
+        finding.note(f"{name}: {min(lengths)} to {max(lengths)} tokens of rollout.max_tokens={limit}")
+        if too_long == len(lengths):
+            finding.fail("no prompt leaves room for a turn", f"rollout.max_tokens={2 * max(lengths)} or more")
+        elif too_long:
+            finding.warn(
+                f"{too_long} of {len(lengths)} prompts leave no room for a turn and count as wrong",
+                f"rollout.max_tokens={2 * max(lengths)} or more",
+            )
+
+
+def check_tool(components: Components, finding: Finding) -> None:
+    """The environment starts, with the isolation that this machine allows."""
+    import asyncio
+
+    environments = components.env.start()
+    isolation = environments.isolation
+    asyncio.run(environments.close())
+    if isolation is Isolation.unsafe:
+        finding.warn("programs of the policy are not isolated", "see env.sandbox in docs/ARCHITECTURE.md")
+    elif isolation is not None:
+        finding.note(f"isolation of the policy's programs: {isolation.words}")
+    else:
+        finding.note("no programs are run")
+
+
+def check_memory(components: Components, finding: Finding) -> None:
+    """An estimate of what training takes on one device, against what this machine's device has."""
+    device = choose_device(components)
+    shape = ModelShape.of(components.model.empty_model())
+    engine_ = components.engine
+    dtype = compute_dtype(components, device)
+    estimate = estimate_memory(
+        shape,
+        dtype=dtype,
+        token_budget=components.trainer.token_budget,
+        logit_chunk=components.trainer.logit_chunk,
+        cache_bytes=engine_.cache_mib * MIB if isinstance(engine_, HFEngine) else 0,
+        has_reference=components.loss.kl_weight > 0,
+        gradient_checkpointing=components.trainer.gradient_checkpointing,
+    )
+    finding.note(f"{shape.num_parameters / 1e6:,.1f} million parameters, passes in {str(dtype).removeprefix('torch.')}")
+    finding.lines += _memory_lines(estimate)
+    if not isinstance(engine_, HFEngine):
+        finding.note("the memory of vLLM is its own setting and is not counted")
+    if components.model.lora_rank:
+        finding.note("all weights are counted as trained; an adapter takes less")
+    has = _device_bytes(device)
+    finding.note(f"this {device.type} has {has / GIB:.1f} GiB")
+    if estimate.total > has:
+        finding.fail(
+            f"{estimate.total / GIB:.1f} GiB do not fit on it",
+            "smaller trainer.token_budget or engine.cache_mib, trainer.gradient_checkpointing=true, model.lora_rank, "
+            "or a larger device",
+        )
+
+
+def _memory_lines(estimate: MemoryEstimate) -> Sequence[str]:
+    parts = [f"{name} {size / GIB:.2f}" for name, size in estimate.parts.items() if size]
+    return [f"GiB on one device: {', '.join(parts)}", f"{estimate.total / GIB:.2f} GiB together (activations estimated)"]
+
+
+def _device_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    import os
+
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _eval_problems(components: Components, task: Task) -> list[Problem]:
+    return list(chain.from_iterable(task.eval_sets(components.evaluation.num_problems).values()))

@@ -1,0 +1,127 @@
+"""The evaluator of a run, and the protocol that its numbers stand under."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from turnwise.config.parts import Components
+from turnwise.config.wiring import evaluation_reward, rollout_limits
+from turnwise.env.no_tool import NoTool
+from turnwise.evaluation.evaluate import Arm, Evaluator
+from turnwise.evaluation.protocol import EvaluationProtocol, problems_digest
+from turnwise.evaluation.settings import Tools
+from turnwise.model.chat import ChatRenderer
+from turnwise.protocols import RolloutEngine
+from turnwise.rollout.sampler import RolloutSampler
+from turnwise.tracker.evaluations import WITHOUT_TOOL
+from turnwise.types import Problem
+
+SAMPLING_FIELDS = ("num_samples", "temperature", "top_k", "top_p")
+"""Of `evaluation`: what a number depends on beside the problems themselves."""
+HOW_IT_RUNS = (
+    "max_infrastructure_rate",
+    "sandbox._target_",
+    "sandbox.num_workers",
+    "sandbox.preloaded",
+    "sandbox.socket",
+    "sandbox.tier",
+    "sandbox.total_memory_mb",
+    "sandbox.allow_unsafe",
+    "sandbox.url",
+    "sandbox.token_variable",
+)
+"""Keys of `env` that decide how and where programs run, and not what they are answered."""
+
+
+def start_evaluator(
+    components: Components,
+    rollouts: RolloutSampler,
+    engine: RolloutEngine,
+    renderer: ChatRenderer,
+    run_dir: Path,
+    *,
+    weights: str = "",
+    say: Callable[[str], None] = lambda _: None,
+) -> Evaluator:
+    """Joins the sampler of the rollouts, and one without the tool where `evaluation.tools` wants it, to an evaluator.
+
+    Args:
+        components: The run's.
+        rollouts: What samples with the tool.
+        engine: What it samples from.
+        renderer: The policy's chat template.
+        run_dir: The run's folder.
+        weights: Whose they are, if an interrupted evaluation may go on.
+        say: Told how far a long evaluation is.
+    """
+    tools, arms = components.evaluation.tools, []
+    if tools is not Tools.off:
+        arms.append(Arm(suffix="", rollouts=rollouts, protocol=partial(protocol_of, components, _env(components))))
+    if tools is not Tools.on:
+        no_tool = without_tool(components)
+        sampler = RolloutSampler(
+            engine=engine, environments=no_tool.start(), renderer=renderer, limits=rollout_limits(components)
+        )
+        arms.append(
+            Arm(
+                suffix=WITHOUT_TOOL,
+                rollouts=sampler,
+                protocol=partial(protocol_of, components, {"_target_": NoTool.__qualname__, **asdict(no_tool)}),
+            )
+        )
+    return Evaluator(
+        settings=components.evaluation,
+        arms=arms,
+        reward=evaluation_reward(components),
+        grader=components.reward.grader,
+        run_dir=run_dir,
+        weights=weights,
+        say=say,
+    )
+
+
+def without_tool(components: Components) -> NoTool:
+    """The environment in which the policy must answer by itself, asked as its model wants to be."""
+    model = components.model
+    return NoTool(system_prompt=model.system_prompt_without_tool, examples=model.examples_without_tool)
+
+
+def protocol_of(components: Components, env: Mapping[str, Any], problems: Sequence[Problem]) -> EvaluationProtocol:
+    """What a number of this run on `problems` depends on besides the weights.
+
+    Args:
+        components: The run's.
+        env: The environment's settings that matter for what a trajectory becomes.
+        problems: Those of the evaluation set.
+    """
+    config = components.config
+    return EvaluationProtocol(
+        content={
+            "problems": {"num": len(problems), "digest": problems_digest(problems)},
+            "sampling": {name: config["evaluation"][name] for name in SAMPLING_FIELDS},
+            "limits": {name: config["rollout"][name] for name in ("max_turns", "max_tokens")},
+            "env": dict(env),
+            "chat": _chat(components),
+            "grader": {**config["reward"]["grader"], "math_verify": version("math-verify")},
+        }
+    )
+
+
+def _env(components: Components) -> dict[str, Any]:
+    def kept(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+        fields = {key: value for key, value in node.items() if f"{prefix}{key}" not in HOW_IT_RUNS}
+        return {
+            key: kept(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value for key, value in fields.items()
+        }
+
+    return kept(components.config["env"])
+
+
+def _chat(components: Components) -> dict[str, Any]:
+    """What replaces the model's own way to render messages."""
+    model = components.model
+    template = Path(model.chat_template).read_text(encoding="utf-8") if model.chat_template else ""
+    return {"template": template, "options": dict(model.template_options)}

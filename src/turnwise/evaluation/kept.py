@@ -1,0 +1,63 @@
+"""The trajectories of one evaluation of one set on disk, wave by wave, so that an interrupted one goes on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from turnwise.evaluation.protocol import EvaluationProtocol
+from turnwise.tracker.bundle import append_groups, bundle_path, read_groups
+from turnwise.tracker.evaluations import SetRecord, SetResult, read_record, record_path, write_record
+from turnwise.types import ScoredGroup
+
+
+class KeptEvaluation:
+    """Grows a trajectory bundle beside the record of the evaluation; the record comes first, its result last.
+
+    Args:
+        folder: That of the set.
+        step: Steps of training that the weights have seen.
+        protocol: Of the evaluation.
+        weights: Whose they are, in words that differ where the weights do; empty: not known, so that nothing kept
+            earlier is taken for this evaluation's.
+
+    Raises:
+        ValueError: Trajectories of other weights or of another protocol lie there and would be mixed with these.
+    """
+
+    def __init__(self, folder: Path, step: int, protocol: EvaluationProtocol, weights: str) -> None:
+        self.folder = folder
+        self._step = step
+        self._record = SetRecord(protocol=protocol.content, weights=weights, result=None)
+        self._bundle = bundle_path(folder, step)
+        self.scored_groups: list[ScoredGroup] = []
+        if weights and record_path(folder, step).exists():
+            self._check(read_record(folder, step), protocol)
+            if self._bundle.exists():
+                self.scored_groups = [scored for scored, _ in read_groups(self._bundle)]
+        else:
+            self._bundle.parent.mkdir(parents=True, exist_ok=True)
+            self._bundle.unlink(missing_ok=True)
+        write_record(folder, step, self._record)
+
+    def append(self, scored_groups: Sequence[ScoredGroup]) -> None:
+        """Adds the groups of a wave; they are kept whole or not at all."""
+        zeros = [[[0.0] * len(row) for row in scored.turn_rewards_GK] for scored in scored_groups]
+        append_groups(self._bundle, scored_groups, zeros, zeros)
+        self.scored_groups += scored_groups
+
+    def finish(self, result: SetResult) -> None:
+        """Writes the result into the record."""
+        record = SetRecord(protocol=self._record.protocol, weights=self._record.weights, result=result)
+        write_record(self.folder, self._step, record)
+
+    def _check(self, found: SetRecord, protocol: EvaluationProtocol) -> None:
+        there = EvaluationProtocol(content=found.protocol)
+        if there.digest != protocol.digest:
+            raise ValueError(
+                f"{self.folder} holds an evaluation by protocol {there.digest}, this one is {protocol.digest}: name "
+                f"another hydra.run.dir"
+            )
+        if found.weights != self._record.weights:
+            raise ValueError(
+                f"{self.folder} holds an evaluation of other weights ({found.weights}), these are "
+                f"{self._record.weights}: name another hydra.run.dir"
+            )
