@@ -123,7 +123,6 @@ def chosen_components(model: str, dtype: str, *, token_budget: int = 512) -> Com
             "algo=grpo",
             "model=smollm2_135m",
             f"model.path={model}",
-            "model.chat_template=",  # the model's own, as TRL takes it: without worked examples
             f"rollout.num_problems={NUM_PROBLEMS}",
             f"rollout.group_size={GROUP_SIZE}",
             "rollout.max_turns=1",

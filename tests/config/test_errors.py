@@ -98,6 +98,14 @@ MISTAKES = [
         ["env.tool_format=code_block", "shows calls as hermes_json: expected env.tool_format=hermes_json", "'```'"],
     ),
     ("env=lookup task=lookup env.tool_format=hermes_json", ["env.system_prompt shows calls as code_block"]),
+    ("model=smollm2_135m env.tool_format=hermes_json", ["env.examples shows calls as code_block: expected env.tool_"]),
+    (
+        "env.examples=[{role:critic,content:nope}]",
+        ["role: Invalid value 'critic', expected one of [user, assistant, tool]"],
+    ),
+    ("model.examples=[{role:user,content:''}]", ["model.examples", "content='' of a worked example, role user"]),
+    ("model.examples=[{role:user,text:nope}]", ["text: no such key; keys: role, content"]),
+    ("model.examples=[{content:nope}]", ["model.examples", "role"]),
     ("env.tool_format=xml", ["env.tool_format", "'xml'", "code_block, hermes_json"]),
     # an option that is not there
     ("advantage=group_nrm", ["advantage=group_nrm: no such option", "did you mean group_norm?", "turn_return"]),
@@ -312,6 +320,9 @@ def test_a_pool_that_an_estimator_does_not_know(composed) -> None:
         ["env.tool_format=hermes_json"],
         ["env=lookup", "task=lookup", "env.tool_format=hermes_json", 'env.system_prompt="Write a <tool_call>."'],
         ["experiment=chain", "model=instruct", "model.path=owner/name"],
+        ["experiment=chain", "env=no_tool"],
+        ["env=no_tool", 'env.system_prompt="Explain ```python."'],
+        ["env.examples=[{role:user,content:2+2?},{role:assistant,content:4}]"],
     ],
     ids=" ".join,
 )

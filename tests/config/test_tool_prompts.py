@@ -2,17 +2,23 @@
 
 import asyncio
 import re
+from pathlib import Path
 
 import pytest
 
 from builders import problem
+from chat_families import CHATML, CHATML_TOKENS, tokenizer_with
 from tiny_models import TEXTS, VOCAB_SIZE
 from turnwise.config.build import build_components
+from turnwise.config.parts import EnvironmentSettings
+from turnwise.env.opening import opening_messages
+from turnwise.env.tool_call import extract_boxed
 from turnwise.env.tool_format import ToolFormat
 from turnwise.model.chat import ChatRenderer
 from turnwise.model.tiny import train_tokenizer
 from turnwise.protocols import Environment
-from turnwise.types import Message, StopReason
+from turnwise.types import Message, Problem, StopReason
+from turnwise.worked_examples import ExampleRole
 
 HERMES = ("model=instruct_hermes", "model.path=owner/name", "env.tool_format=hermes_json")
 CALL = '<tool_call>\n{"name": "python", "arguments": {"code": "x = 6 * 7\\nprint(x)"}}\n</tool_call>'
@@ -68,6 +74,59 @@ def test_a_prompt_shows_the_format_that_is_read(composed, overrides: tuple[str, 
     assert env.tool_format is tool_format
     assert shown in env.system_prompt
     assert re.search(r"\\boxed\{answer\}", env.system_prompt)
+
+
+SMOLLM2 = Path(__file__).parents[1] / "unit" / "model" / "golden" / "smollm2_worked_examples.txt"
+
+
+def opened(settings: EnvironmentSettings, question: str) -> str:
+    """What the policy reads before its first turn, as ChatML."""
+    asked = Problem(id="p", prompt=(Message(role="user", content=question),), answer="1", source="tests")
+    chat = ChatRenderer(tokenizer_with(CHATML, CHATML_TOKENS), name="chatml")
+    return rendered(chat, chat.prompt_ids(opening_messages(settings, asked)))
+
+
+def test_the_worked_examples_of_smollm2_to_the_letter(composed) -> None:
+    env = build_components(composed("model=smollm2_135m"), "").env
+    assert opened(env, "Compute 598 + 233 * 50.") == SMOLLM2.read_text()
+
+
+def test_the_worked_examples_of_smollm2_print_what_they_say(composed) -> None:
+    text = opened(build_components(composed("model=smollm2_135m"), "").env, "?")
+    examples = text.split("```python\n")[1:]
+    assert len(examples) == 5
+    for example in examples:
+        code, _, rest = example.partition("\n```<|im_end|>\n<|im_start|>tool\n")
+        printed: list[str] = []
+        exec(code, {"print": lambda value, to=printed: to.append(str(value))})
+        (output,) = printed
+        assert rest.startswith(f"{output}<|im_end|>\n<|im_start|>assistant\n\\boxed{{{output}}}<|im_end|>\n")
+
+
+def test_without_a_tool_smollm2_is_shown_the_same_questions_and_answers(composed) -> None:
+    def shown(*overrides: str) -> tuple[list[str], list[str]]:
+        env = build_components(composed("model=smollm2_135m", *overrides), "").env
+        asked = [one.content.removesuffix(env.problem_suffix) for one in env.examples if one.role is ExampleRole.user]
+        answers = [extract_boxed(one.content) for one in env.examples if one.role is ExampleRole.assistant]
+        return asked, [answer for answer in answers if answer is not None]
+
+    assert shown("env=no_tool") == shown()
+    assert len(shown()[1]) == 5
+
+
+@pytest.mark.parametrize("model", ["instruct", "instruct_hermes", "smollm2_135m"])
+def test_without_a_tool_no_prompt_speaks_of_one(composed, model: str) -> None:
+    env = build_components(composed(f"model={model}", "model.path=owner/name", "env=no_tool"), "").env
+    text = opened(env, "What is 6 * 7?")
+    assert r"\boxed{" in env.system_prompt
+    assert not re.search(r"```|tool_call|python|code|print", text, re.IGNORECASE)
+    assert "tool" not in text
+
+
+def test_the_tiny_policy_is_told_nothing(composed) -> None:
+    for overrides in ([], ["env=no_tool"]):
+        env = build_components(composed(*overrides), "").env
+        assert opened(env, "2 + 2?") == "<|im_start|>user\n2 + 2?<|im_end|>\n<|im_start|>assistant\n"
 
 
 def test_the_prompt_of_lookups_leads_to_an_answer(composed) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from turnwise.core.correction import Correction
+from turnwise.env.opening import Opening
 from turnwise.env.tool_format import ToolFormat
 from turnwise.evaluation.settings import EvaluationSettings
 from turnwise.model.causal_lm import CausalLM
@@ -88,22 +89,17 @@ class EngineSettings(Protocol):
         ...
 
 
-class EnvironmentSettings(Protocol):
-    """An environment before it starts."""
+class EnvironmentSettings(Opening, Protocol):
+    """An environment before it starts; how its episodes begin is known already."""
 
     @property
-    def system_prompt(self) -> str:
-        """What stands before every problem; empty: nothing."""
+    def tool_language(self) -> str | None:
+        """What calls of its tool are written in; None where there is no tool."""
         ...
 
     @property
-    def tool_language(self) -> str:
-        """What calls of its tool are written in."""
-        ...
-
-    @property
-    def tool_format(self) -> ToolFormat:
-        """How they are written."""
+    def tool_format(self) -> ToolFormat | None:
+        """How they are written; None where there is no tool."""
         ...
 
     def start(self) -> EnvironmentPool:

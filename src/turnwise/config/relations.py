@@ -13,6 +13,7 @@ from turnwise.engine.vllm.server import VLLMServer
 from turnwise.env.tool_format import ToolFormat
 from turnwise.model.attention import FLASH
 from turnwise.trainer import Device, Precision
+from turnwise.worked_examples import ExampleRole
 
 
 def check_relations(components: Components) -> None:
@@ -94,9 +95,12 @@ def _check_precision(dtype: Precision, *, on_cuda: bool) -> None:
 
 
 def _check_tool(task: TaskSettings, env: EnvironmentSettings) -> None:
-    """Refuses problems for one tool in an environment with another: a run would train on failures, and not say so."""
+    """Refuses problems for one tool in an environment with another: a run would train on failures, and not say so.
+
+    An environment without a tool takes any problem: what can be done without is what it is there to measure.
+    """
     wanted = task.tool_language
-    if wanted in (None, env.tool_language):
+    if wanted is None or env.tool_language in (None, wanted):
         return
     environments = [key for key in COMPONENTS if key.rpartition("/")[0] == "env"]
     name, fitting = _option(task), [key for key in environments if _tool_of(key) == wanted]
@@ -111,14 +115,17 @@ def _check_tool(task: TaskSettings, env: EnvironmentSettings) -> None:
 
 def _check_prompt(env: EnvironmentSettings) -> None:
     """Refuses a prompt that asks for calls in a format that is not read: every turn of the run would be void."""
-    shown = [one for one in ToolFormat if one.mark in env.system_prompt]
-    if not shown or env.tool_format in shown:
+    if env.tool_format is None:
         return
-    raise ConfigError(
-        f"env.tool_format={env.tool_format}, but env.system_prompt shows calls as {shown[0]}: expected "
-        f"env.tool_format={shown[0]}, or a prompt that shows {env.tool_format.mark!r}; model=instruct and "
-        f"model=instruct_hermes have one for Python each"
-    )
+    said = "\n".join(one.content for one in env.examples if one.role is ExampleRole.assistant)
+    for key, text in {"env.system_prompt": env.system_prompt, "env.examples": said}.items():
+        shown = [one for one in ToolFormat if one.mark in text]
+        if shown and env.tool_format not in shown:
+            raise ConfigError(
+                f"env.tool_format={env.tool_format}, but {key} shows calls as {shown[0]}: expected "
+                f"env.tool_format={shown[0]}, or a prompt that shows {env.tool_format.mark!r}; model=instruct and "
+                f"model=instruct_hermes have one for Python each"
+            )
 
 
 def _option(part: object) -> str:
@@ -127,5 +134,5 @@ def _option(part: object) -> str:
     return next(key for key, one in COMPONENTS.items() if one == target).rpartition("/")[2]
 
 
-def _tool_of(key: str) -> str:
+def _tool_of(key: str) -> str | None:
     return get_class(COMPONENTS[key]).tool_language

@@ -14,7 +14,8 @@ come from: command line, preset or option file.
 
 import copyreg
 import dataclasses
-from typing import Any, cast, get_type_hints
+from functools import cache
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from hydra.utils import get_class
@@ -30,6 +31,7 @@ COMPONENTS = {
     "env/sandbox/fusion": "turnwise.env.sandbox.fusion.FusionSandbox",
     "env/calculator": "turnwise.env.calculator.Calculator",
     "env/lookup": "turnwise.env.lookup.Lookup",
+    "env/no_tool": "turnwise.env.no_tool.NoTool",
     "reward/turn_level": "turnwise.reward.turn_level.TurnLevelReward",
     "reward/outcome": "turnwise.reward.outcome.OutcomeReward",
     "reward/information_gain": "turnwise.reward.information_gain.InformationGainReward",
@@ -111,6 +113,7 @@ def _open_mappings(schema: DictConfig) -> None:
                 OmegaConf.set_struct(value, False)
 
 
+@cache  # equal types must be one type, for parts take values from one another
 def schema_of(component: type) -> type:
     """The mutable twin of a component's dataclass: same fields, types and defaults, and the `_target_` to make it.
 
@@ -136,6 +139,9 @@ def _schema_field(field: dataclasses.Field[Any], type_: Any) -> tuple[str, Any, 
         schema = schema_of(cast(type, type_))
         return field.name, schema, dataclasses.field(default_factory=lambda: schema(**_own_values(field)))
     if field.default_factory is not dataclasses.MISSING:
+        element = next(iter(get_args(type_)), None)
+        if get_origin(type_) is list and dataclasses.is_dataclass(element):
+            type_ = list[schema_of(cast(type, element))]
         return field.name, type_, dataclasses.field(default_factory=field.default_factory)
     default = MISSING if field.default is dataclasses.MISSING else field.default
     return field.name, type_, dataclasses.field(default=default)

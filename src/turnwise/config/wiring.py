@@ -18,6 +18,7 @@ from turnwise.config.errors import ConfigError
 from turnwise.config.parts import Components
 from turnwise.config.provenance import record_isolation
 from turnwise.config.stopping import INTERRUPTED, cancel_when_told
+from turnwise.env.opening import opening_messages
 from turnwise.model.chat import ChatRenderer
 from turnwise.model.policy import TorchPolicy
 from turnwise.protocols import EnvironmentPool, Policy, Probe, Reward, RolloutEngine, Task, Tracker
@@ -165,7 +166,7 @@ def check_prompts(components: Components, problems: Sequence[Problem], renderer:
     Raises:
         ConfigError: Not one prompt leaves room for a turn.
     """
-    shortest = min(len(renderer.prompt_ids(problem.prompt)) for problem in problems)
+    shortest = min(len(renderer.prompt_ids(opening_messages(components.env, problem))) for problem in problems)
     if shortest >= components.rollout.max_tokens:
         raise ConfigError(
             f"rollout.max_tokens={components.rollout.max_tokens}: the shortest of {len(problems)} prompts has "
@@ -199,7 +200,9 @@ def start_tracker(
     recorded = components.tracker.start(
         run_dir, first_step=first_step, label=components.label, config=components.config
     )
-    shown = ProgressTracker(components.trainer.num_steps if num_steps is None else num_steps, console, first_step)
+    last_step = components.trainer.num_steps if num_steps is None else num_steps
+    has_tool = components.env.tool_language is not None
+    shown = ProgressTracker(last_step, console, first_step, has_tool=has_tool)
     return CompositeTracker([recorded, shown])
 
 

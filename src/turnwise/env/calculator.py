@@ -3,13 +3,14 @@
 import operator
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from turnwise.env.conversation import ToolConversation
 from turnwise.env.tool_call import ParsedTurn, ToolSignature
 from turnwise.env.tool_format import ToolFormat, parse_turn
 from turnwise.types import Isolation, Problem, ToolCall, ToolResult, ToolStatus
+from turnwise.worked_examples import ExampleMessage
 
 SIGNATURE = ToolSignature("calculator", "operation")
 
@@ -38,6 +39,12 @@ class Calculator:
     system_prompt: str = ""
     """Placed before the problem's prompt as a system message; empty: no system message."""
 
+    examples: list[ExampleMessage] = field(default_factory=list)
+    """Worked examples between the system message and the problem."""
+
+    problem_suffix: str = ""
+    """Appended to the problem."""
+
     max_digits: int = 9
     """Digits of a number that it takes; a longer one is the caller's error."""
 
@@ -61,7 +68,7 @@ class CalculatorPool:
 
     def episode(self, problem: Problem) -> ToolConversation:
         """A fresh episode of `problem`."""
-        return ToolConversation(self, self._calculator.system_prompt, problem)
+        return ToolConversation(self, self._calculator, problem)
 
     def parse(self, turn_text: str) -> ParsedTurn:
         """The calls of a turn, of which at most the first is well-formed, when it is one operation; and the rest."""

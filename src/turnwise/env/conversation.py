@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+from turnwise.env.opening import Opening, opening_messages
 from turnwise.env.tool_call import ParsedTurn, extract_boxed
 from turnwise.types import Message, Problem, StepResult, StopReason, ToolCall, ToolResult, ToolStatus
 
@@ -25,16 +26,15 @@ class Tool(Protocol):
 class ToolConversation:
     """One episode; fulfils `Environment`. It holds nothing but whether it is over."""
 
-    def __init__(self, tool: Tool, system_prompt: str, problem: Problem) -> None:
+    def __init__(self, tool: Tool, opening: Opening, problem: Problem) -> None:
         self._tool = tool
-        self._system_prompt = system_prompt
+        self._opening = opening
         self._problem = problem
         self._is_over = False
 
     def initial_messages(self) -> tuple[Message, ...]:
-        """The system message, if there is one, and the problem's prompt."""
-        system = (Message(role="system", content=self._system_prompt),) if self._system_prompt else ()
-        return system + self._problem.prompt
+        """The system message and the worked examples, if there are any, and the problem's prompt."""
+        return opening_messages(self._opening, self._problem)
 
     async def step(self, turn_text: str) -> StepResult:
         """Replies to one turn; the first of these that fits:

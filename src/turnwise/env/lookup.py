@@ -3,7 +3,7 @@
 The whole of what another tool than Python takes: a signature, how its calls are read, and what they are answered by.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from turnwise.env.conversation import ToolConversation
@@ -11,6 +11,7 @@ from turnwise.env.tool_call import ParsedTurn, ToolSignature
 from turnwise.env.tool_format import ToolFormat, parse_turn
 from turnwise.key_values import KeyValueStore
 from turnwise.types import Isolation, Problem, ToolCall, ToolResult, ToolStatus
+from turnwise.worked_examples import ExampleMessage
 
 SIGNATURE = ToolSignature("lookup", "key")
 MAX_QUOTED = 20
@@ -30,6 +31,12 @@ class Lookup:
     system_prompt: str = ""
     """Placed before the problem's prompt as a system message; empty: no system message."""
 
+    examples: list[ExampleMessage] = field(default_factory=list)
+    """Worked examples between the system message and the problem."""
+
+    problem_suffix: str = ""
+    """Appended to the problem."""
+
     def start(self) -> "LookupPool":
         """Nothing is started: values are computed in this process."""
         return LookupPool(self)
@@ -47,7 +54,7 @@ class LookupPool:
     def episode(self, problem: Problem) -> ToolConversation:
         """A fresh episode of `problem` with the store that its statement names."""
         store = KeyValueStore(name=problem.prompt[-1].content)
-        return ToolConversation(LookupTool(store, self._lookup.tool_format), self._lookup.system_prompt, problem)
+        return ToolConversation(LookupTool(store, self._lookup.tool_format), self._lookup, problem)
 
     async def close(self) -> None:
         """Nothing to end."""

@@ -10,6 +10,7 @@ from turnwise.env.sandbox.local import LocalSandbox
 from turnwise.env.tool_call import ParsedTurn, ToolSignature
 from turnwise.env.tool_format import ToolFormat, parse_turn
 from turnwise.types import Isolation, Problem, ToolCall, ToolResult, ToolStatus
+from turnwise.worked_examples import ExampleMessage
 
 SIGNATURE = ToolSignature("python", "code")
 NO_OUTPUT = "(no output)"
@@ -42,6 +43,12 @@ class PythonTool:
 
     system_prompt: str = ""
     """Placed before the problem's prompt as a system message; empty: no system message."""
+
+    examples: list[ExampleMessage] = field(default_factory=list)
+    """Worked examples between the system message and the problem."""
+
+    problem_suffix: str = ""
+    """Appended to the problem."""
 
     max_output_chars: int = 512
     """Characters of output that the policy sees; longer output loses its middle."""
@@ -89,7 +96,7 @@ class PythonToolPool:
     def episode(self, problem: Problem) -> ToolConversation:
         """A fresh episode of `problem`; episodes may run side by side, and their programs queue."""
         episode = PythonEpisode(self._tool, self._sandbox_pool, self._breaker)
-        return ToolConversation(episode, self._tool.system_prompt, problem)
+        return ToolConversation(episode, self._tool, problem)
 
     async def close(self) -> None:
         """Ends every process; safe to call twice."""

@@ -1,6 +1,6 @@
 """A policy model from a folder, the hub or this package: checked first, loaded when it is needed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 from typing import cast
@@ -10,6 +10,7 @@ from torch import nn
 
 from turnwise.model.attention import Attention, choose_attention
 from turnwise.model.chat import ChatRenderer
+from turnwise.worked_examples import ExampleMessage
 
 PACKAGE_PREFIX = "package:"
 PACKAGE_WEIGHTS = Path(__file__).parent / "weights"
@@ -35,6 +36,16 @@ class CausalLM:
     """What to do where the folder of `path` is missing, for the message that says so."""
     system_prompt: str = ""
     """Opening system message that suits this model; the environment puts it before every problem, empty: none."""
+    examples: list[ExampleMessage] = field(default_factory=list)
+    """Worked examples that suit this model, between the system message and the problem."""
+    problem_suffix: str = ""
+    """What the environment appends to every problem for this model."""
+    system_prompt_without_tool: str = ""
+    """The system message where there is no tool: `env=no_tool`."""
+    examples_without_tool: list[ExampleMessage] = field(default_factory=list)
+    """The worked examples where there is no tool."""
+    problem_suffix_without_tool: str = ""
+    """What is appended to every problem where there is no tool."""
 
     lora_rank: int = 0
     """Rank of a low-rank adapter that is trained in place of the weights (LoRA, needs peft); 0 trains all weights."""

@@ -34,6 +34,7 @@ class ProgressTracker:
         num_steps: Step at which the run ends.
         console: Where to show it; the standard output when None.
         first_step: Step at which this start begins.
+        has_tool: Whether the policy has a tool, which a run that never calls it is then reminded of.
         clock: Seconds, monotonic.
     """
 
@@ -42,10 +43,13 @@ class ProgressTracker:
         num_steps: int,
         console: Console | None = None,
         first_step: int = 0,
+        *,
+        has_tool: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._num_steps = num_steps
         self._console = console or Console()
+        self._has_tool = has_tool
         self._clock = clock
         self._next_step = first_step
         self._started = clock()
@@ -145,7 +149,7 @@ class ProgressTracker:
         accuracy = overall_accuracy(metrics)
         if accuracy is None:
             return
-        if self._last_evaluation is None and (warning := no_use(metrics)):
+        if self._last_evaluation is None and (warning := no_use(metrics, has_tool=self._has_tool)):
             self._print(f"warning: {warning}")
         self._last_evaluation = (step, accuracy)
         self._first_evaluation = self._first_evaluation or self._last_evaluation
@@ -181,7 +185,7 @@ class ProgressTracker:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def no_use(metrics: Metrics) -> str:
+def no_use(metrics: Metrics, *, has_tool: bool) -> str:
     """What an evaluation says of a run that has nothing to learn from; empty where it may have something."""
     with_tool = {name: value for name, value in metrics.items() if WITHOUT_TOOL not in name}
     turns, calls = (
@@ -189,7 +193,7 @@ def no_use(metrics: Metrics) -> str:
     )
     if turns and not any(turns):
         return "no prompt of the evaluation leaves room for a turn: raise rollout.max_tokens, or shorten the prompts"
-    if calls and not any(calls):
+    if has_tool and calls and not any(calls):
         return (
             "no trajectory of the evaluation calls the tool: does the model's prompt say how, in the format that "
             "env.tool_format reads? The trajectories are in report.html"

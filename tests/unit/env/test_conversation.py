@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from builders import problem
+from turnwise.env.calculator import Calculator
 from turnwise.env.code_block import parse_code_blocks
 from turnwise.env.conversation import ToolConversation
 from turnwise.env.tool_call import ParsedTurn, ToolSignature
@@ -33,7 +34,7 @@ class Echo:
 
 def step(text: str) -> tuple[StepResult, Echo]:
     tool = Echo()
-    episode: Environment = ToolConversation(tool, "", problem())
+    episode: Environment = ToolConversation(tool, Calculator(), problem())
     return asyncio.run(episode.step(text)), tool
 
 
@@ -66,7 +67,7 @@ def test_void_turns_and_failures_end_the_episode(text: str, reason: StopReason):
 
 def test_no_step_after_the_end():
     async def run() -> None:
-        episode = ToolConversation(Echo(), "", problem())
+        episode = ToolConversation(Echo(), Calculator(), problem())
         await episode.step("words")
         await episode.close()
         with pytest.raises(RuntimeError, match="'p0' is over"):
@@ -75,12 +76,7 @@ def test_no_step_after_the_end():
     asyncio.run(run())
 
 
-def test_the_system_prompt_comes_first_where_there_is_one():
-    roles = [[m.role for m in ToolConversation(Echo(), text, problem()).initial_messages()] for text in ("", "Do.")]
-    assert roles == [["user"], ["system", "user"]]
-
-
 def test_the_end_of_an_episode_is_that_of_what_its_tool_holds():
     tool = Echo()
-    asyncio.run(ToolConversation(tool, "", problem()).close())
+    asyncio.run(ToolConversation(tool, Calculator(), problem()).close())
     assert tool.num_closed == 1

@@ -50,14 +50,6 @@ def test_parts_fulfil_their_protocols(pool: PythonToolPool):
     assert episode.initial_messages() == (Message(role="user", content="What?"),)
 
 
-def test_system_prompt_comes_first():
-    async def opening() -> tuple[Message, ...]:
-        async with started(PythonTool(sandbox=LocalSandbox(), system_prompt="Use Python.")) as pool:
-            return pool.episode(problem()).initial_messages()
-
-    assert [message.role for message in asyncio.run(opening())] == ["system", "user"]
-
-
 def test_a_box_outside_code_ends_the_episode_and_runs_nothing(pool: PythonToolPool, tmp_path):
     marker = tmp_path / "was_run"
     result = step(pool, block(f"open({str(marker)!r}, 'w')") + "So \\boxed{42}.")

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from builders import problem, trajectory
+from turnwise.env.calculator import Calculator
 from turnwise.env.conversation import ToolConversation
 from turnwise.env.tool_call import ParsedTurn, ToolSignature
 from turnwise.env.tool_format import ToolFormat, parse_turn
@@ -89,7 +90,7 @@ FOREIGN = [(BLOCK, tagged("a")), (TAG, block("a")), (BLOCK, "words"), (TAG, "wor
 
 
 def step(tool_format: ToolFormat, text: str) -> StepResult:
-    return asyncio.run(ToolConversation(Echo(tool_format), "", problem()).step(text))
+    return asyncio.run(ToolConversation(Echo(tool_format), Calculator(), problem()).step(text))
 
 
 def errors(result: StepResult) -> tuple[str | None, ...]:

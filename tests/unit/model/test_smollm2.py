@@ -1,48 +1,38 @@
-"""The option `model=smollm2_135m`: its template anywhere, the model itself where `make smollm2` has prepared it."""
+"""The option `model=smollm2_135m` with the model itself, where `make smollm2` has prepared it."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from jinja2 import Template
 
 from turnwise.model.causal_lm import CausalLM
 from turnwise.types import Message
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "models" / "smollm2_135m"
-TEMPLATE = str(ROOT / "conf" / "model" / "smollm2_135m.jinja")
+GOLDEN = Path(__file__).parent / "golden" / "smollm2_worked_examples.txt"
 QUESTION = (Message(role="user", content="Compute 598 + 233 * 50."),)
 needs_model = pytest.mark.skipif(not FOLDER.exists(), reason="there is no models/smollm2_135m: make smollm2")
 
 
-def rendered(*messages: Message) -> str:
-    """What the policy reads before its first turn."""
-    rows = [{"role": message.role, "content": message.content} for message in messages]
-    return Template(Path(TEMPLATE).read_text()).render(messages=rows, add_generation_prompt=True)
+def messages(rendered: str) -> list[Message]:
+    """The messages of a rendered transcript, without the turn that it opens."""
+    parts = [part.partition("\n") for part in rendered.split("<|im_start|>")[1:-1]]
+    return [Message(role=role, content=rest.removesuffix("<|im_end|>\n")) for role, _, rest in parts]
 
 
-def test_the_template_shows_examples_and_asks_for_code() -> None:
-    text = rendered(Message(role="system", content="Be brief."), *QUESTION)
-    assert text.startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n")
-    assert text.count("```python\n") == text.count("\\boxed{") == 5
-    opening = "Compute 598 + 233 * 50. Write Python code that prints the answer."
-    assert text.endswith(f"<|im_start|>user\n{opening}<|im_end|>\n<|im_start|>assistant\n")
-    assert rendered(*QUESTION) == text[text.index("<|im_start|>user") :]
-
-
-def test_the_examples_print_what_they_say() -> None:
-    for example in rendered(*QUESTION).split("```python\n")[1:]:
-        code, _, rest = example.partition("\n```<|im_end|>\n<|im_start|>tool\n")
-        printed: list[str] = []
-        exec(code, {"print": lambda value, to=printed: to.append(str(value))})
-        (output,) = printed
-        assert rest.startswith(f"{output}<|im_end|>\n<|im_start|>assistant\n\\boxed{{{output}}}<|im_end|>\n")
+@needs_model
+def test_the_tokenizers_own_template_renders_the_worked_examples() -> None:
+    renderer = CausalLM(path=str(FOLDER)).load_renderer()
+    expected = GOLDEN.read_text()
+    shown = messages(expected)
+    assert len(shown) == 1 + 5 * 4 + 1
+    assert renderer._tokenizer.decode(list(renderer.prompt_ids(shown))) == expected
 
 
 @needs_model
 def test_a_transcript_grows_by_appending() -> None:
-    renderer = CausalLM(path=str(FOLDER), chat_template=TEMPLATE).load_renderer()
+    renderer = CausalLM(path=str(FOLDER)).load_renderer()
     turn = "```python\nprint(598 + 233 * 50)\n```"
     reply = Message(role="tool", content="12248")
     grown = (
@@ -56,16 +46,20 @@ def test_a_transcript_grows_by_appending() -> None:
 
 @needs_model
 @pytest.mark.parametrize(
-    ("template", "question", "expected"),
+    ("before", "question", "expected"),
     [
-        ("", "What is the capital of France?", "The capital of France is Paris."),
-        (TEMPLATE, "Remainder of 10^716 divided by 9381?", "```python\nprint(10 ** 716 % 9381)\n```"),
+        ([], "What is the capital of France?", "The capital of France is Paris."),
+        (
+            messages(GOLDEN.read_text())[1:-1],
+            "Remainder of 10^716 divided by 9381? Write Python code that prints the answer.",
+            "```python\nprint(10 ** 716 % 9381)\n```",
+        ),
     ],
 )
-def test_greedy_turns_make_sense(template: str, question: str, expected: str) -> None:
-    lm = CausalLM(path=str(FOLDER), chat_template=template)
+def test_greedy_turns_make_sense(before: list[Message], question: str, expected: str) -> None:
+    lm = CausalLM(path=str(FOLDER))
     renderer, model = lm.load_renderer(), lm.load_model(torch.device("cpu"), torch.float32)
-    transcript = list(renderer.prompt_ids([Message(role="user", content=question)]))
+    transcript = list(renderer.prompt_ids([*before, Message(role="user", content=question)]))
     turn: list[int] = []
     with torch.no_grad():
         while len(turn) < 30 and not renderer.stop_token_ids & set(turn):

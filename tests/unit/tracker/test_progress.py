@@ -97,6 +97,13 @@ def test_a_run_with_nothing_to_learn_from_says_so_once(num_turns: float, tool_us
     assert sum("warning" in line for line in lines) == ("warning" in warning)
 
 
+def test_a_run_without_a_tool_is_not_asked_to_call_it():
+    console = pipe()
+    tracker = ProgressTracker(10, console, has_tool=False)
+    tracker.log({"eval/a/accuracy": 0.5, "eval/a/num_turns": 1.0, "eval/a/tool_use": 0.0}, 0)
+    assert text_of(console) == "held-out accuracy 50.0% after 0 steps\n"
+
+
 @pytest.mark.parametrize(
     "figures", [{}, {"loss/value": 1.0}, {"rollout/accuracy": math.nan, "reward/turn_mean": math.inf}]
 )
