@@ -33,14 +33,16 @@ class EvaluationSets:
         contamination_ngram: int,
         held_out: Task | None = None,
     ) -> None:
-        """Args:
-        name: What the task is called.
-        sets: The evaluation sets by name.
-        statements: What train problems are compared with, by the name of the set.
-        start_train: Makes what train problems come from; None where there are none.
-        train_statement: A train problem's statement, without an instruction that others share.
-        contamination_ngram: How many words in a row give a problem away.
-        held_out: A task whose own evaluation sets come before `sets`; none of them holds what it trains on.
+        """Sets it up.
+
+        Args:
+            name: What the task is called.
+            sets: The evaluation sets by name.
+            statements: What train problems are compared with, by the name of the set.
+            start_train: Makes what train problems come from; None where there are none.
+            train_statement: A train problem's statement, without an instruction that others share.
+            contamination_ngram: How many words in a row give a problem away.
+            held_out: A task whose own evaluation sets come before `sets`; none of them holds what it trains on.
         """
         self.name = name
         self.removed: dict[str, int] = {}
