@@ -93,14 +93,21 @@ class Message:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Problem:
-    """A question with its gold answer; `source` names the family or data set that it belongs to."""
+    """A question with its gold answer; `source` names the family or data set that it belongs to.
+
+    Where there are `tests`, they decide: run behind a program that defines `entry_point`, they raise when it is wrong.
+    """
 
     id: str
     prompt: tuple[Message, ...]
     answer: str
     source: str
+    tests: str = ""
+    entry_point: str = ""
 
     def __post_init__(self) -> None:
+        if bool(self.tests) != bool(self.entry_point):
+            raise ValueError(f"Problem {self.id!r}: tests and entry_point, expected both or neither")
         for name in ("id", "prompt", "answer"):
             if not (value := getattr(self, name)) or not str(value).strip():
                 raise ValueError(f"Problem {self.id!r}: {name} is empty")
@@ -125,11 +132,15 @@ class ToolResult:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepResult:
-    """An environment's reply to one turn: `messages` that continue the transcript, or why the episode is over."""
+    """An environment's reply to one turn: `messages` that continue the transcript, or why the episode is over.
+
+    `passed` is the verdict of the problem's tests on the answer; None without.
+    """
 
     messages: tuple[Message, ...] = ()
     stop_reason: StopReason | None = None
     answer: str | None = None
+    passed: bool | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     tool_result: ToolResult | None = None
 
@@ -175,7 +186,7 @@ class Trajectory:
     """One transcript: prompt, sampled and tool tokens in order, grown by appending and never re-encoded.
 
     `gold_logprobs`, where a reward asked for it, says how likely the policy found the gold answer when each turn
-    began: K numbers, each the mean log-prob of the answer's tokens.
+    began: K means over the answer's tokens. `passed` is the verdict of the problem's tests on the answer; None without.
     """
 
     problem_id: str
@@ -184,6 +195,7 @@ class Trajectory:
     turns: tuple[Turn, ...]
     stop_reason: StopReason
     answer: str | None = None
+    passed: bool | None = None
     gold_logprobs: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:

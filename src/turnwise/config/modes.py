@@ -48,6 +48,11 @@ class Train:
 
     def __call__(self, components: Components, run_dir: Path) -> None:
         """Runs to the end; leaves summary.json and report.html however it ends."""
+        if not components.task.has_train:
+            raise ConfigError(
+                "mode=train: this task has nothing to train on: expected mode=evaluate, or a train task for the suite "
+                "(+task@task.train=NAME)"
+            )
         console = announce(components, run_dir)
         with building():
             task = components.task.start(components.seed)

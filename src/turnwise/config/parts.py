@@ -115,6 +115,11 @@ class TaskSettings(Protocol):
         """What calls are written in by those who can solve its problems; None where any tool may serve."""
         ...
 
+    @property
+    def has_train(self) -> bool:
+        """Whether there is anything to train on; a set of benchmarks may be there to be evaluated on alone."""
+        ...
+
     def start(self, seed: int) -> Task:
         """The live task; `seed` orders its train split."""
         ...

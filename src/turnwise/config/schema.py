@@ -52,6 +52,8 @@ COMPONENTS = {
     "task/chain": "turnwise.task.chain.Chain",
     "task/lookup": "turnwise.task.lookup.Lookup",
     "task/jsonl": "turnwise.task.jsonl.Jsonl",
+    "task/benchmark": "turnwise.task.benchmark.Benchmark",
+    "task/suite": "turnwise.task.suite.Suite",
     "task/reasoning_gym": "turnwise.task.reasoning_gym.ReasoningGym",
     "trainer/single": "turnwise.trainer.TrainerSettings",
     "tracker/files": "turnwise.tracker.files.Files",

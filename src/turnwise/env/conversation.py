@@ -1,8 +1,10 @@
 """One episode of turns around a tool, whatever the tool is: who answers what, and when it is over."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from turnwise.env.opening import Opening, opening_messages
+from turnwise.env.solution import Verdict
 from turnwise.env.tool_call import ParsedTurn, extract_boxed
 from turnwise.types import Message, Problem, StepResult, StopReason, ToolCall, ToolResult, ToolStatus
 
@@ -23,13 +25,36 @@ class Tool(Protocol):
         ...
 
 
-class ToolConversation:
-    """One episode; fulfils `Environment`. It holds nothing but whether it is over."""
+class Judge(Protocol):
+    """What decides on an episode that asks for a program."""
 
-    def __init__(self, tool: Tool, opening: Opening, problem: Problem) -> None:
+    async def judge(self, programs: Sequence[str]) -> Verdict:
+        """Finds the solution among the episode's well-formed programs, in order, and runs the problem's tests on it."""
+        ...
+
+
+class ToolConversation:
+    """One episode; fulfils `Environment`. It holds its programs where they are judged, and whether it is over."""
+
+    def __init__(self, tool: Tool, opening: Opening, problem: Problem, judge: Judge | None = None) -> None:
+        """Sets it up.
+
+        Args:
+            tool: What calls are given to.
+            opening: What stands before the problem's prompt.
+            problem: Whose episode it is.
+            judge: What runs the problem's tests, where it has any.
+
+        Raises:
+            ValueError: The problem has tests, and there is nothing to run them.
+        """
+        if problem.tests and judge is None:
+            raise ValueError(f"problem {problem.id!r} has tests, which env=python_tool alone can run")
         self._tool = tool
         self._opening = opening
         self._problem = problem
+        self._judge = judge
+        self._programs: list[str] = []
         self._is_over = False
 
     def initial_messages(self) -> tuple[Message, ...]:
@@ -43,6 +68,10 @@ class ToolConversation:
         2. A malformed call is answered by what is wrong with it; no call of that turn is run.
         3. Calls are run together and answered by the tool's output.
         4. Neither an answer nor a call: the turn is void and ends the episode.
+
+        Where the problem has tests, a program is the answer: the last one of all turns, this one's included, that
+        defines the entry point. A box, whatever it holds, hands it in, and so does a turn without a call. Tests that
+        could not be run end the episode as a tool that broke.
 
         Raises:
             RuntimeError: The episode is over.
@@ -61,10 +90,12 @@ class ToolConversation:
     async def _reply(self, turn_text: str) -> StepResult:
         turn = self._tool.parse(turn_text)
         calls = turn.calls
+        if self._judge is not None:
+            self._programs.extend(call.code for call in calls if call.error is None)
         if (answer := extract_boxed(turn.prose)) is not None:
-            return StepResult(stop_reason=StopReason.answered, answer=answer, tool_calls=calls)
+            return await self._end(StopReason.answered, answer, calls)
         if not calls:
-            return StepResult(stop_reason=StopReason.void_turn)
+            return await self._end(StopReason.void_turn, None, calls)
         if errors := [call.error for call in calls if call.error is not None]:
             reply = Message(role="tool", content=f"Error: {errors[0]}")
             return StepResult(messages=(reply,), tool_calls=calls)
@@ -73,3 +104,15 @@ class ToolConversation:
             return StepResult(stop_reason=StopReason.tool_infrastructure, tool_calls=calls, tool_result=result)
         reply = Message(role="tool", content=result.output)
         return StepResult(messages=(reply,), tool_calls=calls, tool_result=result)
+
+    async def _end(self, reason: StopReason, answer: str | None, calls: tuple[ToolCall, ...]) -> StepResult:
+        """The end of the episode at a turn that asks for nothing more; tested where there are tests."""
+        if self._judge is None:
+            return StepResult(stop_reason=reason, answer=answer, tool_calls=calls)
+        verdict = await self._judge.judge(self._programs)
+        if (failure := verdict.failure) is not None:
+            return StepResult(stop_reason=StopReason.tool_infrastructure, tool_calls=calls, tool_result=failure)
+        if verdict.solution is not None:
+            reason, answer = StopReason.answered, verdict.solution
+        passed = verdict.passed if reason is StopReason.answered else None
+        return StepResult(stop_reason=reason, answer=answer, passed=passed, tool_calls=calls)

@@ -7,6 +7,7 @@ from turnwise.env.breaker import CircuitBreaker
 from turnwise.env.conversation import ToolConversation
 from turnwise.env.sandbox.interface import ErrorDetail, Interpreter, ProgramResult, Sandbox, SandboxPool
 from turnwise.env.sandbox.local import LocalSandbox
+from turnwise.env.solution import SolutionTests
 from turnwise.env.tool_call import ParsedTurn, ToolSignature
 from turnwise.env.tool_format import ToolFormat, parse_turn
 from turnwise.types import Isolation, Problem, ToolCall, ToolResult, ToolStatus
@@ -96,7 +97,8 @@ class PythonToolPool:
     def episode(self, problem: Problem) -> ToolConversation:
         """A fresh episode of `problem`; episodes may run side by side, and their programs queue."""
         episode = PythonEpisode(self._tool, self._sandbox_pool, self._breaker)
-        return ToolConversation(episode, self._tool, problem)
+        judge = SolutionTests(problem, self._sandbox_pool, self._breaker) if problem.tests else None
+        return ToolConversation(episode, self._tool, problem, judge)
 
     async def close(self) -> None:
         """Ends every process; safe to call twice."""

@@ -22,11 +22,22 @@ def check_reward_fields(format_penalty: float, shaping_weight: float) -> None:
 
 
 def grade_G(group: Group, grader: Grader) -> tuple[bool, ...]:
-    """Which trajectories ended with the right answer; excluded ones and those cut at a limit count as wrong."""
+    """Which trajectories ended with the right answer; excluded ones and those cut at a limit count as wrong.
+
+    Where the problem has tests, their verdict decides in place of `grader`.
+
+    Raises:
+        ValueError: The problem has tests, and nothing ran them on an answer.
+    """
 
     def is_correct(trajectory: Trajectory) -> bool:
-        answered = trajectory.stop_reason is StopReason.answered and not trajectory.is_excluded
-        return answered and grader(trajectory.answer, group.problem.answer)
+        if trajectory.stop_reason is not StopReason.answered or trajectory.is_excluded:
+            return False
+        if not group.problem.tests:
+            return grader(trajectory.answer, group.problem.answer)
+        if trajectory.passed is None:
+            raise ValueError(f"problem {group.problem.id!r} has tests, which nothing ran on the answer")
+        return trajectory.passed
 
     return tuple(is_correct(trajectory) for trajectory in group.trajectories)
 

@@ -31,6 +31,7 @@ class Episode:
         self._renderer = renderer
         self._limits = limits
         self._answer: str | None = None
+        self._passed: bool | None = None
         self.token_ids: list[int] = list(renderer.prompt_ids(environment.initial_messages()))
         if len(self.token_ids) >= limits.max_tokens:
             self.stop_reason = StopReason.prompt_too_long
@@ -62,7 +63,7 @@ class Episode:
             self.stop_reason = StopReason.max_tokens
             return
         result = await self._environment.step(text)
-        self._answer = result.answer
+        self._answer, self._passed = result.answer, result.passed
         self.turns.append(replace(turn, tool_calls=result.tool_calls, tool_result=result.tool_result))
         self.stop_reason = result.stop_reason
         if self.stop_reason is None and len(self.turns) == self._limits.max_turns:
@@ -84,6 +85,7 @@ class Episode:
             turns=tuple(self.turns),
             stop_reason=self.stop_reason,
             answer=self._answer,
+            passed=self._passed,
         )
 
     async def close(self) -> None:

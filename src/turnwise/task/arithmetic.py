@@ -22,6 +22,8 @@ class Arithmetic:
 
     tool_language: ClassVar[str] = "python"
     """What calls are written in: some families ask for more than single operations on small numbers can give."""
+    has_train: ClassVar[bool] = True
+    """It can be trained on."""
 
     families: list[str] = field(default_factory=lambda: list(WARM_START_FAMILIES))
     """Names of the problem families; empty means all of the catalogue, also those that the tiny policy never saw."""

@@ -58,6 +58,8 @@ class Chain:
 
     tool_language: ClassVar[str] = "calculator"
     """What calls are written in: a program would do all operations in one call, whatever the horizon."""
+    has_train: ClassVar[bool] = True
+    """It can be trained on."""
 
     horizon: int = 5
     """Operations of a problem, 2 to 8; a warm start shows problems of every horizon up to this one."""

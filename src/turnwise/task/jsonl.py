@@ -24,6 +24,8 @@ class Jsonl:
 
     tool_language: ClassVar[None] = None
     """The file does not say which tool its problems are for."""
+    has_train: ClassVar[bool] = True
+    """It can be trained on."""
 
     path: str
     """The file; the train split's alone when `eval_path` is given."""

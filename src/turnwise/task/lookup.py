@@ -42,6 +42,8 @@ class Lookup:
 
     tool_language: ClassVar[str] = "lookup"
     """What calls name: no other tool knows the values."""
+    has_train: ClassVar[bool] = True
+    """It can be trained on."""
 
     num_hops: int = 2
     """Look-ups of a problem, 1 to 8."""

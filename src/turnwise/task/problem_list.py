@@ -1,6 +1,6 @@
 """A live task over finite lists of problems; where the lists come from is the affair of the task that starts it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -21,6 +21,10 @@ class ProblemList:
         self._held_out = held_out
         self._seed = seed
         self._start_epoch(0, carried=[])
+
+    def keeping(self, is_kept: Callable[[Problem], bool]) -> "ProblemList":
+        """The same lists and seed with only those train problems that are kept, from the beginning."""
+        return ProblemList(self.name, list(filter(is_kept, self._train)), self._held_out, self._seed)
 
     def next_batch(self, num_problems: int) -> list[Problem]:
         """The next problems of the train split; moves the cursor.

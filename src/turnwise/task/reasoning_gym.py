@@ -74,6 +74,8 @@ class ReasoningGym:
 
     tool_language: ClassVar[None] = None
     """Any tool may serve."""
+    has_train: ClassVar[bool] = True
+    """It can be trained on."""
 
     datasets: list[str] = field(
         default_factory=lambda: [

@@ -119,6 +119,8 @@ def _group_to_json(
             "prompt": [{"role": message.role, "content": message.content} for message in problem.prompt],
             "answer": problem.answer,
             "source": problem.source,
+            "tests": problem.tests,
+            "entry_point": problem.entry_point,
         },
         "trajectories": [
             {
@@ -127,6 +129,7 @@ def _group_to_json(
                 "turns": [_turn_to_json(turn) for turn in trajectory.turns],
                 "stop_reason": trajectory.stop_reason,
                 "answer": trajectory.answer,
+                "passed": trajectory.passed,
                 "gold_logprobs": trajectory.gold_logprobs,
             }
             for trajectory in trajectories
@@ -164,6 +167,8 @@ def _group_from_json(line: Mapping[str, Any]) -> tuple[ScoredGroup, Returns, Adv
         ),
         answer=_text(line["problem"], "answer"),
         source=_text(line["problem"], "source"),
+        tests=_of(str, line["problem"].get("tests", ""), "tests"),
+        entry_point=_of(str, line["problem"].get("entry_point", ""), "entry_point"),
     )
     trajectories = tuple(
         Trajectory(
@@ -173,6 +178,7 @@ def _group_from_json(line: Mapping[str, Any]) -> tuple[ScoredGroup, Returns, Adv
             turns=tuple(_turn_from_json(turn, wall_s) for turn, wall_s in zip(one["turns"], walls_s, strict=True)),
             stop_reason=StopReason(one["stop_reason"]),
             answer=None if one["answer"] is None else _text(one, "answer"),
+            passed=None if one.get("passed") is None else _of(bool, one["passed"], "passed"),
             gold_logprobs=None if one["gold_logprobs"] is None else _numbers(one["gold_logprobs"], "gold_logprobs"),
         )
         for one, walls_s in zip(line["trajectories"], line["tool_wall_s"], strict=True)

@@ -1,0 +1,118 @@
+"""A live task that is evaluated on sets by name and trained on what none of them holds."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from turnwise.protocols import Task
+from turnwise.task.contamination import Contamination, counted
+from turnwise.task.problem_list import ProblemList
+from turnwise.types import Problem
+
+LOGGER = logging.getLogger(__name__)
+MAX_ROUNDS = 100
+"""Draws for one batch after which a train split that the evaluation sets know whole counts as exhausted."""
+
+
+class EvaluationSets:
+    """A live task. The train split is read when its first batch is asked for; nothing else of it is lazy.
+
+    Train problems that an evaluation set knows (`Contamination`) are removed and counted in `removed`, of a list of
+    problems all at once, of an endless stream as they are drawn.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        sets: Mapping[str, Sequence[Problem]],
+        *,
+        statements: Mapping[str, Sequence[str]],
+        start_train: Callable[[], Task] | None,
+        train_statement: Callable[[Problem], str],
+        contamination_ngram: int,
+        held_out: Task | None = None,
+    ) -> None:
+        """Sets it up.
+
+        Args:
+            name: What the task is called.
+            sets: The evaluation sets by name.
+            statements: What train problems are compared with, by the name of the set.
+            start_train: Makes what train problems come from; None where there are none.
+            train_statement: A train problem's statement, without an instruction that others share.
+            contamination_ngram: How many words in a row give a problem away.
+            held_out: A task whose own evaluation sets come before `sets`; none of them holds what it trains on.
+        """
+        self.name = name
+        self.removed: dict[str, int] = {}
+        """How many train problems were removed up to now, by the evaluation set that knows them."""
+        self._sets = sets
+        self._statements = statements
+        self._start_train = start_train
+        self._train_statement = train_statement
+        self._contamination_ngram = contamination_ngram
+        self._held_out = held_out
+
+    def eval_sets(self, num_problems: int) -> dict[str, list[Problem]]:
+        """The first problems of each set, all of them when it holds no more than that.
+
+        Raises:
+            ValueError: There is no evaluation set.
+        """
+        own = {} if self._held_out is None else self._held_out.eval_sets(num_problems)
+        first = {name: list(problems[:num_problems]) for name, problems in {**own, **self._sets}.items()}
+        if not first:
+            raise ValueError(f"task {self.name!r} has no evaluation set: put it into a suite, as its train task")
+        return first
+
+    def next_batch(self, num_problems: int) -> list[Problem]:
+        """The next train problems that no evaluation set knows; moves the cursor.
+
+        Raises:
+            ValueError: There is no train split, or it holds too few such problems.
+        """
+        train = self._train
+        if isinstance(train, ProblemList):
+            return train.next_batch(num_problems)
+        batch: dict[str, Problem] = {}
+        for _ in range(MAX_ROUNDS):
+            drawn = train.next_batch(num_problems - len(batch))
+            batch |= {problem.id: problem for problem in drawn if self._is_new(problem)}
+            if len(batch) == num_problems:
+                return list(batch.values())
+        raise ValueError(
+            f"task {self.name!r}: {MAX_ROUNDS} draws gave {len(batch)} of {num_problems} train problems that no "
+            f"evaluation set knows; removed: {counted(self.removed)}"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The cursor of the train split."""
+        return self._train.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Puts the cursor back."""
+        self._train.load_state_dict(state)
+
+    @cached_property
+    def _train(self) -> Task:
+        if self._start_train is None:
+            raise ValueError(f"task {self.name!r} has no train split: it is for mode=evaluate")
+        train = self._start_train()
+        if not isinstance(train, ProblemList):
+            return train
+        train = train.keeping(self._is_new)
+        if self.removed:
+            LOGGER.warning("task %s: train problems removed: %s", self.name, counted(self.removed))
+        return train
+
+    @cached_property
+    def _contamination(self) -> Contamination:
+        return Contamination(self._statements, self._contamination_ngram)
+
+    def _is_new(self, problem: Problem) -> bool:
+        """Whether no evaluation set knows the problem; counts it otherwise."""
+        name = self._contamination.known_from(self._train_statement(problem))
+        if name is not None:
+            self.removed[name] = self.removed.get(name, 0) + 1
+        return name is None
