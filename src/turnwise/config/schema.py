@@ -61,10 +61,11 @@ COMPONENTS = {
     "mode/doctor": "turnwise.config.doctor.Doctor",
     "mode/train": "turnwise.config.modes.Train",
     "mode/evaluate": "turnwise.config.modes.Evaluate",
-    "mode/warmstart": "turnwise.config.modes.WarmStart",
+    "mode/warmstart": "turnwise.config.warmstart.mode.WarmStart",
     "mode/rescore": "turnwise.config.rescore.Rescore",
     "rollout": "turnwise.rollout.sampler.RolloutSettings",
     "evaluation": "turnwise.evaluation.settings.EvaluationSettings",
+    "warmstart": "turnwise.warmstart.settings.WarmStartSettings",
 }
 """What a configuration can name: `schema/<key>` for Hydra, and the class it makes. A new part is one line here."""
 
@@ -87,6 +88,7 @@ class RunConfig:
     task: Any = MISSING
     rollout: Any = MISSING
     evaluation: Any = MISSING
+    warmstart: Any = MISSING
     trainer: Any = MISSING
     tracker: Any = MISSING
     mode: Any = MISSING

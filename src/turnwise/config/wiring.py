@@ -3,7 +3,7 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from itertools import chain
 from pathlib import Path
 from time import perf_counter
@@ -269,8 +269,11 @@ def seconds_before(run_dir: Path) -> float:
 
 
 @contextmanager
-def closing(run_dir: Path, tracker: Tracker, console: Console) -> Iterator[None]:
-    """Whatever ends the run: closes the tracker, leaves summary.json and report.html, prints the closing table."""
+def closing(run_dir: Path, tracker: Tracker | ExitStack, console: Console) -> Iterator[None]:
+    """Whatever ends the run: closes the tracker, or those on a stack, and leaves and prints how it ended.
+
+    That is summary.json, report.html and the closing table.
+    """
     started = perf_counter() - seconds_before(run_dir)
     outcome, why = Outcome.failed, ""
     try:

@@ -77,6 +77,10 @@ class ChatRenderer:
         """Tokens of text inside a turn, control tokens removed: what stands before and after is encoded apart."""
         return self._encode(self._without_control_tokens(text))
 
+    def holds_control_token(self, text: str) -> bool:
+        """Whether `text` spells out a control token, which is removed wherever text is encoded."""
+        return self._control.search(text) is not None
+
     def text(self, token_ids: Sequence[int]) -> str:
         """The text of a sampled turn, control tokens removed."""
         said = [token_id for token_id in token_ids if token_id not in self._control_ids]

@@ -220,6 +220,11 @@ class TorchPolicy:
         }
         return figures, logprobs_N
 
+    @property
+    def num_positions(self) -> int:
+        """Tokens that fit into the model's context."""
+        return self._model.config.max_position_embeddings
+
     def set_learning_rate(self, learning_rate: float) -> None:
         """What later updates use, for a schedule."""
         for parameters in self._optimizer.param_groups:

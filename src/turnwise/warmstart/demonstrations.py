@@ -1,26 +1,18 @@
-"""The tiny policy's beginning: supervised learning on demonstrations of tool use that are flawed on purpose."""
+"""Turns that were written and not sampled, as the trajectories that sampling would have recorded."""
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from random import Random
 from typing import Protocol
-
-from torch import Tensor
 
 from turnwise.protocols import Demonstrator, Environment, EnvironmentPool, Renderer
 from turnwise.rollout.episode import Episode, RolloutLimits
-from turnwise.rollout.packing import pack
 from turnwise.types import (
     Completion,
     FinishReason,
-    Group,
-    LossOutput,
     Message,
     Problem,
-    ScoredGroup,
     StepResult,
-    TokenBatch,
     Trajectory,
 )
 
@@ -111,10 +103,11 @@ async def as_trajectories(
         renderer: The policy's chat template.
         limits: Those of the rollouts that follow; what lies beyond them is cut.
     """
-    return [await _as_trajectory(one, renderer, limits) for one in demonstrations]
+    return [await as_trajectory(one, renderer, limits) for one in demonstrations]
 
 
-async def _as_trajectory(demonstration: Demonstration, renderer: TurnEncoder, limits: RolloutLimits) -> Trajectory:
+async def as_trajectory(demonstration: Demonstration, renderer: TurnEncoder, limits: RolloutLimits) -> Trajectory:
+    """One demonstration as the sampler would have recorded it; without a turn where its opening fills the limit."""
     environment: Environment = Recorded(demonstration)
     episode = Episode(demonstration.problem, 0, environment, renderer, limits)
     turns = iter(demonstration.turns)
@@ -127,35 +120,3 @@ async def _as_trajectory(demonstration: Demonstration, renderer: TurnEncoder, li
             Completion(token_ids=ids, logprobs=logprobs, finish_reason=finish_reason, policy_version=0)
         )
     return episode.trajectory()
-
-
-def imitation_batch(demonstrated: Iterable[tuple[Problem, Trajectory]]) -> TokenBatch:
-    """Packs demonstrations for supervised learning: every turn has advantage 1."""
-    scored = []
-    for problem, trajectory in demonstrated:
-        ones = ((1.0,) * len(trajectory.turns),)
-        group = Group(problem=problem, trajectories=(trajectory,))
-        scored.append(ScoredGroup(group=group, turn_rewards_GK=ones, terms={}, correct_G=(False,)))
-    return pack(scored, [one.turn_rewards_GK for one in scored], temperature=1.0)
-
-
-def imitation_loss(policy_logprobs_N: Tensor, batch: TokenBatch, entropy_N: Tensor | None = None) -> LossOutput:
-    """Mean negative log-likelihood of the demonstrated tokens."""
-    loss = -(policy_logprobs_N * batch.loss_mask).sum() / max(batch.num_loss_tokens, 1)
-    return LossOutput(loss=loss, metrics={"loss/value": float(loss.detach())})
-
-
-def epochs(num_examples: int, batch_size: int, seed: int) -> Iterator[list[int]]:
-    """Endless batches of indices, each epoch in an order of its own; what does not fill a batch is left out."""
-    rng = Random(seed)
-    while True:
-        order = rng.sample(range(num_examples), num_examples)
-        for start in range(0, num_examples - batch_size + 1, batch_size):
-            yield order[start : start + batch_size]
-
-
-def learning_rate_scale(step: int, num_steps: int, num_warmup_steps: int = 20) -> float:
-    """Factor of the peak learning rate: linear from 0 over the warm-up, then linear down to a tenth."""
-    if step < num_warmup_steps:
-        return (step + 1) / num_warmup_steps
-    return 1.0 - 0.9 * (step - num_warmup_steps) / max(num_steps - num_warmup_steps, 1)

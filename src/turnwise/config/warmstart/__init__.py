@@ -1,0 +1,1 @@
+"""The mode `warmstart` and where it takes what is imitated from."""

@@ -1,0 +1,1 @@
+"""Supervised learning before reinforcement learning: what is imitated, and how."""
