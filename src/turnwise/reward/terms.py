@@ -7,7 +7,7 @@ from turnwise.reward.format import FormatRule, format_errors_K, format_term_K
 from turnwise.reward.grading import Grader
 from turnwise.reward.overlong import OverlongPenalty
 from turnwise.reward.shaping import shaping_bonus_G, shaping_peers_G
-from turnwise.types import Group, Peers, ScoredGroup, StopReason, Trajectory
+from turnwise.types import Group, Peers, ScoredGroup, StopReason
 
 Rows = tuple[tuple[float, ...], ...]
 """One reward term, `[G][K]`."""
@@ -24,11 +24,11 @@ def check_reward_fields(format_penalty: float, shaping_weight: float) -> None:
 def grade_G(group: Group, grader: Grader) -> tuple[bool, ...]:
     """Which trajectories ended with the right answer; excluded ones and those cut at a limit count as wrong."""
 
-    def is_correct(trajectory: Trajectory) -> bool:
-        answered = trajectory.stop_reason is StopReason.answered and not trajectory.is_excluded
-        return answered and grader(trajectory.answer, group.problem.answer)
-
-    return tuple(is_correct(trajectory) for trajectory in group.trajectories)
+    answers = [
+        trajectory.answer if trajectory.stop_reason is StopReason.answered and not trajectory.is_excluded else None
+        for trajectory in group.trajectories
+    ]
+    return tuple(grader.grade_all([(answer, group.problem.answer) for answer in answers]))
 
 
 def turn_terms(
