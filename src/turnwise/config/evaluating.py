@@ -10,11 +10,12 @@ from typing import Any
 from turnwise.config.parts import Components
 from turnwise.config.wiring import evaluation_reward, rollout_limits
 from turnwise.env.no_tool import NoTool
+from turnwise.env.python_tool import PythonToolPool
 from turnwise.evaluation.evaluate import Arm, Evaluator
 from turnwise.evaluation.protocol import EvaluationProtocol, problems_digest
 from turnwise.evaluation.settings import Tools
 from turnwise.model.chat import ChatRenderer
-from turnwise.protocols import RolloutEngine
+from turnwise.protocols import EnvironmentPool, RolloutEngine
 from turnwise.rollout.sampler import RolloutSampler
 from turnwise.tracker.evaluations import WITHOUT_TOOL
 from turnwise.types import Problem
@@ -39,6 +40,7 @@ HOW_IT_RUNS = (
 def start_evaluator(
     components: Components,
     rollouts: RolloutSampler,
+    environments: EnvironmentPool,
     engine: RolloutEngine,
     renderer: ChatRenderer,
     run_dir: Path,
@@ -51,6 +53,7 @@ def start_evaluator(
     Args:
         components: The run's.
         rollouts: What samples with the tool.
+        environments: What it plays in; its sandbox runs the tests of programs that were written without the tool too.
         engine: What it samples from.
         renderer: The policy's chat template.
         run_dir: The run's folder.
@@ -62,8 +65,9 @@ def start_evaluator(
         arms.append(Arm(suffix="", rollouts=rollouts, protocol=partial(protocol_of, components, _env(components))))
     if tools is not Tools.on:
         no_tool = without_tool(components)
+        judges = environments.judge if isinstance(environments, PythonToolPool) else None
         sampler = RolloutSampler(
-            engine=engine, environments=no_tool.start(), renderer=renderer, limits=rollout_limits(components)
+            engine=engine, environments=no_tool.start(judges), renderer=renderer, limits=rollout_limits(components)
         )
         arms.append(
             Arm(
@@ -86,7 +90,11 @@ def start_evaluator(
 def without_tool(components: Components) -> NoTool:
     """The environment in which the policy must answer by itself, asked as its model wants to be."""
     model = components.model
-    return NoTool(system_prompt=model.system_prompt_without_tool, examples=model.examples_without_tool)
+    return NoTool(
+        system_prompt=model.system_prompt_without_tool,
+        examples=model.examples_without_tool,
+        problem_suffix=model.problem_suffix_without_tool,
+    )
 
 
 def protocol_of(components: Components, env: Mapping[str, Any], problems: Sequence[Problem]) -> EvaluationProtocol:

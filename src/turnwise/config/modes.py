@@ -1,6 +1,7 @@
 """What a start can do: train or evaluate; a warm start and rescoring have modules of their own."""
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -78,7 +79,7 @@ class Train:
                     rollouts=rollouts,
                     probe=probe,
                     reward=components.reward,
-                    evaluator=start_evaluator(components, rollouts, engine, renderer, run_dir),
+                    evaluator=start_evaluator(components, rollouts, environments, engine, renderer, run_dir),
                     advantage=components.advantage,
                     loss=components.loss,
                     tracker=tracker,
@@ -117,7 +118,14 @@ class Evaluate:
         async def run() -> None:
             async with sampling(components, renderer, engine, environments) as rollouts:
                 evaluator = start_evaluator(
-                    components, rollouts, engine, renderer, run_dir, weights=weights, say=lambda text: say(console, text)
+                    components,
+                    rollouts,
+                    environments,
+                    engine,
+                    renderer,
+                    run_dir,
+                    weights=weights,
+                    say=partial(say, console),
                 )
                 evaluation = await evaluator(eval_sets, 0)
             tracker.log(evaluation.metrics, 0)

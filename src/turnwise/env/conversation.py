@@ -1,10 +1,9 @@
 """One episode of turns around a tool, whatever the tool is: who answers what, and when it is over."""
 
-from collections.abc import Sequence
 from typing import Protocol
 
 from turnwise.env.opening import Opening, opening_messages
-from turnwise.env.solution import Verdict
+from turnwise.env.solution import Judge, judged_end
 from turnwise.env.tool_call import ParsedTurn, extract_boxed
 from turnwise.types import Message, Problem, StepResult, StopReason, ToolCall, ToolResult, ToolStatus
 
@@ -22,14 +21,6 @@ class Tool(Protocol):
 
     async def close(self) -> None:
         """Ends what it holds for the episode; safe to call twice."""
-        ...
-
-
-class Judge(Protocol):
-    """What decides on an episode that asks for a program."""
-
-    async def judge(self, programs: Sequence[str]) -> Verdict:
-        """Finds the solution among the episode's well-formed programs, in order, and runs the problem's tests on it."""
         ...
 
 
@@ -92,10 +83,13 @@ class ToolConversation:
         calls = turn.calls
         if self._judge is not None:
             self._programs.extend(call.code for call in calls if call.error is None)
-        if (answer := extract_boxed(turn.prose)) is not None:
-            return await self._end(StopReason.answered, answer, calls)
+        answer = extract_boxed(turn.prose)
+        if self._judge is not None and (answer is not None or not calls):
+            return await judged_end(self._judge, self._programs, answer, calls)
+        if answer is not None:
+            return StepResult(stop_reason=StopReason.answered, answer=answer, tool_calls=calls)
         if not calls:
-            return await self._end(StopReason.void_turn, None, calls)
+            return StepResult(stop_reason=StopReason.void_turn)
         if errors := [call.error for call in calls if call.error is not None]:
             reply = Message(role="tool", content=f"Error: {errors[0]}")
             return StepResult(messages=(reply,), tool_calls=calls)
@@ -104,15 +98,3 @@ class ToolConversation:
             return StepResult(stop_reason=StopReason.tool_infrastructure, tool_calls=calls, tool_result=result)
         reply = Message(role="tool", content=result.output)
         return StepResult(messages=(reply,), tool_calls=calls, tool_result=result)
-
-    async def _end(self, reason: StopReason, answer: str | None, calls: tuple[ToolCall, ...]) -> StepResult:
-        """The end of the episode at a turn that asks for nothing more; tested where there are tests."""
-        if self._judge is None:
-            return StepResult(stop_reason=reason, answer=answer, tool_calls=calls)
-        verdict = await self._judge.judge(self._programs)
-        if (failure := verdict.failure) is not None:
-            return StepResult(stop_reason=StopReason.tool_infrastructure, tool_calls=calls, tool_result=failure)
-        if verdict.solution is not None:
-            reason, answer = StopReason.answered, verdict.solution
-        passed = verdict.passed if reason is StopReason.answered else None
-        return StepResult(stop_reason=reason, answer=answer, passed=passed, tool_calls=calls)

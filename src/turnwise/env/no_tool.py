@@ -1,12 +1,21 @@
 """`env=no_tool`: the policy has one turn and nothing to call, as the measure of what a tool is worth."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from turnwise.env.code_block import parse_code_blocks
 from turnwise.env.opening import opening_messages
-from turnwise.env.tool_call import extract_boxed
+from turnwise.env.solution import Judge
+from turnwise.env.solution import judged_end
+from turnwise.env.tool_call import ToolSignature, extract_boxed
 from turnwise.types import Isolation, Message, Problem, StepResult, StopReason
 from turnwise.worked_examples import ExampleMessage
+
+Judges = Callable[[Problem], Judge]
+"""Who decides on the program that a problem asks for."""
+PYTHON = ToolSignature("python", "code")
+"""What the fence of such a program says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +37,9 @@ class NoTool:
     problem_suffix: str = ""
     """Appended to the problem."""
 
-    def start(self) -> "NoToolPool":
-        """Nothing is started."""
-        return NoToolPool(self)
+    def start(self, judges: Judges | None = None) -> "NoToolPool":
+        """Nothing is started; `judges` decide on problems that ask for a program, which are refused without."""
+        return NoToolPool(self, judges)
 
 
 class NoToolPool:
@@ -39,12 +48,20 @@ class NoToolPool:
     isolation: Isolation | None = None
     """It runs no programs."""
 
-    def __init__(self, settings: NoTool) -> None:
+    def __init__(self, settings: NoTool, judges: Judges | None) -> None:
         self._settings = settings
+        self._judges = judges
 
     def episode(self, problem: Problem) -> "Monologue":
-        """A fresh episode of `problem`."""
-        return Monologue(self._settings, problem)
+        """A fresh episode of `problem`.
+
+        Raises:
+            ValueError: It has tests, and there is nothing to run them.
+        """
+        if problem.tests and self._judges is None:
+            raise ValueError(f"problem {problem.id!r} has tests, which env=python_tool alone can run")
+        judge = self._judges(problem) if problem.tests and self._judges is not None else None
+        return Monologue(self._settings, problem, judge)
 
     async def close(self) -> None:
         """Nothing to end."""
@@ -53,9 +70,10 @@ class NoToolPool:
 class Monologue:
     """One episode of one turn; fulfils `Environment`."""
 
-    def __init__(self, settings: NoTool, problem: Problem) -> None:
+    def __init__(self, settings: NoTool, problem: Problem, judge: Judge | None) -> None:
         self._settings = settings
         self._problem = problem
+        self._judge = judge
         self._is_over = False
 
     def initial_messages(self) -> tuple[Message, ...]:
@@ -65,6 +83,8 @@ class Monologue:
     async def step(self, turn_text: str) -> StepResult:
         """Ends the episode: by the last boxed answer anywhere in the turn, inside code too, else as a void turn.
 
+        Where the problem has tests, the last fenced Python program that defines its entry point is the answer.
+
         Raises:
             RuntimeError: The episode is over.
         """
@@ -72,6 +92,9 @@ class Monologue:
             raise RuntimeError(f"the episode of problem {self._problem.id!r} is over")
         self._is_over = True
         answer = extract_boxed(turn_text)
+        if self._judge is not None:
+            calls = parse_code_blocks(turn_text, PYTHON).calls
+            return await judged_end(self._judge, [call.code for call in calls if call.error is None], answer)
         return StepResult(stop_reason=StopReason.void_turn if answer is None else StopReason.answered, answer=answer)
 
     async def close(self) -> None:

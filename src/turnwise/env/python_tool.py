@@ -97,8 +97,11 @@ class PythonToolPool:
     def episode(self, problem: Problem) -> ToolConversation:
         """A fresh episode of `problem`; episodes may run side by side, and their programs queue."""
         episode = PythonEpisode(self._tool, self._sandbox_pool, self._breaker)
-        judge = SolutionTests(problem, self._sandbox_pool, self._breaker) if problem.tests else None
-        return ToolConversation(episode, self._tool, problem, judge)
+        return ToolConversation(episode, self._tool, problem, self.judge(problem) if problem.tests else None)
+
+    def judge(self, problem: Problem) -> SolutionTests:
+        """What tests the program that `problem` asks for, in this sandbox."""
+        return SolutionTests(problem, self._sandbox_pool, self._breaker)
 
     async def close(self) -> None:
         """Ends every process; safe to call twice."""

@@ -3,11 +3,11 @@
 import ast
 import secrets
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from turnwise.env.breaker import CircuitBreaker
 from turnwise.env.sandbox.interface import SandboxPool
-from turnwise.types import Problem, ToolResult, ToolStatus
+from turnwise.types import Problem, StepResult, StopReason, ToolCall, ToolResult, ToolStatus
 
 
 class Verdict(NamedTuple):
@@ -17,6 +17,37 @@ class Verdict(NamedTuple):
     passed: bool
     failure: ToolResult | None = None
     """What kept the sandbox from saying so; `passed` then says nothing."""
+
+
+class Judge(Protocol):
+    """What decides on an episode that asks for a program."""
+
+    async def judge(self, programs: Sequence[str]) -> Verdict:
+        """Finds the solution among the episode's well-formed programs, in order, and runs the problem's tests on it."""
+        ...
+
+
+async def judged_end(
+    judge: Judge, programs: Sequence[str], answer: str | None, calls: tuple[ToolCall, ...] = ()
+) -> StepResult:
+    """The end of an episode that asks for a program, at a turn that calls nothing more.
+
+    Args:
+        judge: What runs the tests.
+        programs: Well-formed programs of all turns.
+        answer: What the turn boxed, which hands the solution in; None if nothing.
+        calls: Those of the turn, for the record.
+
+    Returns:
+        An answered episode where there is a solution or a box; else a void turn; or one that infrastructure ended.
+    """
+    verdict = await judge.judge(programs)
+    if verdict.failure is not None:
+        return StepResult(stop_reason=StopReason.tool_infrastructure, tool_calls=calls, tool_result=verdict.failure)
+    if verdict.solution is None and answer is None:
+        return StepResult(stop_reason=StopReason.void_turn, tool_calls=calls)
+    handed_in = answer if verdict.solution is None else verdict.solution
+    return StepResult(stop_reason=StopReason.answered, answer=handed_in, passed=verdict.passed, tool_calls=calls)
 
 
 class SolutionTests:

@@ -1,5 +1,6 @@
 """A policy model from a folder, the hub or this package: checked first, loaded when it is needed."""
 
+import hashlib
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -100,6 +101,30 @@ class CausalLM:
         except (OSError, ValueError, SafetensorError) as error:
             raise ValueError(f"model.path={self.path!r}: no model can be loaded, {_first_line(error)}") from error
         return cast(nn.Module, model).to(device).eval()
+
+    def empty_model(self) -> nn.Module:
+        """The model without weights, on the meta device: its shapes cost neither memory nor a download of weights."""
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        source = self._source()
+        try:
+            config = AutoConfig.from_pretrained(source)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"model.path={self.path!r}: no config.json can be read, {_first_line(error)}") from error
+        with torch.device("meta"):
+            return cast(nn.Module, AutoModelForCausalLM.from_config(config))
+
+    def identity(self) -> str:
+        """Words that differ where the weights do: the folder's files with size and time, or the commit on the hub."""
+        source = self._source()
+        if not Path(source).is_dir():
+            from transformers import AutoConfig
+
+            return f"{source}@{getattr(AutoConfig.from_pretrained(source), '_commit_hash', None)}"
+        folder = Path(source).resolve()
+        files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin"))
+        stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        return f"{folder.name}@{hashlib.sha256(repr(stats).encode()).hexdigest()[:12]}"
 
     def _source(self) -> str:
         """What `from_pretrained` takes: a folder that exists, or a hub name."""

@@ -1,36 +1,27 @@
 """Decides whether an answer equals the gold answer: text first, then exact numbers, then math-verify."""
 
 import logging
-import multiprocessing
-import signal
-import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from multiprocessing.util import Finalize
 
-from pebble import ProcessExpired, ProcessPool
+from turnwise.reward.answers import compare, last_box, needs_no_algebra
+from turnwise.reward.grading_pool import Question, ask_all, close
+from turnwise.types import Problem
 
-from turnwise.reward import grading_worker
-from turnwise.reward.answers import compare, last_box
+__all__ = ["Grader", "close", "ungradable"]
 
 logger = logging.getLogger(__name__)
 
-_ENDED_BY_ANSWER = (-signal.SIGPROF, -signal.SIGSEGV, -signal.SIGABRT)
 _MAX_TIMEOUT_S = 30.0
-_STALL_S = 120.0  # of wall clock, the start of a process included
-
-_pool: ProcessPool | None = None
-_lock = threading.RLock()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Grader:
-    """Compares a final answer with the gold answer; safe against hanging and hostile answers, and in any thread.
+    """Compares final answers with gold answers; safe against hanging and hostile answers, and in any thread.
 
-    Equal text and plain numbers are decided at once and exactly (`turnwise.reward.answers`). Only the rest goes to
-    math-verify, in a process of its own that starts with the first such answer, starts anew after an answer has
-    ended it, and ends with this process. A script that grades such answers needs the usual
-    `if __name__ == "__main__":` guard, because the new process imports the main module.
+    Equal text and plain numbers are decided at once and exactly (`turnwise.reward.answers`, which says what counts as
+    equal). Only the rest goes to math-verify, in processes of its own: one for each core at most, started with the
+    first such answers, replaced after an answer has ended them, and ended with this process.
     """
 
     timeout_s: float = 2.0
@@ -51,54 +42,58 @@ class Grader:
             RuntimeError: The grading process failed twice for a reason that is not the answer's. Such an answer is
                 never scored as wrong.
         """
+        return self.grade_all([(answer, gold)])[0]
+
+    def grade_all(self, pairs: Sequence[tuple[str | None, str]]) -> list[bool]:
+        """Whether the answer equals the gold answer, for each pair of the two; all cores take part.
+
+        Raises:
+            RuntimeError: As above.
+        """
+        verdicts: list[bool] = [False] * len(pairs)
+        places: list[int] = []
+        questions: list[Question] = []
+        for place, (answer, gold) in enumerate(pairs):
+            found = self._by_text(answer, gold)
+            if isinstance(found, Question):
+                places.append(place)
+                questions.append(found)
+            else:
+                verdicts[place] = found
+        for place, question, verdict in zip(places, questions, ask_all(questions), strict=True):
+            if verdict is None:
+                logger.warning(
+                    "math-verify cannot read the gold answer %.80r: only equal text is correct", question.gold
+                )
+            verdicts[place] = bool(verdict)
+        return verdicts
+
+    def _by_text(self, answer: str | None, gold: str) -> bool | Question:
+        """A verdict, or what to ask where text and plain numbers give none."""
         if answer is None:
             return False
         if max(len(answer), len(gold)) > self.max_characters:
             return answer.strip() == gold.strip()
-        answer, gold = last_box(answer), last_box(gold)
-        verdict = compare(answer, gold)
-        return _math_verify(answer, gold, self.timeout_s) if verdict is None else verdict
+        comparison = compare(last_box(answer), last_box(gold))
+        if comparison.verdict is not None:
+            return comparison.verdict
+        return Question("grader", comparison.answer, comparison.gold, self.timeout_s)
 
 
-def close() -> None:
-    """Ends the grading process; the next answer that needs one starts another. Safe to call twice."""
-    global _pool
-    with _lock:
-        if _pool is not None:
-            _pool.stop()
-            _pool.join()
-            _pool = None
+def ungradable(problems: Sequence[Problem], grader: Grader) -> list[Problem]:
+    """The problems whose gold answer does not grade itself correct or can be matched word for word only.
 
-
-@lru_cache(maxsize=16384)
-def _math_verify(answer: str, gold: str, timeout_s: float) -> bool:
-    with _lock:
-        try:
-            verdict = _ask_process(answer, gold, timeout_s)
-        except RuntimeError as error:
-            logger.warning("%s; trying once more in a new process", error)
-            verdict = _ask_process(answer, gold, timeout_s)
-    if verdict is None:
-        logger.warning("math-verify cannot read the gold answer %.80r: only equal text is correct", gold)
-    return bool(verdict)
-
-
-def _ask_process(answer: str, gold: str, timeout_s: float) -> bool | None:
-    """The verdict of math-verify; an answer that ends the process is wrong, any other failure is an error."""
-    global _pool
-    if _pool is None:
-        if multiprocessing.get_start_method(allow_none=True) not in (None, *multiprocessing.get_all_start_methods()):
-            # A new process is told this one's default, and the one of joblib's workers is known to joblib alone.
-            multiprocessing.set_start_method("spawn", force=True)
-        context = multiprocessing.get_context("spawn")
-        _pool = ProcessPool(max_workers=1, initializer=grading_worker.start, context=context)
-        # Not atexit: a process that multiprocessing started waits for its children before it comes to that.
-        Finalize(None, close, exitpriority=0)
-    try:
-        return _pool.schedule(grading_worker.is_equal, args=(answer, gold, timeout_s)).result(timeout=_STALL_S)
-    except (OSError, RuntimeError) as error:
-        if isinstance(error, ProcessExpired) and error.exitcode in _ENDED_BY_ANSWER:
-            logger.warning("graded wrong, for it ended the grading process: %.80r", answer)
-            return False
-        close()
-        raise RuntimeError(f"the grading process failed on {answer[:80]!r} ({error!r})") from error
+    A gold answer is gradable if it is a plain number or words, or else if math-verify reads it and takes it for
+    itself. Thousands take seconds, since plain numbers and words are not sent anywhere.
+    """
+    golds = {problem.answer: last_box(problem.answer) for problem in problems}
+    boxed = [rf"\boxed{{{gold}}}" for gold in golds.values()]
+    bad = {
+        gold
+        for gold, is_itself in zip(golds, grader.grade_all(list(zip(boxed, golds, strict=True))), strict=True)
+        if not is_itself or len(gold) > grader.max_characters
+    }
+    asked = [gold for gold, bare in golds.items() if gold not in bad and not needs_no_algebra(bare)]
+    questions = [Question("reads", golds[gold], golds[gold], grader.timeout_s) for gold in asked]
+    bad |= {gold for gold, is_read in zip(asked, ask_all(questions), strict=True) if not is_read}
+    return [problem for problem in problems if problem.answer in bad]

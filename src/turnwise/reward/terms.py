@@ -7,7 +7,7 @@ from turnwise.reward.format import FormatRule, format_errors_K, format_term_K
 from turnwise.reward.grading import Grader
 from turnwise.reward.overlong import OverlongPenalty
 from turnwise.reward.shaping import shaping_bonus_G, shaping_peers_G
-from turnwise.types import Group, Peers, ScoredGroup, StopReason, Trajectory
+from turnwise.types import Group, Peers, ScoredGroup, StopReason
 
 Rows = tuple[tuple[float, ...], ...]
 """One reward term, `[G][K]`."""
@@ -30,16 +30,18 @@ def grade_G(group: Group, grader: Grader) -> tuple[bool, ...]:
         ValueError: The problem has tests, and nothing ran them on an answer.
     """
 
-    def is_correct(trajectory: Trajectory) -> bool:
-        if trajectory.stop_reason is not StopReason.answered or trajectory.is_excluded:
-            return False
-        if not group.problem.tests:
-            return grader(trajectory.answer, group.problem.answer)
-        if trajectory.passed is None:
-            raise ValueError(f"problem {group.problem.id!r} has tests, which nothing ran on the answer")
-        return trajectory.passed
+    answered = [one.stop_reason is StopReason.answered and not one.is_excluded for one in group.trajectories]
+    pairs = list(zip(group.trajectories, answered, strict=True))
+    if group.problem.tests:
+        return tuple(has_answer and _has_passed(one) for one, has_answer in pairs)
+    gold = group.problem.answer
+    return tuple(grader.grade_all([(one.answer if has_answer else None, gold) for one, has_answer in pairs]))
 
-    return tuple(is_correct(trajectory) for trajectory in group.trajectories)
+
+def _has_passed(trajectory: Trajectory) -> bool:
+    if trajectory.passed is None:
+        raise ValueError(f"problem {trajectory.problem_id!r} has tests, which nothing ran on the answer")
+    return trajectory.passed
 
 
 def turn_terms(

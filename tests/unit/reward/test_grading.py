@@ -1,27 +1,18 @@
-"""Answers that need math-verify; those that text and plain numbers decide are tested in test_answers.py."""
+"""The verdicts of the grader on written forms, hostile answers and real gold answers."""
 
 import json
-import multiprocessing
 import os
-import signal
-import subprocess
-import sys
-import textwrap
-import threading
+import re
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from turnwise.reward import grading
-from turnwise.reward.answers import compare
-from turnwise.reward.grading import Grader
-
-ROOT = Path(__file__).parents[3]
-DATA = ROOT.parent / "shared" / "data"
+from turnwise.reward.grading import Grader, ungradable
+from turnwise.types import Message, Problem
 
 EQUAL = [
     (r"\sqrt{49}", "7"),
@@ -45,6 +36,114 @@ EQUAL = [
     (r"x \in [-2,7]", "[-2,7]"),
     (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\begin{pmatrix} \frac{2}{2} \\ 2 \end{pmatrix}"),
     (r"so \boxed{6}, or rather \boxed{2^3}", "8"),
+    # fractions, decimals, mixed numbers
+    (r"\dfrac{6}{8}", r"\frac{3}{4}"),
+    ("6/8", "0.75"),
+    (r"\frac 68", "3/4"),
+    (r"-\frac{3}{7}", r"\frac{-3}{7}"),
+    (r"\frac{3}{-7}", r"-\frac{3}{7}"),
+    (r"3\frac{1}{2}", r"\frac{7}{2}"),
+    ("3½", "3.5"),
+    ("2.50", "2.5"),
+    ("-0", "0"),
+    ("-0.0", "0"),
+    # percent
+    (r"12.5\%", "0.125"),
+    ("12.5 percent", r"12.5\%"),
+    (r"33\frac{1}{3}\%", r"\frac{100}{3}\%"),
+    # units, degrees, currency, counted things
+    ("14 cm", "14"),
+    ("14cm", r"14\text{ cm}"),
+    (r"14\ \mathrm{cm}^2", r"14 \mbox{ square centimeters}"),
+    ("14 square feet", r"14\text{ ft}^2"),
+    ("35°", r"35^{\circ}"),
+    ("35 degrees", r"35^\circ"),
+    (r"\$4.50", "4.5"),
+    ("$4.50", r"\$4.50"),
+    ("4.50 dollars", r"\$4.5"),
+    ("€20", "20"),
+    ("The answer is 5 apples.", "5"),
+    ("So the final answer is: $5$", "5"),
+    (r"Answer: \boxed{5}", "5"),
+    ("2 million", "2,000,000"),
+    ("3 dozen eggs", "36"),
+    # thousands, scientific notation
+    ("1,234,567", "1234567"),
+    (r"12{,}500 \text{ people}", "12500"),
+    (r"3.2 \times 10^{4}", "32000"),
+    ("3.2e4", "32,000"),
+    (r"5\cdot 10^{-3}", "0.005"),
+    ("7×10³", "7000"),
+    # roots, pi, logarithms, powers
+    (r"\sqrt{72}", r"6\sqrt{2}"),
+    ("6√2", r"6\sqrt2"),
+    (r"\frac{1}{\sqrt{3}}", r"\frac{\sqrt{3}}{3}"),
+    (r"\sqrt[3]{54}", r"3\sqrt[3]{2}"),
+    (r"\frac{2}{1+\sqrt{5}}", r"\frac{\sqrt{5}-1}{2}"),
+    ("3π/4", r"\frac{3\pi}{4}"),
+    (r"\frac34\pi", r"\frac{3\pi}{4}"),
+    ("2.8284271247", r"2\sqrt{2}"),
+    (r"\log_2 32", "5"),
+    (r"2^{10}", "1024"),
+    ("5!", "120"),
+    (r"\binom{6}{2}", "15"),
+    # expressions
+    ("3 + 2x", "2x+3"),
+    ("(x-1)(x+4)", "x^2+3x-4"),
+    (r"\frac{x}{2}+\frac{1}{2}", r"\frac{x+1}{2}"),
+    ("ab^2", "b^2a"),
+    (r"4x(x+1)", r"4x^2+4x"),
+    (r"\frac{a^2-b^2}{a-b}", "a+b"),
+    (r"\tan x", r"\frac{\sin x}{\cos x}"),
+    # plus-minus, complex numbers
+    (r"2\pm\sqrt{3}", r"2+\sqrt{3}, 2-\sqrt{3}"),
+    ("4 - 3i", "-3i+4"),
+    (r"\frac{1+i}{2}", r"\frac12+\frac12i"),
+    # lists, sets, tuples, matrices
+    ("4, 9", "9,4"),
+    ("4 and 9", "4,9"),
+    ("x=4 or x=9", "4, 9"),
+    (r"\{9, 4\}", r"\left\{4, 9\right\}"),
+    ("4,9", r"\{4,9\}"),
+    ("(4, -9)", r"\left(4,-9\right)"),
+    (r"\left(\frac{2}{4}, 3\right)", r"(\frac12, 3)"),
+    (r"\langle 4, 9 \rangle", "(4,9)"),
+    (r"\begin{bmatrix} 4 \\ 0.5 \end{bmatrix}", r"\begin{pmatrix} 4 \\ \frac{1}{2} \end{pmatrix}"),
+    (r"\begin{pmatrix} a & b \\ c & d \end{pmatrix}", r"\begin{pmatrix}a&b\\c&d\end{pmatrix}"),
+    # intervals, inequalities, infinity
+    (r"[1, \infty)", r"\left[1,\infty\right)"),
+    ("[1,∞)", r"[1,\infty)"),
+    (r"x \ge 1", r"[1,\infty)"),
+    (r"-3 < x \leq 2", "(-3,2]"),
+    (r"(3,4)\cup(1,2]", r"(1,2]\cup(3,4)"),
+    (r"x \in (1,2]", "(1,2]"),
+    (r"+\infty", r"\infty"),
+    # equations
+    ("x=-5", "-5"),
+    ("-5", "x = -5"),
+    (r"\text{Area} = 12", "12"),
+    ("f(x)=x^2+1", "x^2+1"),
+    ("3x+1", "y=3x+1"),
+    ("y = 3x + 1", "y=1+3x"),
+    (r"2 \cdot 21 = 42", "42"),
+    # other bases
+    ("132_5", "132_{5}"),
+    ("132", "132_5"),
+    ("132 (base 5)", "132_5"),
+    # times of day, words, letters
+    ("4:30 p.m.", "4:30 PM"),
+    ("16:30", "4:30 pm"),
+    ("YES.", "yes"),
+    ("Yes, because both are even.", "yes"),
+    ("False", "no"),
+    ("(B)", "B"),
+    ("B.", r"\text{(B)}"),
+    ("B) 17 apples", "B"),
+    ("b", "(B)"),
+    ("an odd number", "odd number"),
+    ("no real solutions", r"\emptyset"),
+    ("−5", "-5"),
+    (r"first \boxed{3}, then \boxed{\frac{6}{2}}", r"3"),
 ]
 
 UNEQUAL = [
@@ -64,6 +163,72 @@ UNEQUAL = [
     (r"\infty", "7"),
     ("nan", "7"),
     ("\x00", "7"),
+    (r"\frac{4}{3}", r"\frac{3}{4}"),
+    ("0.67", r"\frac{2}{3}"),
+    ("0.75001", r"\frac{3}{4}"),
+    ("3.14", r"\pi"),
+    ("1.73", r"\sqrt{3}"),
+    (r"31\frac{1}{2}", "3.5"),
+    ("5%", "0.5"),
+    ("14 cm", r"14\text{ cm}^2"),
+    ("14 meters", r"14\text{ feet}"),
+    ("36 cents", r"\$36"),
+    ("2 million", "2"),
+    ("12,500", "12.5"),
+    ("1,234", "1,235"),
+    (r"3.2\times 10^4", "3200"),
+    (r"\sqrt{8}", r"\sqrt{2}"),
+    (r"\sqrt{-4}", "2"),
+    ("2x+3", "2y+3"),
+    ("2x-3", "3-2x"),
+    (r"x^2+1", r"x^2-1"),
+    (r"\frac{x}{2}+1", r"\frac{x+1}{2}"),
+    (r"2+\sqrt{3}", r"2\pm\sqrt{3}"),
+    ("4+3i", "4-3i"),
+    ("i", "-i"),
+    ("4", "4,9"),
+    ("4, 9, 16", "4, 9"),
+    ("4 or 9", "9"),
+    ("9 or maybe 10", "9"),
+    (r"\{4\}\cup\{9\}", "9"),
+    ("(9,4)", "(4,9)"),
+    ("(4,9,1)", "(4,9)"),
+    ("(4,9]", "(4,9)"),
+    ("[4,9]", "(4,9)"),
+    (r"(1,2)\cup(3,4)", "(1,4)"),
+    (r"x > 1", r"[1,\infty)"),
+    (r"x \ge 1", r"(-\infty,1]"),
+    (r"-\infty", r"\infty"),
+    (r"\begin{pmatrix} 1 & 2 \end{pmatrix}", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}"),
+    (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\begin{pmatrix} 2 \\ 1 \end{pmatrix}"),
+    ("y=5", "x=5"),
+    ("y=3x-1", "y=3x+1"),
+    ("8 = 7", "7"),
+    ("x = 8 = 7", "7"),
+    ("132_6", "132_5"),
+    ("132_5", "132"),
+    ("42", "132_5"),
+    ("4:30 am", "4:30 pm"),
+    ("4:30", "4:30 pm"),
+    ("yes and no", "yes"),
+    ("Not yes", "yes"),
+    ("yes", "no"),
+    ("(A) or (B)", "B"),
+    ("A, B", "B"),
+    ("C) 17", "B"),
+    ("even", "odd"),
+    (r"\boxed{3} and then \boxed{4}", "3"),
+    (r"\int_0^1 2x\,dx", "1"),
+    (r"\sum_{k=1}^{3} k", "6"),
+    (r"\lim_{x\to 0}\frac{\sin x}{x}", "1"),
+    ("5 6", "30"),
+    ("five", "5"),
+    ("the question asks for 5, I say 6", "5"),
+    (r"90^\circ", r"\frac{\pi}{2}"),
+    ("-3", "3"),
+    ("|-3|-1", "3"),
+    ("?", "3"),
+    (r"\text{none}", "3"),
 ]
 
 HOSTILE = [
@@ -83,19 +248,6 @@ def grading_process():
     grading.close()
 
 
-def grading_processes():
-    """Live child processes but for multiprocessing's resource tracker and the sandboxes of other tests."""
-    children = [(child, " ".join(child.cmdline())) for child in psutil.Process().children(recursive=True)]
-    return [child for child, line in children if "resource_tracker" not in line and "/env/sandbox/" not in line]
-
-
-def is_running(pid):
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE  # dead, and waiting for init to notice
-    except psutil.NoSuchProcess:
-        return False
-
-
 @pytest.mark.parametrize(("answer", "gold"), EQUAL)
 def test_equal(answer, gold):
     assert Grader()(answer, gold)
@@ -113,12 +265,6 @@ def test_hostile_answers_are_wrong_and_end_in_time(answer):
     assert time.monotonic() - start < 15  # 0.3 s of processor time, and perhaps a new process on a busy machine
 
 
-def test_grading_goes_on_after_a_hostile_answer(caplog):
-    assert not Grader(timeout_s=0.2)(r"\binom{100000000}{49999999}", "x^2+1")
-    assert "ended the grading process" in caplog.text
-    assert Grader()(r"\sqrt{64}", "8")
-
-
 def test_long_answers_are_correct_only_word_for_word():
     long = "1+" * 50_000 + "1"
     start = time.monotonic()
@@ -127,117 +273,55 @@ def test_long_answers_are_correct_only_word_for_word():
     assert time.monotonic() - start < 0.1
 
 
-def test_numbers_never_start_a_process():
-    grading.close()
-    grader = Grader()
-    assert grader("1,000", "1000")
-    assert not grader("1001", "1000")
-    assert not grader("no idea 1 2", "1000")
-    assert grading_processes() == []
-
-
-def test_close_ends_the_process_and_the_next_answer_starts_another():
-    assert Grader()("2^4", "16")
-    assert len(grading_processes()) == 1
-    grading.close()
-    grading.close()
-    assert grading_processes() == []
-    assert Grader()("2^5", "32")
-
-
-def test_a_process_killed_from_outside_is_replaced():
-    assert Grader()("2^6", "64")
-    for process in grading_processes():
-        process.kill()
-    assert Grader()("2^7", "128")
-
-
-def test_a_broken_grading_process_is_an_error_and_never_a_wrong_answer(monkeypatch):
-    grading.close()
-    monkeypatch.setattr(grading.grading_worker, "start", _fail)
-    with pytest.raises(RuntimeError, match=r"grading process failed on '2\^8'"):
-        Grader()("2^8", "256")
-    monkeypatch.undo()
-    assert Grader()("2^8", "256")
-
-
 def test_a_gold_answer_that_cannot_be_read_is_reported(caplog):
     assert not Grader()("7", "!?!")
     assert "cannot read the gold answer '!?!'" in caplog.text
 
 
-def test_threads_may_grade_at_the_same_time():
-    grades = {}
-
-    def grade(number):
-        grades[number] = Grader()(f"{number}^2", str(number**2))
-
-    threads = [threading.Thread(target=grade, args=(number,)) for number in range(20, 28)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert grades == dict.fromkeys(range(20, 28), True)
+def golds_of(*names):
+    """The different gold answers of local benchmark files; skips without their folder."""
+    if "TURNWISE_BENCHMARKS" not in os.environ:
+        pytest.skip("TURNWISE_BENCHMARKS names no folder of benchmark files")
+    files = [Path(os.environ["TURNWISE_BENCHMARKS"]) / f"{name}.jsonl" for name in names]
+    return list(dict.fromkeys(json.loads(line)["answer"] for file in files for line in file.read_text().splitlines()))
 
 
-@pytest.mark.parametrize("ending", ["sys.exit(3)", "os.kill(os.getpid(), signal.SIGINT)", "os.kill(os.getpid(), 9)"])
-def test_no_process_outlives_the_trainer(tmp_path, ending):
-    script = tmp_path / "grade.py"
-    script.write_text(
-        textwrap.dedent(f"""
-            import os, signal, sys
-            import psutil
-            from turnwise.reward.grading import Grader
-            if __name__ == "__main__":
-                assert Grader()("2^3", "8")
-                assert "sympy" not in sys.modules and "math_verify" not in sys.modules
-                print(*(child.pid for child in psutil.Process().children(recursive=True)), flush=True)
-                {ending}
-        """)
-    )
-    ended = subprocess.run(
-        [sys.executable, script], env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, capture_output=True, text=True
-    )
-    children = [int(pid) for pid in ended.stdout.split()]
-    assert ended.returncode in (3, -signal.SIGINT, -signal.SIGKILL), ended.stderr
-    assert children
-    deadline = time.monotonic() + 10
-    while any(map(is_running, children)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not any(map(is_running, children))
+def respelt(gold):
+    """Usual ways to write the same answer."""
+    spellings = [
+        rf"\boxed{{{gold}}}",
+        f"${gold}$",
+        f" {gold} . ",
+        rf"\({gold}\)",
+        rf"The answer is ${gold}$.",
+        rf"\displaystyle {gold}",
+        re.sub(r"\\frac", r"\\dfrac", gold),
+        re.sub(r"\\(?:left|right)\b ?", "", gold),
+        re.sub(r"(?<!\\left)([(\[])(.*)(?<!\\right)([)\]])", r"\\left\1 \2 \\right\3", gold),
+        re.sub(r"\\[a-z]?frac ?(\d)(\d)", r"\\frac{\1}{\2}", gold),
+        re.sub(r" ?([-+=,]) ?", r" \1 ", gold) if "\\!" not in gold and "," not in gold else gold,
+        re.sub(r"\\(?:text|mbox|mathrm)\{([^}]*)\}", r"\\mathrm{\1}", gold),
+        gold.replace("^\\circ", "^{\\circ}"),
+        gold.replace("^\\circ", "°"),
+        gold.replace("\\pi", "π").replace("\\infty", "∞").replace("\\cup", "∪").replace("-", "−"),
+        re.sub(r"\\! ?", "", gold),
+        gold.replace("pmatrix", "bmatrix"),
+    ]
+    if "=" not in gold and "\\in" not in gold and not gold.replace(" ", "").isalpha() and "text" not in gold:
+        spellings.append(f"x = {gold}")
+    return dict.fromkeys(spellings)
 
 
-def test_a_worker_process_that_has_graded_comes_to_its_end():
-    """multiprocessing lets a process wait for its children; the grading process must not keep it waiting."""
-    worker = multiprocessing.get_context("spawn").Process(target=Grader(), args=("2^3", "8"))
-    worker.start()
-    worker.join(30)
-    children = psutil.Process(worker.pid).children() if worker.is_alive() else []
-    for process in (worker, *children):
-        process.kill()
-    assert (worker.exitcode, children) == (0, [])
-
-
-def test_the_workers_of_joblib_can_grade():
-    joblib = pytest.importorskip("joblib")
-    with joblib.parallel_config("loky", n_jobs=2):
-        verdicts = joblib.Parallel()(joblib.delayed(Grader())(answer, "1/2") for answer in (r"\frac{2}{4}", "* 2"))
-    assert verdicts == [True, False]
-
-
-@pytest.mark.skipif(not DATA.is_dir(), reason=f"no data folder at {DATA}")
-def test_gold_answers_of_real_problems_grade_themselves():
-    grader, algebraic = Grader(), 0
-    for name in ("math500", "gsm8k_test", "svamp", "aime24"):
-        lines = (DATA / f"{name}.jsonl").read_text().splitlines()
-        golds = dict.fromkeys(json.loads(line)["answer"] for line in lines)
-        assert [gold for gold in golds if not grader(gold, gold)] == []
-        respelt = {gold: rf"\displaystyle {gold}" for gold in golds if not gold[0].isdigit()}
-        for gold, answer in list(respelt.items())[:100]:
-            if compare(answer, gold) is None:
-                algebraic += 1
-                assert grader(answer, gold), gold
-    assert algebraic > 60
+@pytest.mark.parametrize("name", ["gsm8k_train", "gsm8k_test", "svamp", "math500", "aime24", "amc23", "strategyqa_dev"])
+def test_gold_answers_of_real_problems_grade_themselves_however_they_are_written(name):
+    golds = golds_of(name)
+    pairs = [(answer, gold) for gold in golds for answer in (gold, *respelt(gold))]
+    verdicts = Grader().grade_all(pairs)
+    assert [pair for pair, verdict in zip(pairs, verdicts, strict=True) if not verdict] == []
+    problems = [
+        Problem(id=gold, prompt=(Message(role="user", content="?"),), answer=gold, source="s") for gold in golds
+    ]
+    assert ungradable(problems, Grader()) == []
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -259,7 +343,3 @@ def test_any_text_is_graded_without_an_exception(answer):
 def test_fields_out_of_range(fields, message):
     with pytest.raises(ValueError, match=message):
         Grader(**fields)
-
-
-def _fail():
-    raise OSError("no memory")
