@@ -19,6 +19,7 @@ from integration_runs import SMALL, Run, assert_same_run, lines, weights
 from turnwise.checkpoint import load_batch
 from turnwise.report.summary import read_summary, write_summary
 from turnwise.tracker.bundle import bundle_path, read_groups
+from turnwise.tracker.evaluations import set_folder
 from turnwise.types import Isolation, StopReason, ToolStatus
 
 MAIN = Path(__file__).parents[2] / "src" / "main.py"
@@ -138,8 +139,15 @@ def test_evaluating_a_checkpoint_gives_the_number_that_training_gave(run: Run):
     evaluated = run("mode=evaluate", f"model.path={model}", "evaluation.num_problems=24", folder="evaluated")
     (figures,) = lines(evaluated)
     final = lines(trained)[-1]
-    assert {k: v for k, v in figures.items() if k != "step"} == {k: v for k, v in final.items() if k != "step"}
-    assert len(read_groups(bundle_path(evaluated, 0))) == 24
+    said = {k: v for k, v in figures.items() if k != "step"}
+    assert said == {k: v for k, v in final.items() if k != "step" and "/change" not in k}
+    assert said["eval/arithmetic/protocol"] > 0
+    kept = [
+        read_groups(bundle_path(set_folder(one, "arithmetic"), step)) for one, step in [(trained, 3), (evaluated, 0)]
+    ]
+    transcripts = [[t.token_ids for scored, _ in groups for t in scored.group.trajectories] for groups in kept]
+    assert transcripts[0] == transcripts[1]
+    assert len(transcripts[0]) == 24
 
 
 def test_a_warm_start_repeats_and_gives_a_model_that_evaluates(run: Run):

@@ -7,12 +7,10 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from itertools import chain
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 from rich.console import Console
 from rich.text import Text
-from torch import nn
 
 from turnwise.config.parts import Components
 from turnwise.config.wiring import announce, choose_device, compute_dtype, say
@@ -226,7 +224,10 @@ def check_memory(components: Components, finding: Finding) -> None:
 
 def _memory_lines(estimate: MemoryEstimate) -> Sequence[str]:
     parts = [f"{name} {size / GIB:.2f}" for name, size in estimate.parts.items() if size]
-    return [f"GiB on one device: {', '.join(parts)}", f"{estimate.total / GIB:.2f} GiB together (activations estimated)"]
+    return [
+        f"GiB on one device: {', '.join(parts)}",
+        f"{estimate.total / GIB:.2f} GiB together (activations estimated)",
+    ]
 
 
 def _device_bytes(device: torch.device) -> int:

@@ -122,7 +122,8 @@ def _env(components: Components) -> dict[str, Any]:
     def kept(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         fields = {key: value for key, value in node.items() if f"{prefix}{key}" not in HOW_IT_RUNS}
         return {
-            key: kept(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value for key, value in fields.items()
+            key: kept(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
+            for key, value in fields.items()
         }
 
     return kept(components.config["env"])

@@ -6,8 +6,7 @@ from typing import ClassVar
 
 from turnwise.env.code_block import parse_code_blocks
 from turnwise.env.opening import opening_messages
-from turnwise.env.solution import Judge
-from turnwise.env.solution import judged_end
+from turnwise.env.solution import Judge, judged_end
 from turnwise.env.tool_call import ToolSignature, extract_boxed
 from turnwise.types import Isolation, Message, Problem, StepResult, StopReason
 from turnwise.worked_examples import ExampleMessage

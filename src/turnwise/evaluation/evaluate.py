@@ -76,12 +76,10 @@ class Evaluator:
         groups: dict[str, Sequence[ScoredGroup]] = {}
         for name, problems in eval_sets.items():
             answered = {f"{name}{arm.suffix}": await self._answered(name, problems, arm, step) for arm in self.arms}
-            found = {
-                full_name: self._result(full_name, one, step) for full_name, one in answered.items()
-            }
+            found = {full_name: self._result(full_name, one, step) for full_name, one in answered.items()}
             without = answered.get(f"{name}{WITHOUT_TOOL}")
             if name in answered and without is not None:
-                gain = tool_gain(answered[name].scored_groups, without.scored_groups)
+                gain = difference(answered[name].scored_groups, without.scored_groups)
                 found[name] = replace(found[name], tool_gain=gain)
             for full_name, one in answered.items():
                 if one.kept is not None:
@@ -139,6 +137,7 @@ class Evaluator:
             by_source=by_source(asked),
             by_turns=shares_at_turns,
             turn_counts=turn_counts,
+            change=None if answered.kept is None else difference(scored_groups, answered.kept.first()),
         )
 
 
@@ -149,11 +148,9 @@ class _Answered:
     kept: KeptEvaluation | None
 
 
-def tool_gain(with_tool: Sequence[ScoredGroup], without: Sequence[ScoredGroup]) -> Difference | None:
-    """How much more accurate the same problems are answered with the tool; None where no problem is on both sides."""
-    accuracies = [
-        {one.problem_id: one.accuracy for one in questions(scored_groups)} for scored_groups in (with_tool, without)
-    ]
+def difference(groups: Sequence[ScoredGroup], others: Sequence[ScoredGroup]) -> Difference | None:
+    """How much more accurate the same problems are in `groups`; None where no problem counts on both sides."""
+    accuracies = [{one.problem_id: one.accuracy for one in questions(side)} for side in (groups, others)]
     ids = [problem_id for problem_id in accuracies[0] if problem_id in accuracies[1]]
     if not ids:
         return None

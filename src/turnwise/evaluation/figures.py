@@ -31,6 +31,11 @@ class Question:
         """Share of right answers."""
         return fmean(self.is_correct)
 
+    def with_turns(self, turns: int) -> list[bool]:
+        """Which of the trajectories of so many turns are right."""
+        pairs = zip(self.trajectories, self.is_correct, strict=True)
+        return [is_correct for one, is_correct in pairs if len(one.turns) == turns]
+
     @property
     def votes(self) -> list[Hashable | None]:
         """What each trajectory votes for."""
@@ -109,10 +114,7 @@ def by_turns(asked: Sequence[Question]) -> tuple[dict[int, Share], dict[int, int
     counts = Counter(len(one.turns) for question in asked for one in question.trajectories)
     shares = {}
     for turns in sorted(counts):
-        rows = [
-            [is_correct for one, is_correct in zip(q.trajectories, q.is_correct, strict=True) if len(one.turns) == turns]
-            for q in asked
-        ]
+        rows = [question.with_turns(turns) for question in asked]
         shares[turns] = ratio([sum(row) for row in rows], [len(row) for row in rows])
     return shares, dict(sorted(counts.items()))
 
@@ -131,4 +133,3 @@ def by_source(asked: Sequence[Question]) -> dict[str, Share]:
 def num_sampled_tokens(trajectory: Trajectory) -> int:
     """Tokens that the policy sampled."""
     return sum(turn.span[1] - turn.span[0] for turn in trajectory.turns)
-

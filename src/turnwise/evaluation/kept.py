@@ -5,7 +5,7 @@ from pathlib import Path
 
 from turnwise.evaluation.protocol import EvaluationProtocol
 from turnwise.tracker.bundle import append_groups, bundle_path, read_groups
-from turnwise.tracker.evaluations import SetRecord, SetResult, read_record, record_path, write_record
+from turnwise.tracker.evaluations import SetRecord, SetResult, read_record, record_path, recorded_steps, write_record
 from turnwise.types import ScoredGroup
 
 
@@ -37,6 +37,16 @@ class KeptEvaluation:
             self._bundle.parent.mkdir(parents=True, exist_ok=True)
             self._bundle.unlink(missing_ok=True)
         write_record(folder, step, self._record)
+
+    def first(self) -> list[ScoredGroup]:
+        """The trajectories of the earliest finished evaluation before this one by the same protocol; none: nothing."""
+        digest = EvaluationProtocol(content=self._record.protocol).digest
+        for step in recorded_steps(self.folder):
+            if step < self._step and bundle_path(self.folder, step).exists():
+                found = read_record(self.folder, step).result
+                if found is not None and found.protocol == digest:
+                    return [scored for scored, _ in read_groups(bundle_path(self.folder, step))]
+        return []
 
     def append(self, scored_groups: Sequence[ScoredGroup]) -> None:
         """Adds the groups of a wave; they are kept whole or not at all."""

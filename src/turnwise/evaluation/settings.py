@@ -31,7 +31,7 @@ class EvaluationSettings:
     top_p: float = NO_TOP_P
     """Only the likeliest tokens that together have this probability can be sampled; 1: all."""
     tools: Tools = Tools.on
-    """Whether the policy has its tool; without it one turn says everything, and model.system_prompt_without_tool asks."""
+    """Whether the policy has its tool; without it there is one turn, after model.system_prompt_without_tool."""
     second_opinion: bool = True
     """Grade every answer by exact numbers with sympy, and by math-verify alone, too, and say where they disagree."""
     save_groups: bool = True

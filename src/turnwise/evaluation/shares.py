@@ -91,6 +91,8 @@ def _wilson(mean: float, error: float, num_problems: int, max_sample_size: float
     middle = (mean + z * z / (2 * size)) / (1 + z * z / size)
     half = z / (1 + z * z / size) * sqrt(mean * (1 - mean) / size + z * z / (4 * size * size))
     return Share(
-        value=mean, low=min(max(0.0, middle - half), mean), high=max(min(1.0, middle + half), mean),
+        value=mean,
+        low=min(max(0.0, middle - half), mean),
+        high=max(min(1.0, middle + half), mean),
         num_problems=num_problems,
     )

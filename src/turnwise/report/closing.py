@@ -48,7 +48,9 @@ def closing_table(run_dir: Path, summary: Summary, results: Sequence[SetResult] 
             paths.add_row(Text(f"  {name}", no_wrap=True), Text(meaning, style="dim"))
     evaluated = [Padding(terminal_table(results), (1, 0))] if results else []
     where = Text(f"In {run_dir}:", overflow="fold")
-    return Group("", verdict, *evaluated, _accuracy_table(summary), where, paths, "")
+    has_changes = summary.initial is not None and summary.initial != summary.final
+    changes = [_accuracy_table(summary)] if has_changes or not results else []
+    return Group("", verdict, *evaluated, *changes, where, paths, "")
 
 
 def _accuracy_table(summary: Summary) -> RenderableType:

@@ -12,6 +12,12 @@ from turnwise.tracker.atomic import write_atomically
 from turnwise.tracker.evaluations import Difference, SetResult, Share, read_results
 
 NONE = "–"
+FIRST = "accuracy"
+"""The share that every result has and that stands before all others."""
+MOST_SIDE_BY_SIDE = 3
+"""Sets that the terminal shows in columns, a figure a line."""
+OF_MANY = ("set", "problems", "samples", "accuracy", "gain by tool", "change", "cut", "protocol")
+"""What the terminal shows of more sets."""
 ABOUT = (
     "Accuracy is the mean over problems of the share of right answers (avg@k), in percent, with the 95% interval for "
     "problems like these, clustered by problem. Numbers can be compared where their protocols are equal: the same "
@@ -35,15 +41,16 @@ def last_results(results: Sequence[SetResult]) -> list[SetResult]:
 
 def figures_table(results: Sequence[SetResult]) -> Tabular:
     """One row a result; columns that say nothing of any are left out."""
-    names = list(dict.fromkeys(name for result in results for name in result.shares if name != "accuracy"))
+    besides = dict.fromkeys(figure for result in results for figure in result.shares if figure != FIRST)
     columns = {
         "set": [result.name for result in results],
         "steps": [str(result.step) if len({one.step for one in results}) > 1 else NONE for result in results],
         "problems": [str(result.accuracy.num_problems) for result in results],
         "samples": [str(result.num_samples) for result in results],
         "accuracy": [interval(result.accuracy) for result in results],
-        **{name: [interval(result.shares.get(name)) for result in results] for name in names},
+        **{figure: [_of_fewer(result, figure) for result in results] for figure in besides},
         "gain by tool": [interval(result.tool_gain, sign="+") for result in results],
+        "change": [interval(result.change, sign="+") for result in results],
         "turns": [_rate(result, "num_turns", "{:.2f}") for result in results],
         "tool use": [_rate(result, "tool_use") for result in results],
         "tool errors": [_rate(result, "tool_errors") for result in results],
@@ -59,20 +66,16 @@ def figures_table(results: Sequence[SetResult]) -> Tabular:
 
 def turns_table(results: Sequence[SetResult]) -> Tabular:
     """Accuracy by the number of turns that a trajectory took, with how many did."""
-    most = max((turns for result in results for turns in result.by_turns), default=0)
-    rows = [
-        [
-            result.name,
-            *(
-                f"{interval(result.by_turns[turns])} of {result.turn_counts[turns]}" if turns in result.by_turns else NONE
-                for turns in range(most + 1)
-            ),
-        ]
-        for result in results
-    ]
-    used = [0, *(column for column in range(1, most + 2) if any(row[column] != NONE for row in rows))]
-    headings = ["set", *(f"{turns} turn{'' if turns == 1 else 's'}" for turns in range(most + 1))]
-    return Tabular(headings=[headings[i] for i in used], rows=[[row[i] for i in used] for row in rows])
+    used = sorted({turns for result in results for turns in result.by_turns})
+
+    def cell(result: SetResult, turns: int) -> str:
+        known = turns in result.by_turns
+        return f"{interval(result.by_turns[turns])} of {result.turn_counts[turns]}" if known else NONE
+
+    return Tabular(
+        headings=["set", *(f"{turns} turn{'' if turns == 1 else 's'}" for turns in used)],
+        rows=[[result.name, *(cell(result, turns) for turns in used)] for result in results],
+    )
 
 
 def interval(share: Share | Difference | None, sign: str = "") -> str:
@@ -83,13 +86,29 @@ def interval(share: Share | Difference | None, sign: str = "") -> str:
     return f"{value} [{low}, {high}]"
 
 
+def sources_table(results: Sequence[SetResult]) -> Tabular:
+    """Accuracy by subject or family, of the sets that have several."""
+    rows = [
+        [result.name, source, str(share.num_problems), interval(share)]
+        for result in results
+        if len(result.by_source) > 1
+        for source, share in result.by_source.items()
+    ]
+    return Tabular(headings=["set", "source", "problems", "accuracy"], rows=rows)
+
+
 def terminal_table(results: Sequence[SetResult]) -> Table:
-    """The figures as the terminal shows them."""
+    """The figures as the terminal shows them: everything of a few sets, a line for each of many."""
     tabular = figures_table(results)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False, caption_justify="left")
-    for place, heading in enumerate(tabular.headings):
-        table.add_column(heading, justify="left" if place == 0 else "right", no_wrap=place == 0)
-    for row in tabular.rows:
+    if len(results) <= MOST_SIDE_BY_SIDE:
+        headings, *rows = zip(tabular.headings, *tabular.rows, strict=True)
+    else:
+        shown = [place for place, heading in enumerate(tabular.headings) if heading in OF_MANY]
+        headings, *rows = ([row[place] for place in shown] for row in (tabular.headings, *tabular.rows))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
+    for place, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if place == 0 else "right", overflow="fold")
+    for row in rows:
         table.add_row(*map(Text, row))
     return table
 
@@ -107,6 +126,8 @@ def write_table(run_dir: Path) -> list[SetResult]:
         last = last_results(results)
         parts = ["# Evaluation", _markdown(figures_table(results)), ABOUT]
         parts += ["## Accuracy by the number of turns", _markdown(turns_table(last))]
+        if (sources := sources_table(last)).rows:
+            parts += ["## Accuracy by source", _markdown(sources)]
         write_atomically(run_dir / "evaluation.md", ("\n\n".join(parts) + "\n").encode())
     return last_results(results)
 
@@ -117,6 +138,14 @@ def _markdown(tabular: Tabular) -> str:
 
     rule = "|" + "|".join(["---", *("---:" for _ in tabular.headings[1:])]) + "|"
     return "\n".join([line(tabular.headings), rule, *map(line, tabular.rows)])
+
+
+def _of_fewer(result: SetResult, figure: str) -> str:
+    """A share; with the number of its problems where failures left fewer than the accuracy has."""
+    share = result.shares.get(figure)
+    if share is None or share.num_problems == result.accuracy.num_problems:
+        return interval(share)
+    return f"{interval(share)} of {share.num_problems}"
 
 
 def _rate(result: SetResult, name: str, form: str = "") -> str:

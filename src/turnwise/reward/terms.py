@@ -7,7 +7,7 @@ from turnwise.reward.format import FormatRule, format_errors_K, format_term_K
 from turnwise.reward.grading import Grader
 from turnwise.reward.overlong import OverlongPenalty
 from turnwise.reward.shaping import shaping_bonus_G, shaping_peers_G
-from turnwise.types import Group, Peers, ScoredGroup, StopReason
+from turnwise.types import Group, Peers, ScoredGroup, StopReason, Trajectory
 
 Rows = tuple[tuple[float, ...], ...]
 """One reward term, `[G][K]`."""

@@ -10,9 +10,9 @@ from statistics import fmean
 from typing import Any
 
 from turnwise.report.summary import EvaluationRecord, Outcome, Summary, read_summary
-from turnwise.tracker.evaluations import counted_accuracies
 from turnwise.study.alike import Cell, flat, odd_ones
 from turnwise.tracker.atomic import write_atomically
+from turnwise.tracker.evaluations import counted_accuracies
 from turnwise.tracker.files import read_metrics
 
 Line = Mapping[str, float | None]

@@ -58,6 +58,8 @@ class SetResult:
     turn_counts: Mapping[int, int] = field(default_factory=dict)
     """Trajectories that took so many turns."""
     tool_gain: Difference | None = None
+    change: Difference | None = None
+    """Accuracy less that of the run's first evaluation by the same protocol, problem by problem."""
 
     @property
     def accuracy(self) -> Share:
@@ -77,12 +79,13 @@ class SetResult:
         figures |= {f"{prefix}/{name}": rate for name, rate in self.rates.items()}
         figures |= {f"{prefix}/accuracy_at_turns/{turns}": share.value for turns, share in self.by_turns.items()}
         figures |= {f"{prefix}/accuracy/{source}": share.value for source, share in self.by_source.items()}
-        if (gain := self.tool_gain) is not None:
-            figures |= {
-                f"{prefix}/tool_gain": gain.value,
-                f"{prefix}/tool_gain_low": gain.low,
-                f"{prefix}/tool_gain_high": gain.high,
-            }
+        for name, difference in {"tool_gain": self.tool_gain, "change": self.change}.items():
+            if difference is not None:
+                figures |= {
+                    f"{prefix}/{name}": difference.value,
+                    f"{prefix}/{name}_low": difference.low,
+                    f"{prefix}/{name}_high": difference.high,
+                }
         return figures | {f"{prefix}/protocol": int(self.protocol, 16)}
 
 
@@ -166,7 +169,6 @@ def overall_accuracy(metrics: Mapping[str, float | None]) -> float | None:
 
 
 def _result(fields: Mapping[str, Any]) -> SetResult:
-    gain = fields["tool_gain"]
     return SetResult(
         name=fields["name"],
         step=fields["step"],
@@ -177,8 +179,13 @@ def _result(fields: Mapping[str, Any]) -> SetResult:
         by_source=_shares(fields["by_source"]),
         by_turns={int(turns): share for turns, share in _shares(fields["by_turns"]).items()},
         turn_counts={int(turns): count for turns, count in fields["turn_counts"].items()},
-        tool_gain=None if gain is None else Difference(**gain),
+        tool_gain=_difference(fields["tool_gain"]),
+        change=_difference(fields["change"]),
     )
+
+
+def _difference(fields: Mapping[str, Any] | None) -> Difference | None:
+    return None if fields is None else Difference(**fields)
 
 
 def _shares(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Share]:

@@ -185,7 +185,7 @@ def test_what_is_kept_of_something_else_is_not_mixed_in(tmp_path, weights, probl
 
 def test_in_training_a_step_is_evaluated_anew(tmp_path):
     assert run(ANSWERS, tmp_path, MANY).results["toy"].accuracy.value == 0.4
-    better = {key: "=42" for key in ANSWERS}
+    better = dict.fromkeys(ANSWERS, "=42")
     assert run(better, tmp_path, MANY).results["toy"].accuracy.value == 1.0
     assert [result.accuracy.value for result in read_results(tmp_path)] == [1.0]
 
@@ -267,3 +267,17 @@ def test_a_k_beyond_the_samples_is_refused(k):
 )
 def test_ks_by_default_are_doubled(num_samples, ks, chosen):
     assert EvaluationSettings(num_samples=num_samples, ks=ks).chosen_ks == chosen
+
+
+def test_the_change_since_the_first_evaluation_is_paired(tmp_path):
+    settings = EvaluationSettings(second_opinion=False)
+    before, after = dict(ANSWERS), {**ANSWERS, ("0", 0, 0): "=42", ("2", 0, 0): "=42"}  # 2 of 5 right, then 4
+    changes = []
+    for step, script in [(0, before), (10, after), (20, after)]:
+        evaluation = asyncio.run(evaluator(arm(script)[0], run_dir=tmp_path, settings=settings)({"toy": MANY}, step))
+        changes.append(evaluation.results["toy"].change)
+    assert changes[0] is None
+    assert changes[1] is not None
+    assert changes[1].value == pytest.approx(0.4)
+    assert changes[1] == changes[2]  # both against the first
+    assert evaluation.metrics["eval/toy/change"] == pytest.approx(0.4)

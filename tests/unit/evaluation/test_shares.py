@@ -55,7 +55,7 @@ def test_what_is_no_share_is_refused(values):
     [(30, 1, 1, 1), (30, 16, 0.3, 2), (100, 8, 0.5, 0.5), (8, 4, 1, 1), (30, 16, 50, 50), (200, 1, 1, 9)],
 )
 def test_intervals_hold_the_truth_about_as_often_as_they_say(num_problems, num_samples, alpha, beta):
-    """Questions of difficulty Beta(alpha, beta), answered independently; 600 studies, so 95% give or take 1.8 points."""
+    """Questions of difficulty Beta(alpha, beta), answered independently; 600 studies: 95% give or take 1.8."""
     rng = Random(1)
     held = held_by_ratio = 0
     for _ in range(600):
