@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from turnwise.env.opening import Opening, opening_messages
+from turnwise.env.thinking import after_thinking
 from turnwise.env.tool_call import ParsedTurn, extract_boxed
 from turnwise.types import Message, Problem, StepResult, StopReason, ToolCall, ToolResult, ToolStatus
 
@@ -44,6 +45,8 @@ class ToolConversation:
         3. Calls are run together and answered by the tool's output.
         4. Neither an answer nor a call: the turn is void and ends the episode.
 
+        What a turn thinks before it speaks counts for nothing; a turn that never stops thinking is void.
+
         Raises:
             RuntimeError: The episode is over.
         """
@@ -59,7 +62,7 @@ class ToolConversation:
         await self._tool.close()
 
     async def _reply(self, turn_text: str) -> StepResult:
-        turn = self._tool.parse(turn_text)
+        turn = self._tool.parse(after_thinking(turn_text))
         calls = turn.calls
         if (answer := extract_boxed(turn.prose)) is not None:
             return StepResult(stop_reason=StopReason.answered, answer=answer, tool_calls=calls)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from turnwise.env.opening import opening_messages
+from turnwise.env.thinking import after_thinking
 from turnwise.env.tool_call import extract_boxed
 from turnwise.types import Isolation, Message, Problem, StepResult, StopReason
 from turnwise.worked_examples import ExampleMessage
@@ -63,7 +64,7 @@ class Monologue:
         return opening_messages(self._settings, self._problem)
 
     async def step(self, turn_text: str) -> StepResult:
-        """Ends the episode: by the last boxed answer anywhere in the turn, inside code too, else as a void turn.
+        """Ends the episode: by the last boxed answer after the turn's thoughts, inside code too, else as a void turn.
 
         Raises:
             RuntimeError: The episode is over.
@@ -71,7 +72,7 @@ class Monologue:
         if self._is_over:
             raise RuntimeError(f"the episode of problem {self._problem.id!r} is over")
         self._is_over = True
-        answer = extract_boxed(turn_text)
+        answer = extract_boxed(after_thinking(turn_text))
         return StepResult(stop_reason=StopReason.void_turn if answer is None else StopReason.answered, answer=answer)
 
     async def close(self) -> None:
