@@ -39,7 +39,7 @@ def chat() -> ChatRenderer:
 
 
 def rendered(chat: ChatRenderer, ids: tuple[int, ...]) -> str:
-    return chat._tokenizer.decode(list(ids))
+    return chat.decode(ids)
 
 
 def test_hermes_prompt_and_reply_as_the_policy_reads_them(composed, chat: ChatRenderer) -> None:

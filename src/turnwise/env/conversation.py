@@ -4,6 +4,7 @@ from typing import Protocol
 
 from turnwise.env.opening import Opening, opening_messages
 from turnwise.env.solution import Judge, judged_end
+from turnwise.env.thinking import after_thinking
 from turnwise.env.tool_call import ParsedTurn, extract_boxed
 from turnwise.types import Message, Problem, StepResult, StopReason, ToolCall, ToolResult, ToolStatus
 
@@ -64,6 +65,8 @@ class ToolConversation:
         defines the entry point. A box, whatever it holds, hands it in, and so does a turn without a call. Tests that
         could not be run end the episode as a tool that broke.
 
+        What a turn thinks before it speaks counts for nothing; a turn that never stops thinking is void.
+
         Raises:
             RuntimeError: The episode is over.
         """
@@ -79,7 +82,7 @@ class ToolConversation:
         await self._tool.close()
 
     async def _reply(self, turn_text: str) -> StepResult:
-        turn = self._tool.parse(turn_text)
+        turn = self._tool.parse(after_thinking(turn_text))
         calls = turn.calls
         if self._judge is not None:
             self._programs.extend(call.code for call in calls if call.error is None)

@@ -7,6 +7,7 @@ from typing import ClassVar
 from turnwise.env.code_block import parse_code_blocks
 from turnwise.env.opening import opening_messages
 from turnwise.env.solution import Judge, judged_end
+from turnwise.env.thinking import after_thinking
 from turnwise.env.tool_call import ToolSignature, extract_boxed
 from turnwise.types import Isolation, Message, Problem, StepResult, StopReason
 from turnwise.worked_examples import ExampleMessage
@@ -80,7 +81,7 @@ class Monologue:
         return opening_messages(self._settings, self._problem)
 
     async def step(self, turn_text: str) -> StepResult:
-        """Ends the episode: by the last boxed answer anywhere in the turn, inside code too, else as a void turn.
+        """Ends the episode: by the last boxed answer after the turn's thoughts, inside code too, else as a void turn.
 
         Where the problem has tests, the last fenced Python program that defines its entry point is the answer.
 
@@ -90,9 +91,10 @@ class Monologue:
         if self._is_over:
             raise RuntimeError(f"the episode of problem {self._problem.id!r} is over")
         self._is_over = True
-        answer = extract_boxed(turn_text)
+        said = after_thinking(turn_text)
+        answer = extract_boxed(said)
         if self._judge is not None:
-            calls = parse_code_blocks(turn_text, PYTHON).calls
+            calls = parse_code_blocks(said, PYTHON).calls
             return await judged_end(self._judge, [call.code for call in calls if call.error is None], answer)
         return StepResult(stop_reason=StopReason.void_turn if answer is None else StopReason.answered, answer=answer)
 

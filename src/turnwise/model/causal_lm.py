@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -31,6 +31,8 @@ class CausalLM:
     """Attention kernel; auto takes flash-attention on CUDA where it is installed, else sdpa."""
     chat_template: str = ""
     """Jinja file that replaces the tokenizer's chat template; empty keeps its own."""
+    template_options: dict[str, Any] = field(default_factory=dict)
+    """Variables of the chat template, such as enable_thinking or date_string; what they mean is up to it."""
     num_threads: int = 0
     """Threads of torch on a CPU; 0 leaves torch its choice. A very small model is best off with one."""
     missing_hint: str = ""
@@ -77,7 +79,8 @@ class CausalLM:
             if not file.is_file():
                 raise ValueError(f"model.chat_template={self.chat_template!r}: no such file")
             tokenizer.chat_template = file.read_text(encoding="utf-8")
-        return ChatRenderer(tokenizer, name=f"model.path={self.path!r}")
+        name = f"model.path={self.path!r}"
+        return ChatRenderer(tokenizer, name, options=self.template_options, more_stop_ids=_taught_stops(source))
 
     def load_model(
         self, device: torch.device, dtype: torch.dtype, compute_dtype: torch.dtype | None = None
@@ -145,6 +148,17 @@ class CausalLM:
 def _is_hub_name(path: str) -> bool:
     parts = path.split("/")
     return len(parts) == 2 and all(part and not part.startswith((".", "~")) for part in parts)
+
+
+def _taught_stops(source: str) -> list[int]:
+    """The tokens at which the model's own settings end a text; chat models name those that end a turn here."""
+    from transformers import GenerationConfig
+
+    try:
+        stops: Any = GenerationConfig.from_pretrained(source).eos_token_id
+    except OSError:  # there is no such file, which a model may lack
+        return []
+    return [] if stops is None else [stops] if isinstance(stops, int) else list(stops)
 
 
 def _first_line(error: Exception) -> str:

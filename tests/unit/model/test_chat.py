@@ -111,13 +111,3 @@ def test_a_tokenizer_without_a_template_is_refused() -> None:
 def test_a_template_without_an_end_of_turn_is_refused() -> None:
     with pytest.raises(ValueError, match=r"endless: the chat template writes '\\n' after an assistant's turn"):
         ChatRenderer(with_template(CHATML.replace("<|end|>", "")), name="endless")
-
-
-def test_a_template_that_rewrites_earlier_turns_is_refused() -> None:
-    forgetful = (
-        "{% for m in messages %}{{ '<|' + m.role + '|>' }}"
-        "{% if m.role == 'assistant' and loop.last %}{{ 'thinking: ' }}{% endif %}"
-        "{{ m.content + '<|end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
-    )
-    with pytest.raises(ValueError, match="forgetful: the chat template does not preserve prefixes: 3 messages"):
-        ChatRenderer(with_template(forgetful), name="forgetful")

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from chat_families import FAMILIES, transcript
 from turnwise.model.causal_lm import CausalLM
 from turnwise.types import Message
 
@@ -27,7 +28,15 @@ def test_the_tokenizers_own_template_renders_the_worked_examples() -> None:
     expected = GOLDEN.read_text()
     shown = messages(expected)
     assert len(shown) == 1 + 5 * 4 + 1
-    assert renderer._tokenizer.decode(list(renderer.prompt_ids(shown))) == expected
+    assert renderer.decode(renderer.prompt_ids(shown)) == expected
+
+
+@needs_model
+def test_the_tokenizers_own_template_renders_the_familys_transcript() -> None:
+    (family,) = (one for one in FAMILIES if one.golden == "smollm2")
+    chat = CausalLM(path=str(FOLDER)).load_renderer()
+    text, _ = transcript(chat, family.tool_format, thinks=family.thinks)
+    assert text == family.text()
 
 
 @needs_model
