@@ -39,6 +39,7 @@ class Prompts:
     name = "prompts"
 
     def __init__(self, count: int) -> None:
+        self.removed: dict[str, int] = {}
         self._problems = [
             Problem(id=str(number), prompt=tuple(Message(**row) for row in rows), answer="none", source=self.name)
             for number, rows in enumerate(conversations(count))

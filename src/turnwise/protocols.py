@@ -214,6 +214,11 @@ class Task(Protocol):
 
     name: str
 
+    @property
+    def removed(self) -> Mapping[str, int]:
+        """How many train problems were removed up to now, by the name of the evaluation set that knows them."""
+        ...
+
     def next_batch(self, num_problems: int) -> list[Problem]:
         """The next problems of the train split; moves the cursor."""
         ...

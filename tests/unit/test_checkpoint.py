@@ -58,6 +58,7 @@ class FakeTask:
     name = "fake"
 
     def __init__(self) -> None:
+        self.removed = {}
         self.cursor = 0
 
     def next_batch(self, num_problems):

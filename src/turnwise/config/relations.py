@@ -12,6 +12,8 @@ from turnwise.engine.vllm.local import VLLM
 from turnwise.engine.vllm.server import VLLMServer
 from turnwise.env.tool_format import ToolFormat
 from turnwise.model.attention import FLASH
+from turnwise.task.benchmark import Benchmark
+from turnwise.task.suite import Suite
 from turnwise.trainer import Device, Precision
 from turnwise.worked_examples import ExampleRole
 
@@ -103,7 +105,8 @@ def _check_tool(task: TaskSettings, env: EnvironmentSettings) -> None:
     if wanted is None or env.tool_language in (None, wanted):
         return
     environments = [key for key in COMPONENTS if key.rpartition("/")[0] == "env"]
-    name, fitting = _option(task), [key for key in environments if _tool_of(key) == wanted]
+    name = task.name if isinstance(task, Benchmark | Suite) else _option(task)
+    fitting = [key for key in environments if _tool_of(key) == wanted]
     choices = [key.replace("/", "=") for key in fitting]
     if name in option_groups()["experiment"]:
         choices.append(f"experiment={name}, which chooses the model and limits for it too")

@@ -87,8 +87,13 @@ class Columns:
         """
         text = self.joiner.join(text_of(row, name).strip() for name in self.question)
         if self.choices:
-            choices = zip(list_of(row, self.labels), list_of(row, self.choices), strict=True)
-            text = "\n".join([text, "", *(f"({label}) {choice}" for label, choice in choices)])
+            labels, choices = list_of(row, self.labels), list_of(row, self.choices)
+            if len(labels) != len(choices):
+                fields = f"fields {self.labels!r} and {self.choices!r}"
+                raise ValueError(f"{row.place}: {fields}: {len(labels)} labels of {len(choices)} choices")
+            text = "\n".join(
+                [text, "", *(f"({label}) {choice}" for label, choice in zip(labels, choices, strict=True))]
+            )
         return text
 
 

@@ -18,7 +18,7 @@ MAX_ROUNDS = 100
 class EvaluationSets:
     """A live task. The train split is read when its first batch is asked for; nothing else of it is lazy.
 
-    Train problems that an evaluation set knows (`Contamination`) are removed and counted in `removed`, of a list of
+    Train problems that an evaluation set knows (`Contamination`) are removed and counted, of a list of
     problems all at once, of an endless stream as they are drawn.
     """
 
@@ -45,14 +45,18 @@ class EvaluationSets:
             held_out: A task whose own evaluation sets come before `sets`; none of them holds what it trains on.
         """
         self.name = name
-        self.removed: dict[str, int] = {}
-        """How many train problems were removed up to now, by the evaluation set that knows them."""
+        self._removed: dict[str, int] = {}
         self._sets = sets
         self._statements = statements
         self._start_train = start_train
         self._train_statement = train_statement
         self._contamination_ngram = contamination_ngram
         self._held_out = held_out
+
+    @property
+    def removed(self) -> dict[str, int]:
+        """How many train problems were removed up to now, by the evaluation set that knows them; reads nothing."""
+        return dict(self._removed)
 
     def eval_sets(self, num_problems: int) -> dict[str, list[Problem]]:
         """The first problems of each set, all of them when it holds no more than that.
@@ -83,7 +87,7 @@ class EvaluationSets:
                 return list(batch.values())
         raise ValueError(
             f"task {self.name!r}: {MAX_ROUNDS} draws gave {len(batch)} of {num_problems} train problems that no "
-            f"evaluation set knows; removed: {counted(self.removed)}"
+            f"evaluation set knows; removed: {counted(self._removed)}"
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -99,11 +103,12 @@ class EvaluationSets:
         if self._start_train is None:
             raise ValueError(f"task {self.name!r} has no train split: it is for mode=evaluate")
         train = self._start_train()
+        self._removed.update(train.removed)
         if not isinstance(train, ProblemList):
             return train
         train = train.keeping(self._is_new)
-        if self.removed:
-            LOGGER.warning("task %s: train problems removed: %s", self.name, counted(self.removed))
+        if self._removed:
+            LOGGER.warning("task %s: train problems removed: %s", self.name, counted(self._removed))
         return train
 
     @cached_property
@@ -114,5 +119,5 @@ class EvaluationSets:
         """Whether no evaluation set knows the problem; counts it otherwise."""
         name = self._contamination.known_from(self._train_statement(problem))
         if name is not None:
-            self.removed[name] = self.removed.get(name, 0) + 1
+            self._removed[name] = self._removed.get(name, 0) + 1
         return name is None

@@ -67,6 +67,8 @@ class GeneratedProblems:
 
     def __init__(self, name: str, sources: Sequence[Source], seed: int) -> None:
         self.name = name
+        self.removed: dict[str, int] = {}
+        """None has to be: the splits are apart from the beginning."""
         self._sources = sources
         self._seed = seed
         self._cursor = 0

@@ -1,13 +1,15 @@
 """The task `jsonl`: problems from a file of JSON lines."""
 
 import hashlib
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from turnwise.task.columns import text_of
+from turnwise.task.contamination import Contamination
 from turnwise.task.problem_list import ProblemList
+from turnwise.task.rows import read_file
 from turnwise.types import Message, Problem
 
 LOGGER = logging.getLogger(__name__)
@@ -33,10 +35,14 @@ class Jsonl:
     """The file of the eval split; None takes `eval_fraction` of `path`."""
     eval_fraction: float = 0.1
     """Share of the problems of `path` in the eval split; 1 evaluates on the whole file. Unused with `eval_path`."""
+    contamination_ngram: int = 13
+    """Words in a row that a train problem may not share with one of `eval_path`; 0: only equal ones are dropped."""
 
     def __post_init__(self) -> None:
         if not 0 < self.eval_fraction <= 1:
             raise ValueError(f"task.eval_fraction={self.eval_fraction}: expected a number in (0, 1]")
+        if self.contamination_ngram < 0:
+            raise ValueError(f"task.contamination_ngram={self.contamination_ngram}: expected >= 0")
 
     def start(self, seed: int) -> ProblemList:
         """Reads the files; `seed` orders the train split. The task is named after the file's stem.
@@ -50,12 +56,17 @@ class Jsonl:
             held_out = [problem for problem in problems if _hash(problem) < self.eval_fraction]
         else:
             held_out = read_problems(Path(self.eval_path))
-        statements = {_statement(problem) for problem in held_out}
-        train = [problem for problem in problems if _statement(problem) not in statements]
-        if self.eval_path is not None and len(train) < len(problems):
-            LOGGER.warning("dropped %d of %s: also in %s", len(problems) - len(train), self.path, self.eval_path)
         name = Path(self.eval_path or self.path).stem
-        return ProblemList(name, train, sorted(held_out, key=_hash), seed)
+        # Within one file only equal problems are twins: its problems may well be of one mould.
+        contamination = Contamination(
+            {name: map(_statement, held_out)}, 0 if self.eval_path is None else self.contamination_ngram
+        )
+        train = [problem for problem in problems if contamination.known_from(_statement(problem)) is None]
+        removed = {}
+        if self.eval_path is not None and len(train) < len(problems):
+            removed = {name: len(problems) - len(train)}
+            LOGGER.warning("dropped %d of %s: also in %s", removed[name], self.path, self.eval_path)
+        return ProblemList(name, train, sorted(held_out, key=_hash), seed, removed)
 
 
 def read_problems(path: Path) -> list[Problem]:
@@ -65,51 +76,20 @@ def read_problems(path: Path) -> list[Problem]:
         FileNotFoundError: The file is missing.
         ValueError: The file holds no problem, a line is malformed, or two problems have the same id.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"task file {str(path)!r}: no such file")
     problems: list[Problem] = []
-    first_lines: dict[str, int] = {}
-    with path.open("rb") as lines:
-        for line_number, raw in enumerate(lines, start=1):
-            where = f"{path}:{line_number}"
-            try:
-                line = raw.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{where}: not UTF-8: {error.reason} at byte {error.start}") from error
-            if not line.strip():
-                continue
-            problem = _parse(line, where)
-            if problem.id in first_lines:
-                raise ValueError(f"{where}: id {problem.id!r} is already that of line {first_lines[problem.id]}")
-            first_lines[problem.id] = line_number
-            problems.append(problem)
-    if not problems:
-        raise ValueError(f"{path}: holds no problem")
+    places: dict[str, str] = {}
+    for row in read_file(path):
+        problem = Problem(
+            id=text_of(row, "id"),
+            prompt=(Message(role="user", content=text_of(row, "problem")),),
+            answer=text_of(row, "answer"),
+            source=text_of(row, "source") if "source" in row.values else path.stem,
+        )
+        if problem.id in places:
+            raise ValueError(f"{row.place}: id {problem.id!r} is already that of {places[problem.id]}")
+        places[problem.id] = row.place
+        problems.append(problem)
     return problems
-
-
-def _parse(line: str, where: str) -> Problem:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
-    if not isinstance(row, dict):
-        raise ValueError(f"{where}: expected an object, got {type(row).__name__}")
-    return Problem(
-        id=_text(row, "id", where),
-        prompt=(Message(role="user", content=_text(row, "problem", where)),),
-        answer=_text(row, "answer", where),
-        source=_text(row, "source", where) if "source" in row else Path(where.rpartition(":")[0]).stem,
-    )
-
-
-def _text(row: dict[str, Any], field: str, where: str) -> str:
-    if field not in row:
-        raise ValueError(f"{where}: field {field!r} is missing; found {', '.join(row) or 'none'}")
-    value = row[field]
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{where}: field {field!r} is {json.dumps(value)}, expected a text that is not blank")
-    return value
 
 
 def _statement(problem: Problem) -> str:

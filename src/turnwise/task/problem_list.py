@@ -15,8 +15,17 @@ class ProblemList:
     between two epochs never holds a problem twice.
     """
 
-    def __init__(self, name: str, train: Sequence[Problem], held_out: Sequence[Problem], seed: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        train: Sequence[Problem],
+        held_out: Sequence[Problem],
+        seed: int,
+        removed: Mapping[str, int] | None = None,
+    ) -> None:
         self.name = name
+        self.removed = removed or {}
+        """How many train problems were left out, by the evaluation set that knows them."""
         self._train = train
         self._held_out = held_out
         self._seed = seed
@@ -24,7 +33,7 @@ class ProblemList:
 
     def keeping(self, is_kept: Callable[[Problem], bool]) -> "ProblemList":
         """The same lists and seed with only those train problems that are kept, from the beginning."""
-        return ProblemList(self.name, list(filter(is_kept, self._train)), self._held_out, self._seed)
+        return ProblemList(self.name, list(filter(is_kept, self._train)), self._held_out, self._seed, self.removed)
 
     def next_batch(self, num_problems: int) -> list[Problem]:
         """The next problems of the train split; moves the cursor.

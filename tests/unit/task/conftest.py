@@ -1,8 +1,10 @@
 import contextlib
 import io
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from datasets import config as hub_settings
 
 
 def run_trusted(program: str) -> str:
@@ -19,3 +21,9 @@ def run_trusted(program: str) -> str:
 @pytest.fixture
 def run() -> Callable[[str], str]:
     return run_trusted
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the package `datasets` keeps goes with the test."""
+    monkeypatch.setattr(hub_settings, "HF_DATASETS_CACHE", str(tmp_path / "hub_cache"))

@@ -68,7 +68,17 @@ def test_train_problems_that_stand_in_the_eval_file_are_dropped_and_counted(
     assert sorted(train) == sorted(f"What is {i} + 1?" for i in range(8))
     assert sorted(held_out) == sorted(f"What is {i} + 1?" for i in range(8, 12))
     assert f"dropped 2 of {path}: also in {eval_path}" in caplog.text
-    assert Jsonl(path=path, eval_path=eval_path).start(0).name == "test"
+    live = Jsonl(path=path, eval_path=eval_path).start(0)
+    assert (live.name, live.removed) == ("test", {"test": 2})
+
+
+def test_train_problems_that_share_many_words_with_the_eval_file_are_dropped(tmp_path: Path) -> None:
+    words = "a farmer sells nine eggs to each of the twelve guests of an inn"  # 14 words
+    path = write(tmp_path / "train.jsonl", row(0, problem=f"Every day {words}: how many?"), row(1))
+    eval_path = write(tmp_path / "test.jsonl", row(2, problem=f"Today, {words.upper()}. What does she earn?"))
+    assert splits(Jsonl(path=path, eval_path=eval_path), num_train=1)[0] == ["What is 1 + 1?"]
+    kept, _ = splits(Jsonl(path=path, eval_path=eval_path, contamination_ngram=0), num_train=2)
+    assert len(kept) == 2
 
 
 def test_the_seed_orders_the_train_split_only(tmp_path: Path) -> None:
@@ -90,7 +100,7 @@ def test_the_seed_orders_the_train_split_only(tmp_path: Path) -> None:
         (row(1, answer=2), "a.jsonl:2: field 'answer' is 2, expected a text"),
         (row(1, problem=None), "a.jsonl:2: field 'problem' is null, expected a text"),
         (row(1, source=""), "a.jsonl:2: field 'source' is \"\", expected a text"),
-        (row(0), "a.jsonl:2: id 'r0' is already that of line 1"),
+        (row(0), "a.jsonl:2: id 'r0' is already that of .*a.jsonl:1"),
     ],
 )
 def test_a_bad_line_is_named_with_its_file_and_number(tmp_path: Path, line: Any, message: str) -> None:
@@ -113,3 +123,8 @@ def test_a_missing_or_empty_file_is_named(tmp_path: Path) -> None:
 def test_eval_fraction_out_of_range_is_refused(eval_fraction: float) -> None:
     with pytest.raises(ValueError, match=r"task.eval_fraction=.*: expected a number in \(0, 1\]"):
         Jsonl(path="a.jsonl", eval_fraction=eval_fraction)
+
+
+def test_a_negative_number_of_words_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"task.contamination_ngram=-1: expected >= 0"):
+        Jsonl(path="a.jsonl", contamination_ngram=-1)
