@@ -55,7 +55,10 @@ MISTAKES = [
     ("env.sandbox.socket=/nowhere/at/all", ["env.sandbox.socket=/nowhere/at/all: expected a place in a folder"]),
     ("env.max_infrastructure_rate=5", ["env.max_infrastructure_rate=5.0: expected 0 to 1"]),
     ("reward/similarity=lexical reward.similarity.ngram=0", ["reward.similarity.ngram=0: expected"]),
-    ("mode=warmstart mode.num_steps=0", ["mode.num_steps=0: expected >= 1"]),
+    ("mode=warmstart warmstart.num_steps=0", ["warmstart.num_steps=0: expected >= 1"]),
+    ("mode=warmstart mode.num_steps=5", ["mode.num_steps: no such key", "the chosen mode has no settings"]),
+    ("warmstart.source=hub", ["warmstart.source", "demonstrations, transcripts, self"]),
+    ("warmstart.too_long=shrink", ["warmstart.too_long", "error, cut, drop"]),
     # values that do not go together
     ("reward.shaping=true rollout.group_size=1", ["reward.shaping=true", "rollout.group_size=1"]),
     (

@@ -113,7 +113,7 @@ def test_multirun_has_a_folder_for_every_run(start, tmp_path) -> None:
         ["tracker.save_groups_every=0,1"],
         ["tracker=files,wandb"],
         ["mode=evaluate", "algo=gtpo,grpo"],
-        ["mode=warmstart", "mode.batch_size=16,32"],
+        ["mode=warmstart", "warmstart.batch_size=16,32"],
     ],
     ids=" ".join,
 )

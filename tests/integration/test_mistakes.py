@@ -58,10 +58,10 @@ def test_a_model_whose_weights_are_torn(run: Run, tmp_path: Path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("mode.learning_rate=-1", r"mode\.learning_rate=-1"),
-        ("mode.vocab_size=10", r"mode\.vocab_size=10"),
-        ("mode.batch_size=99999", "mode.batch_size=99999"),
-        ("mode.out=/dev/null/model", "/dev/null/model"),
+        ("warmstart.learning_rate=-1", r"warmstart\.learning_rate=-1"),
+        ("warmstart.vocab_size=10", r"warmstart\.vocab_size=10"),
+        ("warmstart.batch_size=99999", "warmstart.batch_size=99999"),
+        ("warmstart.out=/dev/null/model", "/dev/null/model"),
     ],
 )
 def test_a_warm_start_out_of_range(run: Run, override: str, message: str):
@@ -70,7 +70,7 @@ def test_a_warm_start_out_of_range(run: Run, override: str, message: str):
 
 
 def test_a_task_without_demonstrations_has_no_warm_start(run: Run):
-    with pytest.raises(ConfigError, match="mode=warmstart: this task has no demonstrations; expected task=arithmetic"):
+    with pytest.raises(ConfigError, match=r"warmstart.source=demonstrations: this task has no demonstrations"):
         run("mode=warmstart", "task=jsonl", "task.path=problems.jsonl")
 
 

@@ -151,7 +151,7 @@ def test_evaluating_a_checkpoint_gives_the_number_that_training_gave(run: Run):
 
 
 def test_a_warm_start_repeats_and_gives_a_model_that_evaluates(run: Run):
-    small = ("mode=warmstart", "mode.num_demonstrations=48", "mode.num_steps=2", "mode.batch_size=16")
+    small = ("mode=warmstart", "warmstart.num_demonstrations=48", "warmstart.num_steps=2", "warmstart.batch_size=16")
     one, two = (run(*small, folder=folder) / "model" for folder in ("one", "two"))
     left, right = load_file(one / "model.safetensors"), load_file(two / "model.safetensors")
     assert all(torch.equal(left[name], right[name]) for name in left)
@@ -161,7 +161,7 @@ def test_a_warm_start_repeats_and_gives_a_model_that_evaluates(run: Run):
 
 
 def test_every_demonstrated_task_has_a_warm_start(run: Run):
-    small = ("mode=warmstart", "mode.num_demonstrations=32", "mode.num_steps=1", "mode.vocab_size=300")
+    small = ("mode=warmstart", "warmstart.num_demonstrations=32", "warmstart.num_steps=1", "warmstart.vocab_size=300")
     model = run(*small, "experiment=chain", folder="warm") / "model"
     evaluated = run("mode=evaluate", "experiment=chain", f"model.path={model}", "rollout.max_tokens=64", folder="after")
     assert lines(evaluated)[0]["eval/chain/accuracy"] == 0.0

@@ -74,6 +74,12 @@ def training_curves(lines: Sequence[Line]) -> list[Curve]:
             **share,
         ),
         _lines(lines, "Loss", "The objective that the optimiser lowers.", {"loss/value": "loss"}),
+        _lines(
+            lines,
+            "Held-out loss",
+            "Mean negative log-likelihood of a token, in nats, where turns are imitated.",
+            {"eval/warmstart/nll": "held-out", "eval/warmstart/train_nll": "learnt"},
+        ),
         _lines(lines, "KL from the reference", "Mean estimate of a token, in nats.", {"loss/kl": "KL"}),
         _lines(
             lines,

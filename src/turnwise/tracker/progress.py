@@ -57,9 +57,11 @@ class ProgressTracker:
         self._ends: tuple[float, ...] = (self._started,)
         self._accuracies: tuple[float, ...] = ()
         self._rewards: tuple[float, ...] = ()
+        self._losses: tuple[float, ...] = ()
         self._figures: Metrics = {}
         self._first_evaluation: tuple[int, float] | None = None
         self._last_evaluation: tuple[int, float] | None = None
+        self._held_out_loss = ""
         self._live: Live | None = None
         if self._console.is_terminal:
             self._live = Live(console=self._console, refresh_per_second=2, get_renderable=self.panel)
@@ -75,6 +77,7 @@ class ProgressTracker:
         self._ends = (*self._ends, self._clock())[-RECENT_STEPS - 1 :]
         self._accuracies = _extended(self._accuracies, metrics.get("rollout/accuracy"))
         self._rewards = _extended(self._rewards, metrics.get("reward/turn_mean"))
+        self._losses = _extended(self._losses, metrics.get("loss/value"))
         if self._live is None:
             self._print(self.line())
 
@@ -90,14 +93,23 @@ class ProgressTracker:
     def line(self) -> str:
         """The last step in one line."""
         left = self._seconds_left()
-        parts = [
-            f"step {self._next_step}/{self._num_steps}",
+        sampled = [
             f"accuracy {self._show('rollout/accuracy', '.1%')}",
             f"reward {self._show('reward/turn_mean', '+.3f')}",
             f"turns {self._show('rollout/num_turns', '.2f')}",
             f"tools ok {self._show('tool/ok', '.0%')}",
             f"entropy {self._show('loss/entropy', '.3f')}",
             f"{self._show('throughput/sampled_tokens_per_s', ',.0f')} tokens/s",
+        ]
+        imitated = [
+            f"loss {self._show('loss/value', '.4f')}",
+            f"entropy {self._show('loss/entropy', '.3f')}",
+            f"gradient norm {self._show('loss/grad_norm', '.3g')}",
+            f"{self._show('throughput/trained_tokens_per_s', ',.0f')} tokens/s",
+        ]
+        parts = [
+            f"step {self._next_step}/{self._num_steps}",
+            *(imitated if self._is_imitation() else sampled),
             f"{self._show('time/step_s', '.2f')} s",
             f"left {'–' if left is None else duration(left)}",
         ]
@@ -116,6 +128,14 @@ class ProgressTracker:
         bar = ProgressBar(total=max(self._num_steps, 1), completed=self._next_step)
         heading.add_row(Text(f"step {self._next_step}/{self._num_steps}", style="bold"), bar, Text(times))
 
+        imitated = [
+            ("loss", self._show("loss/value", ".4f")),
+            ("", Text(curve(self._losses), style="cyan")),
+            ("held-out", self._show_evaluation()),
+            ("entropy", self._show("loss/entropy", ".3f")),
+            ("gradient norm", self._show("loss/grad_norm", ".3g")),
+            ("learnt", f"{self._show('throughput/trained_tokens_per_s', ',.0f')} tokens/s"),
+        ]
         left_half = [
             ("accuracy", self._show("rollout/accuracy", ".1%") + self._show_mean_accuracy()),
             ("", Text(curve(self._accuracies, 0.0, 1.0), style="green")),
@@ -133,7 +153,7 @@ class ProgressTracker:
             ("sampled", f"{self._show('throughput/sampled_tokens_per_s', ',.0f')} tokens/s"),
         ]
         figures = Table.grid(padding=(0, 2))
-        is_wide = self._console.width >= WIDE
+        is_wide = self._console.width >= WIDE and not self._is_imitation()
         for _ in range(2 if is_wide else 1):
             figures.add_column(style="dim", no_wrap=True, min_width=16)
             figures.add_column(no_wrap=True, min_width=CURVE_STEPS)
@@ -141,13 +161,17 @@ class ProgressTracker:
             for left_row, right_row in zip(left_half, right_half, strict=True):
                 figures.add_row(*left_row, *right_row)
         else:
-            for row in left_half + right_half:
+            for row in imitated if self._is_imitation() else left_half + right_half:
                 figures.add_row(*row)
         return Panel(Group(heading, "", figures), title="turnwise", title_align="left", border_style="dim")
 
     def _log_evaluation(self, metrics: Metrics, step: int) -> None:
         accuracy = overall_accuracy(metrics)
         if accuracy is None:
+            losses = [value for name, value in metrics.items() if name.endswith("/nll")]
+            self._held_out_loss = f"loss {fmean(losses):.4f} after {step} steps" if losses else ""
+            if losses and self._live is None:
+                self._print(f"held-out {self._held_out_loss}")
             return
         if self._last_evaluation is None and (warning := no_use(metrics, has_tool=self._has_tool)):
             self._print(f"warning: {warning}")
@@ -158,7 +182,7 @@ class ProgressTracker:
 
     def _show_evaluation(self) -> str:
         if self._last_evaluation is None or self._first_evaluation is None:
-            return "–"
+            return self._held_out_loss or "–"
         step, accuracy = self._last_evaluation
         gain = (
             "" if step == self._first_evaluation[0] else f", {100 * (accuracy - self._first_evaluation[1]):+.1f} points"
@@ -173,6 +197,10 @@ class ProgressTracker:
         shares = {status: self._figures.get(f"tool/{status}", 0.0) for status in ToolStatus}
         shown = [f"{share:.0%} {status.replace('_', ' ')}" for status, share in shares.items() if share]
         return ", ".join(shown) or "–"
+
+    def _is_imitation(self) -> bool:
+        """Whether the last step learnt without sampling."""
+        return "throughput/trained_tokens_per_s" in self._figures
 
     def _show(self, name: str, format_spec: str) -> str:
         return format(self._figures[name], format_spec) if name in self._figures else "–"

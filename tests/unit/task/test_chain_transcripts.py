@@ -14,7 +14,7 @@ from turnwise.task.chain import Chain
 from turnwise.task.chain_transcripts import ChainFlaw, ChainFlaws, demonstrate
 from turnwise.task.families.family import Draft
 from turnwise.types import StepResult
-from turnwise.warmstart import demonstrate_all
+from turnwise.warmstart.demonstrations import demonstrate_all
 
 DRAFT = Draft(
     statement="Start at 37\nA: + 5\nB: * 3\nC: - 8", answer="118", programs=("37 + 5", "<result> * 3", "<result> - 8")

@@ -67,6 +67,30 @@ def test_a_pipe_gets_one_line_a_step():
     assert "\x1b" not in text_of(console)
 
 
+IMITATED = {
+    "loss/value": 0.25,
+    "loss/entropy": 1.5,
+    "loss/grad_norm": 0.5,
+    "time/step_s": 2.0,
+    "throughput/trained_tokens_per_s": 1234.5,
+}
+
+
+def test_a_step_of_imitation_shows_its_loss_and_the_held_out_one():
+    console, clock = pipe(), Clock()
+    tracker = ProgressTracker(10, console, clock=clock)
+    tracker.log({"eval/warmstart/nll": 0.5, "eval/warmstart/train_nll": 0.25}, 0)
+    clock.now += 2
+    tracker.log(IMITATED, 0)
+    assert text_of(console).splitlines() == [
+        "held-out loss 0.5000 after 0 steps",
+        "step 1/10  loss 0.2500  entropy 1.500  gradient norm 0.5  1,234 tokens/s  2.00 s  left 0:18",
+    ]
+    panel = render(tracker)
+    assert "loss 0.5000 after 0 steps" in panel
+    assert "accuracy" not in panel
+
+
 def test_evaluations_are_lines_of_their_own_and_say_what_was_gained():
     console = pipe()
     tracker = ProgressTracker(10, console)

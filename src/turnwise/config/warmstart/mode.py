@@ -70,7 +70,9 @@ class WarmStart:
             run_to_end(imitation.run(tracker, first_step))
             lesson.policy.save_pretrained(out)
         _say_what_was_learnt(run_dir, console)
-        console.print(f"weights in {out}; score them with: mode=evaluate model.path={out}", highlight=False)
+        console.print(
+            f"weights in {out}; score them with: mode=evaluate model.path={out}", highlight=False, soft_wrap=True
+        )
 
 
 def _say_what_was_learnt(run_dir: Path, console: Console) -> None:
@@ -85,4 +87,7 @@ def _say_what_was_learnt(run_dir: Path, console: Console) -> None:
         soft_wrap=True,
     )
     if (after[NLL] or 0.0) > (before[NLL] or 0.0):
-        console.print("warning: the held-out trajectories became less likely: fewer epochs or a lower learning rate?")
+        console.print(
+            "warning: the held-out trajectories became less likely: fewer epochs, or a lower learning rate?",
+            soft_wrap=True,
+        )
