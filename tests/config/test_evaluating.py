@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from builders import problem
 from turnwise.config.build import build_components
-from turnwise.config.evaluating import _env, protocol_of, without_tool
+from turnwise.config.evaluating import protocol_of, protocols, tool_settings, without_tool
 
 PROBLEMS = [problem(id="a"), problem(id="b")]
 
@@ -16,7 +16,7 @@ PROBLEMS = [problem(id="a"), problem(id="b")]
 def digest(composed: Callable[..., DictConfig]) -> Callable[..., str]:
     def of(*overrides: str) -> str:
         components = build_components(composed(*overrides), "label")
-        return protocol_of(components, _env(components), PROBLEMS).digest
+        return protocol_of(components, tool_settings(components), PROBLEMS).digest
 
     return of
 
@@ -72,10 +72,22 @@ def test_what_only_trains_or_only_says_how_it_is_run_does_not(digest, overrides)
 
 def test_the_problems_are_part_of_it(composed):
     components = build_components(composed(), "label")
-    env = _env(components)
+    env = tool_settings(components)
     assert protocol_of(components, env, PROBLEMS).digest != protocol_of(components, env, PROBLEMS[:1]).digest
 
 
 def test_the_arm_without_the_tool_asks_as_its_model_wants_it(composed):
     components = build_components(composed("model=instruct", "model.path=a/b"), "label")
     assert without_tool(components).system_prompt == components.model.system_prompt_without_tool != ""
+
+
+def test_with_and_without_the_tool_are_two_protocols(composed):
+    components = build_components(composed("evaluation.tools=both"), "label")
+    digests = {suffix: protocol(PROBLEMS).digest for suffix, protocol in protocols(components).items()}
+    assert list(digests) == ["", "_without_tool"]
+    assert len(set(digests.values())) == 2
+
+
+@pytest.mark.parametrize(("tools", "suffixes"), [("on", [""]), ("off", ["_without_tool"])])
+def test_one_of_them_alone(composed, tools, suffixes):
+    assert list(protocols(build_components(composed(f"evaluation.tools={tools}"), "label"))) == suffixes

@@ -1,7 +1,9 @@
 """`mode=doctor`: checks what can be checked of a configuration before step 1, and says what to mend."""
 
+import asyncio
 import json
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -13,21 +15,17 @@ from rich.console import Console
 from rich.text import Text
 
 from turnwise.config.parts import Components
-from turnwise.config.wiring import announce, choose_device, compute_dtype, say
+from turnwise.config.wiring import announce, choose_device, compute_dtype, listed, say
 from turnwise.engine.hf import MIB, HFEngine
 from turnwise.env.no_tool import NoTool
 from turnwise.evaluation.settings import Tools
 from turnwise.model.chat import ChatRenderer
-from turnwise.model.memory import GIB, MemoryEstimate, ModelShape, estimate_memory
+from turnwise.model.memory import GIB, ModelShape, estimate_memory
 from turnwise.model.template_report import describe_template
 from turnwise.protocols import Task
 from turnwise.reward.grading import ungradable
 from turnwise.tracker.atomic import write_atomically
 from turnwise.types import Isolation, Problem
-
-MAX_LISTED = 10
-"""Problems that a finding names before it only counts."""
-
 
 class Verdict(StrEnum):
     """What a check comes to."""
@@ -72,6 +70,17 @@ class Finding:
 class Doctor:
     """Checks template, problems, gold answers, prompts, tool and memory of a configuration; trains nothing."""
 
+    device_gib: float = 0.0
+    """Memory of the device that the run is meant for, in GiB; 0: that of this machine."""
+    num_devices: int = 1
+    """Devices that weights, gradients and optimiser are to be sharded over, for the estimate alone."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.device_gib < float("inf"):
+            raise ValueError(f"mode.device_gib={self.device_gib}: expected a finite number >= 0")
+        if self.num_devices < 1:
+            raise ValueError(f"mode.num_devices={self.num_devices}: expected >= 1")
+
     def __call__(self, components: Components, run_dir: Path) -> None:
         """Prints every finding and leaves them in doctor.json; exit code 1 if one failed."""
         console = announce(components, run_dir)
@@ -103,7 +112,7 @@ class Doctor:
         with checking("tool") as finding:
             check_tool(components, finding)
         with checking("memory") as finding:
-            check_memory(components, finding)
+            check_memory(components, finding, device_gib=self.device_gib, num_devices=self.num_devices)
         text = json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False) + "\n"
         write_atomically(run_dir / "doctor.json", text.encode("utf-8", "surrogatepass"))
         failed = [finding.check for finding in findings if finding.verdict is Verdict.failed]
@@ -130,6 +139,9 @@ def check_problems(components: Components, task: Task, finding: Finding) -> None
         wanted = components.evaluation.num_problems
         if len(problems) < wanted:
             finding.note(f"    fewer than evaluation.num_problems={wanted}: all that there are")
+    if not components.task.has_train:
+        finding.note("nothing to train on: for mode=evaluate")
+        return
     cursor = task.state_dict()
     first = task.next_batch(components.rollout.num_problems)
     task.load_state_dict(cursor)
@@ -142,20 +154,25 @@ def check_gold(components: Components, task: Task, finding: Finding) -> None:
     """Every gold answer of the evaluation sets is right by the grader's own measure."""
     problems = _eval_problems(components, task)
     compared = [problem for problem in problems if not problem.tests]
-    wrong = ungradable(compared, components.reward.grader)
+    dubious = ungradable(compared, components.reward.grader)
+    wrong = [problem for problem in dubious if not components.reward.grader(problem.answer, problem.answer)]
     finding.note(f"{len(compared)} gold answers are compared, {len(problems) - len(compared)} problems are tested")
     if wrong:
-        named = [f"{problem.id}: {problem.answer[:60]!r}" for problem in wrong[:MAX_LISTED]]
         finding.fail(
-            f"{len(wrong)} of {len(compared)} do not grade themselves correct: {'; '.join(named)}",
+            f"{len(wrong)} of {len(compared)} do not grade themselves correct: {listed(wrong)}",
             "mend these answers in the file of the problems; an answer that nobody can give right lowers every number",
+        )
+    if as_text := [problem for problem in dubious if problem not in wrong]:
+        finding.warn(
+            f"{len(as_text)} of {len(compared)} are right only word for word: {listed(as_text)}",
+            "see whether they are meant as words; else write them as mathematics that math-verify reads",
         )
 
 
 def check_prompt_lengths(components: Components, task: Task, renderer: ChatRenderer, finding: Finding) -> None:
     """The prompts, as the environment opens them, leave room for turns."""
     limit = components.rollout.max_tokens
-    openings = {"with the tool": (components.env.system_prompt, components.env.examples)}
+    openings = {"with the tool": (components.env.system_prompt, list(components.env.examples))}
     if components.evaluation.tools is not Tools.on:
         model = components.model
         openings["without the tool"] = (model.system_prompt_without_tool, model.examples_without_tool)
@@ -178,8 +195,6 @@ def check_prompt_lengths(components: Components, task: Task, renderer: ChatRende
 
 def check_tool(components: Components, finding: Finding) -> None:
     """The environment starts, with the isolation that this machine allows."""
-    import asyncio
-
     environments = components.env.start()
     isolation = environments.isolation
     asyncio.run(environments.close())
@@ -191,50 +206,50 @@ def check_tool(components: Components, finding: Finding) -> None:
         finding.note("no programs are run")
 
 
-def check_memory(components: Components, finding: Finding) -> None:
-    """An estimate of what training takes on one device, against what this machine's device has."""
+def check_memory(components: Components, finding: Finding, *, device_gib: float, num_devices: int) -> None:
+    """An estimate of what training takes on each device, against what such a device has.
+
+    Args:
+        components: The run's.
+        finding: Where to say it.
+        device_gib: What a device has; 0: this machine's.
+        num_devices: Devices that what is trained is sharded over.
+    """
     device = choose_device(components)
     shape = ModelShape.of(components.model.empty_model())
-    engine_ = components.engine
+    engine = components.engine
     dtype = compute_dtype(components, device)
     estimate = estimate_memory(
         shape,
         dtype=dtype,
         token_budget=components.trainer.token_budget,
         logit_chunk=components.trainer.logit_chunk,
-        cache_bytes=engine_.cache_mib * MIB if isinstance(engine_, HFEngine) else 0,
+        cache_bytes=engine.cache_mib * MIB if isinstance(engine, HFEngine) else 0,
         has_reference=components.loss.kl_weight > 0,
         gradient_checkpointing=components.trainer.gradient_checkpointing,
     )
     finding.note(f"{shape.num_parameters / 1e6:,.1f} million parameters, passes in {str(dtype).removeprefix('torch.')}")
-    finding.lines += _memory_lines(estimate)
-    if not isinstance(engine_, HFEngine):
-        finding.note("the memory of vLLM is its own setting and is not counted")
+    finding.note(f"GiB: {', '.join(f'{name} {size / GIB:.2f}' for name, size in estimate.parts.items() if size)}")
+    if not isinstance(engine, HFEngine):
+        finding.note("the memory of vLLM is a setting of its own and is not counted")
     if components.model.lora_rank:
         finding.note("all weights are counted as trained; an adapter takes less")
-    has = _device_bytes(device)
-    finding.note(f"this {device.type} has {has / GIB:.1f} GiB")
-    if estimate.total > has:
+    needed = estimate.sharded(num_devices)
+    each = f" on each of {num_devices} devices" if num_devices > 1 else ""
+    finding.note(f"{needed / GIB:.2f} GiB together{each} (activations estimated)")
+    has = device_gib * GIB or _device_bytes(device)
+    finding.note(f"{'such a device' if device_gib else f'this {device.type}'} has {has / GIB:.1f} GiB")
+    if needed > has:
         finding.fail(
-            f"{estimate.total / GIB:.1f} GiB do not fit on it",
+            f"{needed / GIB:.1f} GiB do not fit on it",
             "smaller trainer.token_budget or engine.cache_mib, trainer.gradient_checkpointing=true, model.lora_rank, "
             "or a larger device",
         )
 
 
-def _memory_lines(estimate: MemoryEstimate) -> Sequence[str]:
-    parts = [f"{name} {size / GIB:.2f}" for name, size in estimate.parts.items() if size]
-    return [
-        f"GiB on one device: {', '.join(parts)}",
-        f"{estimate.total / GIB:.2f} GiB together (activations estimated)",
-    ]
-
-
 def _device_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    import os
-
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 

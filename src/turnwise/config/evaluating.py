@@ -12,12 +12,13 @@ from turnwise.config.wiring import evaluation_reward, rollout_limits
 from turnwise.env.no_tool import NoTool
 from turnwise.env.python_tool import PythonToolPool
 from turnwise.evaluation.evaluate import Arm, Evaluator
+from turnwise.evaluation.kept import check_kept
 from turnwise.evaluation.protocol import EvaluationProtocol, problems_digest
 from turnwise.evaluation.settings import Tools
 from turnwise.model.chat import ChatRenderer
 from turnwise.protocols import EnvironmentPool, RolloutEngine
 from turnwise.rollout.sampler import RolloutSampler
-from turnwise.tracker.evaluations import WITHOUT_TOOL
+from turnwise.tracker.evaluations import WITHOUT_TOOL, set_folder
 from turnwise.types import Problem
 
 SAMPLING_FIELDS = ("num_samples", "temperature", "top_k", "top_p")
@@ -60,22 +61,19 @@ def start_evaluator(
         weights: Whose they are, if an interrupted evaluation may go on.
         say: Told how far a long evaluation is.
     """
-    tools, arms = components.evaluation.tools, []
-    if tools is not Tools.off:
-        arms.append(Arm(suffix="", rollouts=rollouts, protocol=partial(protocol_of, components, _env(components))))
-    if tools is not Tools.on:
-        no_tool = without_tool(components)
+    samplers = {"": rollouts}
+    if components.evaluation.tools is not Tools.on:
         judges = environments.judge if isinstance(environments, PythonToolPool) else None
-        sampler = RolloutSampler(
-            engine=engine, environments=no_tool.start(judges), renderer=renderer, limits=rollout_limits(components)
+        samplers[WITHOUT_TOOL] = RolloutSampler(
+            engine=engine,
+            environments=without_tool(components).start(judges),
+            renderer=renderer,
+            limits=rollout_limits(components),
         )
-        arms.append(
-            Arm(
-                suffix=WITHOUT_TOOL,
-                rollouts=sampler,
-                protocol=partial(protocol_of, components, {"_target_": NoTool.__qualname__, **asdict(no_tool)}),
-            )
-        )
+    arms = [
+        Arm(suffix=suffix, rollouts=samplers[suffix], protocol=protocol)
+        for suffix, protocol in protocols(components).items()
+    ]
     return Evaluator(
         settings=components.evaluation,
         arms=arms,
@@ -85,6 +83,30 @@ def start_evaluator(
         weights=weights,
         say=say,
     )
+
+
+def protocols(components: Components) -> dict[str, Callable[[Sequence[Problem]], EvaluationProtocol]]:
+    """What makes the protocol of some problems, by what ends the names of the results that it stands beside."""
+    no_tool = {"_target_": NoTool.__qualname__, **asdict(without_tool(components))}
+    both = {
+        "": partial(protocol_of, components, tool_settings(components)),
+        WITHOUT_TOOL: partial(protocol_of, components, no_tool),
+    }
+    wanted = {Tools.on: [""], Tools.off: [WITHOUT_TOOL], Tools.both: ["", WITHOUT_TOOL]}[components.evaluation.tools]
+    return {suffix: both[suffix] for suffix in wanted}
+
+
+def check_kept_evaluations(
+    components: Components, eval_sets: Mapping[str, Sequence[Problem]], run_dir: Path, weights: str
+) -> None:
+    """Looks into the run's folder before anything is loaded.
+
+    Raises:
+        ValueError: It holds evaluations of other weights or by another protocol.
+    """
+    for suffix, protocol in protocols(components).items():
+        for name, problems in eval_sets.items():
+            check_kept(set_folder(run_dir, f"{name}{suffix}"), 0, protocol(problems), weights)
 
 
 def without_tool(components: Components) -> NoTool:
@@ -118,7 +140,9 @@ def protocol_of(components: Components, env: Mapping[str, Any], problems: Sequen
     )
 
 
-def _env(components: Components) -> dict[str, Any]:
+def tool_settings(components: Components) -> dict[str, Any]:
+    """Of the environment with the tool, those that decide what a trajectory becomes."""
+
     def kept(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         fields = {key: value for key, value in node.items() if f"{prefix}{key}" not in HOW_IT_RUNS}
         return {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from turnwise import checkpoint
 from turnwise.config.errors import ConfigError, building
-from turnwise.config.evaluating import start_evaluator
+from turnwise.config.evaluating import check_kept_evaluations, start_evaluator
 from turnwise.config.parts import Components
 from turnwise.config.wiring import (
     announce,
@@ -28,6 +28,7 @@ from turnwise.config.wiring import (
     start_policy,
     start_probe,
     start_tracker,
+    warn_of_gold,
 )
 from turnwise.lookahead import train_ahead
 from turnwise.model.attention import choose_attention
@@ -51,6 +52,7 @@ class Train:
             check_similarity(components)
             renderer = components.model.load_renderer()
             check_task(components, task, renderer)
+            warn_of_gold(components, task.eval_sets(components.evaluation.num_problems), console)
             device = choose_device(components)
             model = load_model(components, device, policy_dtype(components, device))
             reference = load_reference(components, device)
@@ -109,11 +111,13 @@ class Evaluate:
             eval_sets = task.eval_sets(components.evaluation.num_problems)
             renderer = components.model.load_renderer()
             check_prompts(components, list(chain.from_iterable(eval_sets.values())), renderer)
+            weights = components.model.identity()
+            check_kept_evaluations(components, eval_sets, run_dir, weights)
+            warn_of_gold(components, eval_sets, console)
             device = choose_device(components)
             environments = start_environments(components, run_dir, console)
             engine = start_engine(components, renderer, device)
             tracker = start_tracker(components, run_dir, console, first_step=0, num_steps=0)
-            weights = components.model.identity()
 
         async def run() -> None:
             async with sampling(components, renderer, engine, environments) as rollouts:

@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from itertools import chain
 from pathlib import Path
@@ -26,6 +26,7 @@ from turnwise.report.closing import closing_table
 from turnwise.report.evaluations import write_table
 from turnwise.report.page import write_report
 from turnwise.report.summary import Outcome, read_summary, summarise_run, write_summary
+from turnwise.reward.grading import ungradable
 from turnwise.reward.outcome import OutcomeReward
 from turnwise.rollout.episode import RolloutLimits
 from turnwise.rollout.gold import GoldProbe
@@ -37,6 +38,8 @@ from turnwise.trainer import Device, Precision
 from turnwise.types import Isolation, Problem
 
 T = TypeVar("T")
+MAX_LISTED = 10
+"""Problems that a line names before it only counts."""
 
 
 def announce(components: Components, run_dir: Path) -> Console:
@@ -50,6 +53,25 @@ def announce(components: Components, run_dir: Path) -> Console:
 def say(console: Console, text: str) -> None:
     """Prints a line as it is, whatever brackets or numbers it holds."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def listed(problems: Sequence[Problem]) -> str:
+    """The first problems with their gold answers, and how many more there are."""
+    named = [f"{problem.id}: {problem.answer[:60]!r}" for problem in problems[:MAX_LISTED]]
+    more = f"; and {len(problems) - MAX_LISTED} more" if len(problems) > MAX_LISTED else ""
+    return "; ".join(named) + more
+
+
+def warn_of_gold(components: Components, eval_sets: Mapping[str, Sequence[Problem]], console: Console) -> None:
+    """Names the problems whose gold answer cannot be read as mathematics: they stay, and only equal text is right."""
+    for name, problems in eval_sets.items():
+        compared = [problem for problem in problems if not problem.tests]
+        if dubious := ungradable(compared, components.reward.grader):
+            say(
+                console,
+                f"warning: {name}: {len(dubious)} of {len(compared)} gold answers cannot be read; they stay, and only "
+                f"equal text is right: {listed(dubious)}",
+            )
 
 
 def choose_device(components: Components) -> torch.device:

@@ -30,7 +30,7 @@ class KeptEvaluation:
         self._bundle = bundle_path(folder, step)
         self.scored_groups: list[ScoredGroup] = []
         if weights and record_path(folder, step).exists():
-            self._check(read_record(folder, step), protocol)
+            check_kept(folder, step, protocol, weights)
             if self._bundle.exists():
                 self.scored_groups = [scored for scored, _ in read_groups(self._bundle)]
         else:
@@ -59,15 +59,24 @@ class KeptEvaluation:
         record = SetRecord(protocol=self._record.protocol, weights=self._record.weights, result=result)
         write_record(self.folder, self._step, record)
 
-    def _check(self, found: SetRecord, protocol: EvaluationProtocol) -> None:
-        there = EvaluationProtocol(content=found.protocol)
-        if there.digest != protocol.digest:
-            raise ValueError(
-                f"{self.folder} holds an evaluation by protocol {there.digest}, this one is {protocol.digest}: name "
-                f"another hydra.run.dir"
-            )
-        if found.weights != self._record.weights:
-            raise ValueError(
-                f"{self.folder} holds an evaluation of other weights ({found.weights}), these are "
-                f"{self._record.weights}: name another hydra.run.dir"
-            )
+
+def check_kept(folder: Path, step: int, protocol: EvaluationProtocol, weights: str) -> None:
+    """Refuses to go on with an evaluation that is another one's; where nothing is kept there is nothing to mix.
+
+    Raises:
+        ValueError: Trajectories of other weights or of another protocol lie in the set's folder.
+    """
+    if not record_path(folder, step).exists():
+        return
+    found = read_record(folder, step)
+    there = EvaluationProtocol(content=found.protocol)
+    if there.digest != protocol.digest:
+        raise ValueError(
+            f"{folder} holds an evaluation by protocol {there.digest}, this one is {protocol.digest}: name another "
+            f"hydra.run.dir"
+        )
+    if found.weights != weights:
+        raise ValueError(
+            f"{folder} holds an evaluation of other weights ({found.weights}), these are {weights}: name another "
+            f"hydra.run.dir"
+        )

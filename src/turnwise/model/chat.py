@@ -58,7 +58,7 @@ class ChatRenderer:
         self.traits = find_traits(self.template)
         (end_id,) = self._encode(self.traits.end_of_turn)
         eos: Any = tokenizer.eos_token_id
-        self.stop_token_ids = frozenset({end_id, *([] if eos is None else [eos]), *more_stop_ids})
+        self.stop_token_ids: frozenset[int] = frozenset({end_id, *([] if eos is None else [eos]), *more_stop_ids})
         self._prompt_ids = lru_cache(maxsize=4096)(self._render_prompt)
         self._continuation_ids = lru_cache(maxsize=4096)(self._render_continuation)
 

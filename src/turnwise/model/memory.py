@@ -1,7 +1,7 @@
 """What a run needs of a device's memory, from the shapes of the model's parameters: nothing is loaded."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -25,7 +25,7 @@ class ModelShape:
     @classmethod
     def of(cls, model: nn.Module) -> "ModelShape":
         """That of a model of transformers, which may be on the meta device."""
-        config: Any = model.config.get_text_config()  # pyright: ignore[reportCallIssue]
+        config = cast(Any, model).config.get_text_config()
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return cls(
@@ -59,6 +59,11 @@ class MemoryEstimate:
     def total(self) -> int:
         """Of all together."""
         return sum(self.parts.values())
+
+    def sharded(self, num_devices: int) -> float:
+        """Of all together on each device, where what is trained and the reference are dealt out over several."""
+        dealt_out = self.weights + self.gradients + self.optimiser + self.reference
+        return self.total - dealt_out * (1 - 1 / num_devices)
 
     @property
     def parts(self) -> dict[str, int]:

@@ -1,0 +1,99 @@
+"""`mode=doctor`: each check passes on a sound configuration, and fails or warns when the thing it guards is broken."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from integration_runs import Run
+from turnwise.model.causal_lm import PACKAGE_WEIGHTS
+
+
+def verdicts(run_dir: Path) -> dict[str, str]:
+    return {one["check"]: one["verdict"] for one in json.loads((run_dir / "doctor.json").read_text())}
+
+
+def lines(run_dir: Path, check: str) -> str:
+    (one,) = [one for one in json.loads((run_dir / "doctor.json").read_text()) if one["check"] == check]
+    return "\n".join([*one["lines"], *one["remedies"]])
+
+
+def failing(run: Run, *overrides: str, tmp_path: Path) -> Path:
+    with pytest.raises(SystemExit) as ended:
+        run("mode=doctor", *overrides)
+    assert ended.value.code == 1
+    return tmp_path / "run"
+
+
+def problems_file(path: Path, *answers: str, what: str = "What is") -> Path:
+    rows = [
+        {"id": str(index), "problem": f"{what} number {index}?", "answer": answer, "source": "made"}
+        for index, answer in enumerate(answers)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_the_default_configuration_passes(run: Run):
+    assert set(verdicts(run("mode=doctor")).values()) == {"pass"}
+
+
+def test_a_model_without_a_template(run: Run, tmp_path: Path):
+    model = tmp_path / "model"
+    shutil.copytree(PACKAGE_WEIGHTS / "tiny", model)
+    (model / "chat_template.jinja").unlink()
+    config = model / "tokenizer_config.json"
+    settings = json.loads(config.read_text())
+    settings.pop("chat_template", None)
+    config.write_text(json.dumps(settings))
+    folder = failing(run, f"model.path={model}", tmp_path=tmp_path)
+    assert verdicts(folder)["chat template"] == "fail"
+    assert "no chat template" in lines(folder, "chat template")
+    assert verdicts(folder)["memory"] == "pass", "what does not depend on it is checked all the same"
+
+
+def test_problems_that_are_not_there(run: Run, tmp_path: Path):
+    folder = failing(run, "task=jsonl", "task.path=nowhere.jsonl", tmp_path=tmp_path)
+    assert verdicts(folder)["problems"] == "fail"
+    assert "nowhere.jsonl" in lines(folder, "problems")
+
+
+def test_gold_answers_that_only_equal_text_matches_are_named(run: Run, tmp_path: Path):
+    train = problems_file(tmp_path / "train.jsonl", "1", "2", "3", what="Say")
+    held_out = problems_file(tmp_path / "held_out.jsonl", "1/2", "yes", r"\frac{1}{")
+    folder = run("mode=doctor", "task=jsonl", f"task.path={train}", f"task.eval_path={held_out}")
+    assert verdicts(folder)["gold answers"] == "warn"
+    assert "1 of 3" in lines(folder, "gold answers")
+    assert "frac" in lines(folder, "gold answers")
+
+
+def test_problems_to_evaluate_on_alone(run: Run, tmp_path: Path):
+    held_out = problems_file(tmp_path / "gsm8k_test.jsonl", "1", "2")
+    settings = ("task=suite_math", "task.only=[gsm8k]", f"task.path={tmp_path}", "rollout.max_tokens=200")
+    assert held_out.exists()
+    folder = run("mode=doctor", *settings)
+    assert set(verdicts(folder).values()) == {"pass"}
+    assert "evaluation set gsm8k: 2 problems" in lines(folder, "problems")
+
+
+def test_a_limit_that_no_prompt_fits(run: Run, tmp_path: Path):
+    folder = failing(run, "rollout.max_tokens=8", tmp_path=tmp_path)
+    assert verdicts(folder)["prompts"] == "fail"
+    assert "rollout.max_tokens=" in lines(folder, "prompts")
+
+
+def test_a_limit_that_some_prompts_do_not_fit(run: Run):
+    folder = run("mode=doctor", "rollout.max_tokens=16")
+    assert verdicts(folder)["prompts"] == "warn"
+
+
+def test_a_device_that_is_too_small(run: Run, tmp_path: Path):
+    folder = failing(run, "mode.device_gib=1", tmp_path=tmp_path)
+    assert verdicts(folder)["memory"] == "fail"
+    assert "engine.cache_mib" in lines(folder, "memory")
+
+
+def test_sharding_takes_less_on_each(run: Run):
+    folder = run("mode=doctor", "mode.num_devices=8")
+    assert "on each of 8 devices" in lines(folder, "memory")
