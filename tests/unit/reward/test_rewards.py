@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders import group, trajectory
+from builders import group, problem, trajectory
 from turnwise.reward.format import FormatRule, format_errors_K
 from turnwise.reward.outcome import OutcomeReward
 from turnwise.reward.turn_level import TurnLevelReward
-from turnwise.types import StopReason
+from turnwise.types import Group, StopReason
 
 BAD = "unclosed fence"
 
@@ -278,3 +278,21 @@ def test_the_order_of_siblings_does_not_matter(trajectories, reward, random):
 def test_fields_out_of_range(kind, fields, message):
     with pytest.raises(ValueError, match=message):
         kind(**fields)
+
+
+@pytest.mark.parametrize("reward", [TurnLevelReward(), OutcomeReward()])
+def test_where_a_problem_has_tests_their_verdict_decides(reward):
+    question = replace(problem("42"), tests="check(f)", entry_point="f")
+    verdicts = [
+        replace(trajectory(("a", None), answer="42", stop_reason=reason), passed=passed)
+        for reason, passed in (
+            (StopReason.answered, True),
+            (StopReason.answered, False),
+            (StopReason.max_turns, None),
+            (StopReason.tool_infrastructure, None),
+        )
+    ]
+    assert reward(Group(problem=question, trajectories=tuple(verdicts))).correct_G == (True, False, False, False)
+    untested = trajectory(("a", None), answer="42")
+    with pytest.raises(ValueError, match="problem 'p0' has tests, which nothing ran on the answer"):
+        reward(Group(problem=question, trajectories=(untested,)))

@@ -2,11 +2,14 @@
 
 import asyncio
 import time
+from dataclasses import replace
 
 import pytest
 
 from builders import problem
 from scripted import CharRenderer, EchoEnvironment, EchoPool, ScriptedEngine
+from turnwise.env.python_tool import PythonTool
+from turnwise.env.sandbox.local import LocalSandbox
 from turnwise.rollout.episode import RolloutLimits
 from turnwise.rollout.sampler import RolloutSampler, RolloutSettings
 from turnwise.seeding import derive_seed
@@ -233,3 +236,29 @@ def test_who_cancels_the_sampler_leaves_nothing_open():
 def test_settings_out_of_range_name_the_key_and_the_value(field, value):
     with pytest.raises(ValueError, match=rf"rollout\.{field}={value}"):
         RolloutSettings(**{field: value})
+
+
+def test_the_verdict_of_a_problem_s_tests_is_kept():
+    tested = replace(problem(), tests="assert twice(2) == 4", entry_point="twice")
+    programs = ("def twice(x): return 2 * x", "def twice(x): return x")
+    turns = {
+        derive_seed(SEED, "p0", g, 0): f"```python\n{program}\n```\n\\boxed{{done}}"
+        for g, program in enumerate(programs)
+    }
+
+    async def run() -> Group:
+        pool = PythonTool(sandbox=LocalSandbox()).start()
+        try:
+            sampler = RolloutSampler(
+                engine=ScriptedEngine({**turns, derive_seed(SEED, "p0", 2, 0): "words"}),
+                environments=pool,
+                renderer=CharRenderer(),
+                limits=RolloutLimits(max_turns=2, max_tokens=100),
+            )
+            rollout = await sampler.sample([tested], group_size=3, temperature=1.0, seed=SEED)
+            return rollout.groups[0]
+        finally:
+            await pool.close()
+
+    trajectories = asyncio.run(run()).trajectories
+    assert [(t.answer, t.passed) for t in trajectories] == [(programs[0], True), (programs[1], False), (None, None)]

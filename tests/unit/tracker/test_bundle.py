@@ -1,6 +1,7 @@
 import gzip
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -90,6 +91,38 @@ def test_reading_gives_back_exactly_what_was_written(tmp_path):
     assert [scored for scored, _ in read] == groups
     assert [rows for _, rows in read] == advantages
     assert list(iterate_groups(path)) == read
+
+
+def group_with_tests() -> ScoredGroup:
+    question = replace(problem(), tests="check(f)\n", entry_point="f")
+    trajectories = tuple(
+        replace(trajectory(answer="def f(): ...", sample_index=i), passed=passed)
+        for i, passed in enumerate((True, False, None))
+    )
+    return ScoredGroup(
+        group=Group(problem=question, trajectories=trajectories),
+        turn_rewards_GK=((0.0, 1.0), (0.0, 0.0), (0.0, 0.0)),
+        terms={},
+        correct_G=(True, False, False),
+    )
+
+
+def test_tests_and_their_verdict_are_kept(tmp_path):
+    path = tmp_path / "step_0.jsonl.gz"
+    write_groups(path, [group_with_tests()], [[[0.0, 0.0]] * 3], [[[0.0, 0.0]] * 3])
+    assert [scored for scored, _ in read_groups(path)] == [group_with_tests()]
+
+
+def test_a_bundle_that_knows_no_tests_is_read(tmp_path):
+    path = tmp_path / "step_0.jsonl.gz"
+    write_groups(path, [awkward_group()], [[[0.5, -0.5], []]], [[[0.5, -0.5], []]])
+    line = json.loads(gzip.decompress(path.read_bytes()).decode("utf-8", "surrogatepass"))
+    for name in ("tests", "entry_point"):
+        del line["problem"][name]
+    for one in line["trajectories"]:
+        del one["passed"]
+    path.write_bytes(gzip.compress(json.dumps(line).encode()))
+    assert [scored for scored, _ in read_groups(path)] == [awkward_group()]
 
 
 def test_every_float_is_the_same_float(tmp_path):
