@@ -29,12 +29,13 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
 PAGE = HERE.parent / "docs" / "PERFORMANCE.md"
 BEGIN, END = "<!-- written by make bench -->\n", "<!-- end -->\n"
-BENCHMARKS = ("advantages", "similarity", "sandbox", "rescore", "viewer", "scaling", "limits", "peer", "gpu")
+BENCHMARKS = ("advantages", "similarity", "grading", "sandbox", "rescore", "viewer", "scaling", "limits", "peer", "gpu")
 UNITS = {
     "_s": (1.0, "s"),
     "_mib": (1.0, "MiB"),
     "_gflops": (1.0, "GFLOP/s"),
     "_rate": (1.0, "tokens/s"),
+    "_answers": (1.0, "answers/s"),
     "_bandwidth": (1.0, "GB/s"),
     "_share": (100.0, "%"),
 }

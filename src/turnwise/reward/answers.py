@@ -197,6 +197,8 @@ def _by_words(answer: str, gold: str) -> bool | None:
         return first is not None and said == {_YES_OR_NO[small_gold]} and first[1] in _YES_OR_NO
     if _WORDS.fullmatch(gold):
         return small_answer == small_gold
+    if _WORDS.fullmatch(answer) and read_number(gold) is not None:
+        return False
     times = [_TIME.fullmatch(text) for text in (answer, gold)]
     if any(time is not None and time[3] for time in times):
         return all(times) and _minutes(times[0]) == _minutes(times[1])

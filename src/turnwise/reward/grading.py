@@ -44,7 +44,7 @@ class Grader:
         """
         return self.grade_all([(answer, gold)])[0]
 
-    def grade_all(self, pairs: Sequence[tuple[str | None, str]]) -> list[bool]:
+    def grade_all(self, pairs: Sequence[tuple[str | None, str]] | Sequence[tuple[str, str]]) -> list[bool]:
         """Whether the answer equals the gold answer, for each pair of the two; all cores take part.
 
         Raises:

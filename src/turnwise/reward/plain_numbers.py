@@ -19,7 +19,7 @@ _SCIENTIFIC = re.compile(
 )
 _MAX_CHARACTERS = 1000
 
-_MIN_DECIMALS = 6
+MIN_DECIMALS = 6
 _FLOAT_NOISE = Fraction(1, 10**12)
 
 _UNIT = re.compile(
@@ -122,7 +122,7 @@ def equal_numbers(answer: PlainNumber, gold: PlainNumber) -> bool:
 
 def _is_rounding(answer: PlainNumber, exact: Fraction) -> bool:
     error = abs(answer.value - exact)
-    if answer.decimals < _MIN_DECIMALS:
+    if answer.decimals < MIN_DECIMALS:
         return error == 0
     return error <= max(Fraction(1, 2 * 10**answer.decimals), abs(exact) * _FLOAT_NOISE)
 
