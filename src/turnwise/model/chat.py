@@ -58,7 +58,8 @@ class ChatRenderer:
         self.traits = find_traits(self.template)
         (end_id,) = self._encode(self.traits.end_of_turn)
         eos: Any = tokenizer.eos_token_id
-        self.stop_token_ids = frozenset({end_id, *([] if eos is None else [eos]), *more_stop_ids})
+        ends: list[int] = [end_id] if eos is None else [end_id, eos]
+        self.stop_token_ids = frozenset([*ends, *more_stop_ids])
         self._prompt_ids = lru_cache(maxsize=4096)(self._render_prompt)
         self._continuation_ids = lru_cache(maxsize=4096)(self._render_continuation)
 
