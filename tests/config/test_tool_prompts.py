@@ -2,12 +2,13 @@
 
 import asyncio
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from builders import problem
-from chat_families import CHATML, CHATML_TOKENS, tokenizer_with
+from chat_families import CHATML, CHATML_TOKENS, FAMILIES, tokenizer_with
 from tiny_models import TEXTS, VOCAB_SIZE
 from turnwise.config.build import build_components
 from turnwise.config.parts import EnvironmentSettings
@@ -121,6 +122,29 @@ def test_without_a_tool_no_prompt_speaks_of_one(composed, model: str) -> None:
     assert r"\boxed{" in env.system_prompt
     assert not re.search(r"```|tool_call|python|code|print", text, re.IGNORECASE)
     assert "tool" not in text
+
+
+@pytest.mark.parametrize(
+    ("model", "golden", "opened_by"),
+    [
+        ("qwen2_5_0_5b_instruct", "qwen2_5", "<|im_start|>assistant\n"),
+        ("qwen2_5_7b_instruct", "qwen2_5", "<|im_start|>assistant\n"),
+        ("qwen3_0_6b", "qwen3_thinking", "<|im_start|>assistant\n"),
+        ("qwen3_8b", "qwen3_thinking", "<|im_start|>assistant\n"),
+        ("qwen3_8b model.template_options.enable_thinking=false", "qwen3_thinking", "<think>\n\n</think>\n\n"),
+        ("llama3_8b_instruct", "llama3", "assistant<|end_header_id|>\n\n"),
+        ("llama3_1_8b_instruct", "llama3_1", "assistant<|end_header_id|>\n\n"),
+        ("llama3_2_1b_instruct", "llama3_1", "assistant<|end_header_id|>\n\n"),
+    ],
+)
+def test_options_of_models_go_with_the_templates_of_their_families(
+    composed, model: str, golden: str, opened_by: str
+) -> None:
+    lm = build_components(composed(*f"model={model}".split()), "").model
+    family = next(one for one in FAMILIES if one.golden == golden)
+    chat = replace(family, options=lm.template_options).renderer()
+    assert chat.traits.opening.endswith(opened_by)
+    assert "```python" in lm.system_prompt
 
 
 def test_the_tiny_policy_is_told_nothing(composed) -> None:

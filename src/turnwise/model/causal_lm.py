@@ -154,10 +154,15 @@ def _taught_stops(source: str) -> list[int]:
     """The tokens at which the model's own settings end a text; chat models name those that end a turn here."""
     from transformers import GenerationConfig
 
+    file = Path(source) / "generation_config.json"
+    if file.parent.is_dir() and not file.is_file():
+        return []
     try:
         stops: Any = GenerationConfig.from_pretrained(source).eos_token_id
-    except OSError:  # there is no such file, which a model may lack
-        return []
+    except OSError as error:
+        if file.is_file():
+            raise ValueError(f"{file} cannot be read, {_first_line(error)}") from error
+        return []  # a model on the hub may lack it too
     return [] if stops is None else [stops] if isinstance(stops, int) else list(stops)
 
 

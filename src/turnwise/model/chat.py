@@ -58,7 +58,8 @@ class ChatRenderer:
         self.traits = find_traits(self.template)
         (end_id,) = self._encode(self.traits.end_of_turn)
         eos: Any = tokenizer.eos_token_id
-        self.stop_token_ids: frozenset[int] = frozenset({end_id, *([] if eos is None else [eos]), *more_stop_ids})
+        ends: list[int] = [end_id] if eos is None else [end_id, eos]
+        self.stop_token_ids: frozenset[int] = frozenset([*ends, *more_stop_ids])
         self._prompt_ids = lru_cache(maxsize=4096)(self._render_prompt)
         self._continuation_ids = lru_cache(maxsize=4096)(self._render_continuation)
 
@@ -83,10 +84,6 @@ class ChatRenderer:
     def text_ids(self, text: str) -> tuple[int, ...]:
         """Tokens of text inside a turn, control tokens removed: what stands before and after is encoded apart."""
         return self._encode(self.template.without_control_tokens(text))
-
-    def holds_control_token(self, text: str) -> bool:
-        """Whether `text` spells out a control token, which is removed wherever text is encoded."""
-        return self._control.search(text) is not None
 
     def text(self, token_ids: Sequence[int]) -> str:
         """The text of a sampled turn, control tokens removed; with the `<think>` that the template put before it."""

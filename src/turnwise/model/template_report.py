@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from turnwise.model.chat import ChatRenderer
-from turnwise.model.template_traits import CLOSE_THINK, OPEN_THINK, find_default_system, keeps_thoughts, writes_role
+from turnwise.model.template_traits import CLOSE_THINK, OPEN_THINK, find_default_system, keeps_thoughts, knows_tools
 from turnwise.types import Message
 
 EXAMPLE = (Message(role="system", content="Be brief."), Message(role="user", content="What is 6 * 7?"))
@@ -36,7 +36,7 @@ class TemplateReport:
     thinking: str
     """What it does to what the policy thinks."""
     date: str
-    """Whether it writes a date."""
+    """Whether it asks for today's date."""
     example: tuple[str, ...]
     """The tokens of a transcript of one turn and a tool's reply, the turn that is opened last included."""
 
@@ -48,7 +48,7 @@ class TemplateReport:
             "sampling stops at": ", ".join(map(repr, self.stop_tokens)),
             "a turn is opened by": repr(self.opening),
             "without a system message": repr(self.default_system) if self.default_system else "none is written",
-            "tool output": f"{self.tool_role}, {self.tool_reply!r}",
+            "tool output": f"{self.tool_role}: {self.tool_reply!r}",
             "prefixes": self.prefixes,
             "thinking": self.thinking,
             "date": self.date,
@@ -72,7 +72,7 @@ def describe_template(renderer: ChatRenderer) -> TemplateReport:
     template, traits = renderer.template, renderer.traits
     reply = renderer.continuation_ids([REPLY])
     example = (*renderer.prompt_ids(EXAMPLE), *renderer.turn_ids(TURN), *reply)
-    pinned = "writes the one that an option pins" if template.reads_date else "writes none of today"
+    date = "asks for today's, which an option pins" if template.reads_date else "never asks for today's"
     return TemplateReport(
         name=renderer.name,
         options=tuple(f"{name}={value!r}" for name, value in template.options.items()),
@@ -84,17 +84,17 @@ def describe_template(renderer: ChatRenderer) -> TemplateReport:
         tool_reply=renderer.decode(reply),
         prefixes=_prefixes(traits.dropped),
         thinking=_thinking(renderer),
-        date=pinned,
+        date=date,
         example=tuple(renderer.decode([token]) for token in example),
     )
 
 
 def _tool_role(renderer: ChatRenderer) -> str:
     if renderer.traits.tool_role != REPLY.role:
-        return "the template has no role for it: as a message of the user"
-    if writes_role(renderer.template, "critic"):
-        return "role tool, which the template writes as it would any role's name"
-    return "role tool, in the template's own form"
+        return "as a message of the user, for the template has no role for it"
+    if knows_tools(renderer.template, renderer.traits):
+        return "as the template writes messages of the role tool"
+    return "as a message of the role tool, of which the template knows no more than the name"
 
 
 def _prefixes(dropped: str) -> str:

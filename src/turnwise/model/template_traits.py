@@ -6,6 +6,7 @@ it leaves what stands before as it is. Both are checked for turns as the policy 
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
@@ -20,6 +21,7 @@ OPEN_THINK, CLOSE_THINK = "<think>", "</think>"
 
 USER = Message(role="user", content="question")
 OTHER_USER = Message(role="user", content="another question,\nof two lines")
+REPLY = Message(role="tool", content="observation")
 
 _OPENED = re.compile(rf"{OPEN_THINK}\s*$")
 
@@ -61,7 +63,8 @@ def find_traits(template: ChatTemplate) -> TemplateTraits:
         ValueError: It closes no turn with a control token, or a transcript cannot grow by appending: it rewrites what
             stands before, as some drop earlier thoughts.
     """
-    opening = _common_ending(*(template.render((asked,), opens_turn=True) for asked in (USER, OTHER_USER)))
+    opened = (template.render((asked,), opens_turn=True) for asked in (USER, OTHER_USER))
+    opening = "".join(_common_ending(*opened))
     thinking = _OPENED.search(opening)
     traits = TemplateTraits(
         end_of_turn=_find_end_of_turn(template),
@@ -101,8 +104,10 @@ def find_default_system(template: ChatTemplate) -> str:
     """What stands before a user's message that comes first; empty where it is nothing but control tokens."""
     alone = template.render((USER,), opens_turn=False)
     with_system = template.render((Message(role="system", content=MARK), USER), opens_turn=False)
-    before = alone[: len(alone) - len(_common_ending(alone, with_system))]
-    return before if template.control.sub("", before).strip() else ""
+    control = re.compile(f"({template.control.pattern})")  # whole tokens are compared: two may end alike
+    ending = _common_ending(control.split(alone), control.split(with_system))
+    before = alone[: len(alone) - len("".join(ending))]
+    return before if control.sub("", before).strip() else ""
 
 
 def keeps_thoughts(template: ChatTemplate, traits: TemplateTraits) -> bool:
@@ -110,12 +115,15 @@ def keeps_thoughts(template: ChatTemplate, traits: TemplateTraits) -> bool:
     return THOUGHT in template.render((USER, traits.turn(thinks=True), OTHER_USER), opens_turn=True)
 
 
-def writes_role(template: ChatTemplate, role: str) -> bool:
-    """Whether a message of this role is written with the role's name, whatever it is."""
+def knows_tools(template: ChatTemplate, traits: TemplateTraits) -> bool:
+    """Whether tool output has a form of its own, and is not written as a message of any role would be."""
+    before = (USER, traits.turns[-1])
+    as_tool = after_turn(template, before, REPLY)
     try:
-        return role in template.render((USER, Message(role=role, content=MARK)), opens_turn=False)
+        as_other = after_turn(template, before, replace(REPLY, role="critic"))
     except ValueError:
-        return False
+        return True
+    return as_other.replace("critic", REPLY.role) != as_tool
 
 
 def _find_end_of_turn(template: ChatTemplate) -> str:
@@ -132,12 +140,11 @@ def _find_end_of_turn(template: ChatTemplate) -> str:
 
 def _find_tool_role(template: ChatTemplate, traits: TemplateTraits) -> str:
     """`tool`, under whatever name the template writes it, or `user` where it has no such role."""
-    reply = Message(role="tool", content="observation")
     try:
-        rendered = template.render((USER, traits.turns[-1], reply), opens_turn=True)
+        rendered = template.render((USER, traits.turns[-1], REPLY), opens_turn=True)
     except ValueError:
         return "user"
-    return "tool" if reply.content in rendered else "user"
+    return REPLY.role if REPLY.content in rendered else "user"
 
 
 def _find_dropped(template: ChatTemplate, traits: TemplateTraits) -> str:
@@ -154,7 +161,7 @@ def _find_dropped(template: ChatTemplate, traits: TemplateTraits) -> str:
 
 def _dropped(template: ChatTemplate, traits: TemplateTraits, before: tuple[Message, ...], turn: Message) -> str:
     """The end of the opening that is not there when the template itself renders what has grown from `before`."""
-    reply = Message(role=traits.tool_role, content="observation")
+    reply = replace(REPLY, role=traits.tool_role)
     follow = after_turn(template, (USER, turn), reply)
     if after_turn(template, (*before, turn, reply, turn), reply) != follow:
         raise ValueError(_rewrites(template, "what it writes after a turn depends on what stands before"))
@@ -169,7 +176,7 @@ def _dropped(template: ChatTemplate, traits: TemplateTraits, before: tuple[Messa
     raise ValueError(_rewrites(template, "earlier messages are not rendered as they were"))
 
 
-def _common_ending(text: str, other: str) -> str:
+def _common_ending(text: Sequence[str], other: Sequence[str]) -> Sequence[str]:
     pairs = zip(reversed(text), reversed(other), strict=False)
     length = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
     return text[len(text) - length :]

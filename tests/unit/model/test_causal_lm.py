@@ -84,6 +84,32 @@ def test_a_tokenizer_without_chat_template_is_refused_unless_a_file_gives_one(ba
     assert given.prompt_ids(messages) == renderer().prompt_ids(messages)
 
 
+def test_a_turn_ends_at_the_tokens_that_the_model_was_taught_to_end_at(tmp_path: Path) -> None:
+    small_model().config.save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    lm, end = CausalLM(path=str(tmp_path)), tokenizer().convert_tokens_to_ids("<|end|>")
+    assert lm.load_renderer().stop_token_ids == {end}
+    for taught, expected in ((7, {end, 7}), ([end, 8, 9], {end, 8, 9}), (None, {end})):
+        (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": taught}))
+        assert lm.load_renderer().stop_token_ids == expected
+    (tmp_path / "generation_config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"generation_config\.json cannot be read, ") as caught:
+        lm.load_renderer()
+    assert "\n" not in str(caught.value)
+
+
+def test_options_reach_the_template(folder: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"model\.template_options\.mood: the chat template of model\.path=.* reads no"
+    ):
+        CausalLM(path=str(folder), template_options={"mood": "calm"}).load_renderer()
+    file = folder / "mood.jinja"
+    file.write_text("{{ mood }}" + tokenizer().chat_template)
+    lm = CausalLM(path=str(folder), template_options={"mood": "calm"}, chat_template=str(file))
+    opened = lm.load_renderer().prompt_ids([Message(role="user", content="What is 12?")])
+    assert tokenizer().decode(list(opened)) == "calm<|user|>What is 12?<|end|><|assistant|>"
+
+
 def test_weights_that_are_not_there_are_one_clear_line(bare: Path) -> None:
     with pytest.raises(ValueError, match="no model can be loaded") as caught:
         CausalLM(path=str(bare)).load_model(torch.device("cpu"), torch.float32)
