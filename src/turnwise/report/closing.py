@@ -18,6 +18,8 @@ _ARTEFACTS = {
     "summary.json": "this table, for programs",
     "config.json": "how the run was made",
     "groups": "trajectories with rewards and advantages",
+    "transcripts.jsonl": "what the model got right itself, as messages",
+    "model": "weights in the Hugging Face layout",
     "checkpoints/last": "weights in the Hugging Face layout, and where to resume",
 }
 
