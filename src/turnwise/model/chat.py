@@ -85,6 +85,10 @@ class ChatRenderer:
         """Tokens of text inside a turn, control tokens removed: what stands before and after is encoded apart."""
         return self._encode(self.template.without_control_tokens(text))
 
+    def holds_control_token(self, text: str) -> bool:
+        """Whether `text` spells out a control token, which is removed wherever text is encoded."""
+        return self.template.without_control_tokens(text) != text
+
     def text(self, token_ids: Sequence[int]) -> str:
         """The text of a sampled turn, control tokens removed; with the `<think>` that the template put before it."""
         said = [token_id for token_id in token_ids if token_id not in self.template.control_ids]

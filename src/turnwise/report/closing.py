@@ -23,6 +23,8 @@ _ARTEFACTS = {
     "evaluation.md": "every evaluation, with intervals and protocol",
     "groups": "trajectories with rewards and advantages",
     "evaluations": "records, trajectories and disputed answers of each evaluation",
+    "transcripts.jsonl": "what the model got right itself, as messages",
+    "model": "weights in the Hugging Face layout",
     "checkpoints/last": "weights in the Hugging Face layout, and where to resume",
 }
 

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from turnwise.warmstart.settings import Recipe, Source, WarmStartSettings
@@ -45,7 +47,7 @@ def test_going_on_the_warm_up_is_a_tenth_of_a_short_run(num_steps: int, factors:
         ("vocab_size", 10, "warmstart.vocab_size=10"),
     ],
 )
-def test_out_of_range(field: str, value: float, message: str) -> None:
+def test_out_of_range(field: str, value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         WarmStartSettings(**{field: value})
 
