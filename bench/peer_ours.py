@@ -26,6 +26,7 @@ from peer_work import (
 from turnwise.config.parts import Components
 from turnwise.config.sweep import compose_components
 from turnwise.config.wiring import choose_device, compute_dtype, load_model, start_policy
+from turnwise.evaluation.evaluate import Evaluator
 from turnwise.protocols import PGK, Metrics, Policy, Renderer, RolloutEngine, Task
 from turnwise.rollout.episode import RolloutLimits
 from turnwise.rollout.sampler import RolloutSampler
@@ -154,14 +155,19 @@ def one_turn_trainer(
         seed=0,
         settings=components.trainer,
         rollout_settings=components.rollout,
-        evaluation_settings=components.evaluation,
         task=task,
         policy=policy,
         engine=engine,
         rollouts=RolloutSampler(engine=engine, environments=OneTurn(), renderer=renderer, limits=limits),
         probe=lambda groups: groups,
         reward=length_reward,
-        evaluation_reward=length_reward,
+        evaluator=Evaluator(
+            settings=components.evaluation,
+            arms=[],
+            reward=length_reward,
+            grader=components.reward.grader,
+            run_dir=folder,
+        ),
         advantage=components.advantage,
         loss=components.loss,
         tracker=tracker,

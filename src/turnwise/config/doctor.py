@@ -14,8 +14,14 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
+from turnwise.config.checks import listed
 from turnwise.config.parts import Components
-from turnwise.config.wiring import announce, choose_device, compute_dtype, listed, say
+from turnwise.config.wiring import (
+    announce,
+    choose_device,
+    compute_dtype,
+    say,
+)
 from turnwise.engine.hf import MIB, HFEngine
 from turnwise.env.no_tool import NoTool
 from turnwise.evaluation.settings import Tools
@@ -26,6 +32,7 @@ from turnwise.protocols import Task
 from turnwise.reward.grading import ungradable
 from turnwise.tracker.atomic import write_atomically
 from turnwise.types import Isolation, Problem
+
 
 class Verdict(StrEnum):
     """What a check comes to."""

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from turnwise.advantage.rloo import RlooAdvantage
+from turnwise.config.checks import check_similarity, check_task
 from turnwise.config.errors import ConfigError, building
 from turnwise.config.parts import Components
 from turnwise.config.wiring import (
-    check_similarity,
-    check_task,
     choose_device,
     evaluation_reward,
     load_model,

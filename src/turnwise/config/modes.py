@@ -6,14 +6,12 @@ from itertools import chain
 from pathlib import Path
 
 from turnwise import checkpoint
+from turnwise.config.checks import check_prompts, check_similarity, check_task, warn_of_gold
 from turnwise.config.errors import ConfigError, building
 from turnwise.config.evaluating import check_kept_evaluations, start_evaluator
 from turnwise.config.parts import Components
 from turnwise.config.wiring import (
     announce,
-    check_prompts,
-    check_similarity,
-    check_task,
     choose_device,
     closing,
     compute_dtype,
@@ -28,7 +26,6 @@ from turnwise.config.wiring import (
     start_policy,
     start_probe,
     start_tracker,
-    warn_of_gold,
 )
 from turnwise.lookahead import train_ahead
 from turnwise.model.attention import choose_attention

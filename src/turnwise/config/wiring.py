@@ -2,9 +2,8 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from itertools import chain
 from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar, cast
@@ -18,15 +17,13 @@ from turnwise.config.errors import ConfigError
 from turnwise.config.parts import Components
 from turnwise.config.provenance import record_isolation
 from turnwise.config.stopping import INTERRUPTED, cancel_when_told
-from turnwise.env.opening import opening_messages
 from turnwise.model.chat import ChatRenderer
 from turnwise.model.policy import TorchPolicy
-from turnwise.protocols import EnvironmentPool, Policy, Probe, Reward, RolloutEngine, Task, Tracker
+from turnwise.protocols import EnvironmentPool, Policy, Probe, Reward, RolloutEngine, Tracker
 from turnwise.report.closing import closing_table
 from turnwise.report.evaluations import write_table
 from turnwise.report.page import write_report
 from turnwise.report.summary import Outcome, read_summary, summarise_run, write_summary
-from turnwise.reward.grading import ungradable
 from turnwise.reward.outcome import OutcomeReward
 from turnwise.rollout.episode import RolloutLimits
 from turnwise.rollout.gold import GoldProbe
@@ -35,11 +32,9 @@ from turnwise.seeding import seed_everything
 from turnwise.tracker.composite import CompositeTracker
 from turnwise.tracker.progress import ProgressTracker
 from turnwise.trainer import Device, Precision
-from turnwise.types import Isolation, Problem
+from turnwise.types import Isolation
 
 T = TypeVar("T")
-MAX_LISTED = 10
-"""Problems that a line names before it only counts."""
 
 
 def announce(components: Components, run_dir: Path) -> Console:
@@ -53,25 +48,6 @@ def announce(components: Components, run_dir: Path) -> Console:
 def say(console: Console, text: str) -> None:
     """Prints a line as it is, whatever brackets or numbers it holds."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def listed(problems: Sequence[Problem]) -> str:
-    """The first problems with their gold answers, and how many more there are."""
-    named = [f"{problem.id}: {problem.answer[:60]!r}" for problem in problems[:MAX_LISTED]]
-    more = f"; and {len(problems) - MAX_LISTED} more" if len(problems) > MAX_LISTED else ""
-    return "; ".join(named) + more
-
-
-def warn_of_gold(components: Components, eval_sets: Mapping[str, Sequence[Problem]], console: Console) -> None:
-    """Names the problems whose gold answer cannot be read as mathematics: they stay, and only equal text is right."""
-    for name, problems in eval_sets.items():
-        compared = [problem for problem in problems if not problem.tests]
-        if dubious := ungradable(compared, components.reward.grader):
-            say(
-                console,
-                f"warning: {name}: {len(dubious)} of {len(compared)} gold answers cannot be read; they stay, and only "
-                f"equal text is right: {listed(dubious)}",
-            )
 
 
 def choose_device(components: Components) -> torch.device:
@@ -166,40 +142,6 @@ def load_model(components: Components, device: torch.device, dtype: torch.dtype)
 def num_positions(model: nn.Module) -> int:
     """Tokens that fit into the model's context."""
     return cast(Any, model).config.max_position_embeddings
-
-
-def check_task(components: Components, task: Task, renderer: ChatRenderer) -> None:
-    """Draws a batch and the eval problems once and puts the cursor back: what does not fit is known before step 1.
-
-    Raises:
-        ValueError: The task holds too few problems.
-        ConfigError: Not one prompt leaves room for a turn.
-    """
-    cursor = task.state_dict()
-    problems = task.next_batch(components.rollout.num_problems)
-    task.load_state_dict(cursor)
-    eval_sets = task.eval_sets(components.evaluation.num_problems).values()
-    check_prompts(components, [*problems, *chain.from_iterable(eval_sets)], renderer)
-
-
-def check_prompts(components: Components, problems: Sequence[Problem], renderer: ChatRenderer) -> None:
-    """Refuses a limit under which nothing could be sampled.
-
-    Raises:
-        ConfigError: Not one prompt leaves room for a turn.
-    """
-    shortest = min(len(renderer.prompt_ids(opening_messages(components.env, problem))) for problem in problems)
-    if shortest >= components.rollout.max_tokens:
-        raise ConfigError(
-            f"rollout.max_tokens={components.rollout.max_tokens}: the shortest of {len(problems)} prompts has "
-            f"{shortest} tokens"
-        )
-
-
-def check_similarity(components: Components) -> None:
-    """Loads what shaping compares programs with, so that a missing package or model is known before step 1."""
-    if components.reward.shaping:
-        components.reward.similarity("print(1)", "print(2)")
 
 
 def compute_dtype(components: Components, device: torch.device) -> torch.dtype:

@@ -167,11 +167,13 @@ def test_an_interrupted_evaluation_goes_on_after_its_last_wave(tmp_path):
 
 def test_a_finished_evaluation_is_not_sampled_again(tmp_path):
     settings = EvaluationSettings(second_opinion=False)
+    engines = []
     for _ in range(2):
         again, engine = arm(ANSWERS)
+        engines.append(engine)
         result = asyncio.run(evaluator(again, run_dir=tmp_path, settings=settings, weights="w")({"toy": MANY}, 0))
         assert result.results["toy"].accuracy.value == 0.4
-    assert not engine.calls
+    assert [len(engine.calls) for engine in engines] == [5, 0]
 
 
 @pytest.mark.parametrize(("weights", "problems", "why"), [("v", MANY, "other weights"), ("w", MANY[:4], "protocol")])

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from turnwise.config.checks import check_prompts
 from turnwise.config.errors import ConfigError, building
 from turnwise.config.parts import Components
 from turnwise.config.warmstart.lesson import Lesson, load_policy
 from turnwise.config.wiring import (
-    check_prompts,
     choose_device,
     evaluation_reward,
     run_to_end,

@@ -1,0 +1,70 @@
+"""What a run looks at before its first step: its problems, their gold answers, its prompts."""
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+
+from rich.console import Console
+
+from turnwise.config.errors import ConfigError
+from turnwise.config.parts import Components
+from turnwise.config.wiring import say
+from turnwise.model.chat import ChatRenderer
+from turnwise.protocols import Task
+from turnwise.reward.grading import ungradable
+from turnwise.types import Problem
+
+MAX_LISTED = 10
+"""Problems that a line names before it only counts."""
+
+
+def listed(problems: Sequence[Problem]) -> str:
+    """The first problems with their gold answers, and how many more there are."""
+    named = [f"{problem.id}: {problem.answer[:60]!r}" for problem in problems[:MAX_LISTED]]
+    more = f"; and {len(problems) - MAX_LISTED} more" if len(problems) > MAX_LISTED else ""
+    return "; ".join(named) + more
+
+
+def warn_of_gold(components: Components, eval_sets: Mapping[str, Sequence[Problem]], console: Console) -> None:
+    """Names the problems whose gold answer cannot be read as mathematics: they stay, and only equal text is right."""
+    for name, problems in eval_sets.items():
+        compared = [problem for problem in problems if not problem.tests]
+        if dubious := ungradable(compared, components.reward.grader):
+            say(
+                console,
+                f"warning: {name}: {len(dubious)} of {len(compared)} gold answers cannot be read; they stay, and only "
+                f"equal text is right: {listed(dubious)}",
+            )
+
+
+def check_task(components: Components, task: Task, renderer: ChatRenderer) -> None:
+    """Draws a batch and the eval problems once and puts the cursor back: what does not fit is known before step 1.
+
+    Raises:
+        ValueError: The task holds too few problems.
+        ConfigError: Not one prompt leaves room for a turn.
+    """
+    cursor = task.state_dict()
+    problems = task.next_batch(components.rollout.num_problems)
+    task.load_state_dict(cursor)
+    eval_sets = task.eval_sets(components.evaluation.num_problems).values()
+    check_prompts(components, [*problems, *chain.from_iterable(eval_sets)], renderer)
+
+
+def check_prompts(components: Components, problems: Sequence[Problem], renderer: ChatRenderer) -> None:
+    """Refuses a limit under which nothing could be sampled.
+
+    Raises:
+        ConfigError: Not one prompt leaves room for a turn.
+    """
+    shortest = min(len(renderer.prompt_ids(opening_messages(components.env, problem))) for problem in problems)
+    if shortest >= components.rollout.max_tokens:
+        raise ConfigError(
+            f"rollout.max_tokens={components.rollout.max_tokens}: the shortest of {len(problems)} prompts has "
+            f"{shortest} tokens"
+        )
+
+
+def check_similarity(components: Components) -> None:
+    """Loads what shaping compares programs with, so that a missing package or model is known before step 1."""
+    if components.reward.shaping:
+        components.reward.similarity("print(1)", "print(2)")
