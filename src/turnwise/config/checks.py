@@ -8,6 +8,7 @@ from rich.console import Console
 from turnwise.config.errors import ConfigError
 from turnwise.config.parts import Components
 from turnwise.config.wiring import say
+from turnwise.env.opening import opening_messages
 from turnwise.model.chat import ChatRenderer
 from turnwise.protocols import Task
 from turnwise.reward.grading import ungradable

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from turnwise.config.checks import listed
+from turnwise.config.evaluating import without_tool
 from turnwise.config.parts import Components
 from turnwise.config.wiring import (
     announce,
@@ -23,7 +24,7 @@ from turnwise.config.wiring import (
     say,
 )
 from turnwise.engine.hf import MIB, HFEngine
-from turnwise.env.no_tool import NoTool
+from turnwise.env.opening import Opening, opening_messages
 from turnwise.evaluation.settings import Tools
 from turnwise.model.chat import ChatRenderer
 from turnwise.model.memory import GIB, ModelShape, estimate_memory
@@ -179,15 +180,12 @@ def check_gold(components: Components, task: Task, finding: Finding) -> None:
 def check_prompt_lengths(components: Components, task: Task, renderer: ChatRenderer, finding: Finding) -> None:
     """The prompts, as the environment opens them, leave room for turns."""
     limit = components.rollout.max_tokens
-    openings = {"with the tool": (components.env.system_prompt, list(components.env.examples))}
+    openings: dict[str, Opening] = {"with the tool": components.env}
     if components.evaluation.tools is not Tools.on:
-        model = components.model
-        openings["without the tool"] = (model.system_prompt_without_tool, model.examples_without_tool)
-    for name, (system_prompt, examples) in openings.items():
-        pool = NoTool(system_prompt=system_prompt, examples=examples).start()  # only its opening messages are asked for
+        openings["without the tool"] = without_tool(components)
+    for name, opening in openings.items():
         lengths = [
-            len(renderer.prompt_ids(pool.episode(problem).initial_messages()))
-            for problem in _eval_problems(components, task)
+            len(renderer.prompt_ids(opening_messages(opening, problem))) for problem in _eval_problems(components, task)
         ]
         too_long = sum(length >= limit for length in lengths)
         finding.note(f"{name}: {min(lengths)} to {max(lengths)} tokens of rollout.max_tokens={limit}")
