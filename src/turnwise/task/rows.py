@@ -54,7 +54,7 @@ def read_hub(repo: str, config: str, split: str, revision: str, columns: Sequenc
         raise ImportError(f"{where}: the hub needs datasets: {EXTRA}; or give files by task.path") from error
     try:
         table = datasets.load_dataset(repo, config or None, split=split, revision=revision or None)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(
             f"{where}: cannot be loaded: {reason}. Without the hub give its files by task.path; a gated data set wants "
