@@ -29,6 +29,8 @@ from turnwise.env.breaker import BrokenToolError
 
 _WANTS_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
 _MAX_LENGTH = 600
+_MAX_LIST_LENGTH = 2400
+"""Of a line that may list what is wrong, such as files that are missing."""
 
 
 class ConfigError(ValueError):
@@ -58,7 +60,7 @@ def building() -> Iterator[None]:
     except ConfigError:
         raise
     except (ValueError, OSError, ImportError) as error:
-        raise ConfigError(_one_line(str(error) or repr(error))) from error
+        raise ConfigError(_one_line(str(error) or repr(error), _MAX_LIST_LENGTH)) from error
 
 
 @contextmanager
@@ -158,9 +160,9 @@ def _did_you_mean(matches: Sequence[str]) -> str:
     return f" (did you mean {' or '.join(matches)}?)" if matches else ""
 
 
-def _one_line(text: str) -> str:
+def _one_line(text: str, max_length: int = _MAX_LENGTH) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= _MAX_LENGTH else f"{line[:_MAX_LENGTH]} ..."
+    return line if len(line) <= max_length else f"{line[:max_length]} ..."
 
 
 def _exit(error: Exception, line: str) -> NoReturn:

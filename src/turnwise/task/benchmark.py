@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -73,7 +74,7 @@ class Benchmark:
     """Train problems that share so many words in a row with an evaluated one are removed; 0: only equal ones."""
 
     def __post_init__(self) -> None:
-        if not self.name or self.name.split() != [self.name] or "/" in self.name:
+        if not re.fullmatch(r"[^\s/]+", self.name):
             raise ValueError(f"name={self.name!r}: expected a name without spaces and slashes")
         if not self.split and not self.train_split:
             raise ValueError(f"split='' train_split='': expected at least one for {self.name}")

@@ -82,7 +82,7 @@ def _answer(row: Row, field: str, rule: AnswerRule, read: Callable[[Any, AnswerR
         return read(value, rule), ""
     except ValueError as reason:
         shown = json.dumps(value, default=str, ensure_ascii=False)
-        shown = shown if len(shown) <= 80 else f"{shown[:50]} ... {shown[-26:]}"
+        shown = shown if len(shown) <= 60 else f"{shown[:30]} ... {shown[-25:]}"
         return "", f"{row.place}: field {field!r} is {shown}: {reason}"
 
 

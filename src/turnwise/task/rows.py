@@ -50,11 +50,12 @@ def read_hub(repo: str, config: str, split: str, revision: str, columns: Sequenc
     where = f"{repo}{f' ({config})' if config else ''}, split {split}"
     try:
         import datasets
+        from datasets.exceptions import DatasetsError
     except ImportError as error:
         raise ImportError(f"{where}: the hub needs datasets: {EXTRA}; or give files by task.path") from error
     try:
         table = datasets.load_dataset(repo, config or None, split=split, revision=revision or None)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(
             f"{where}: cannot be loaded: {reason}. Without the hub give its files by task.path; a gated data set wants "

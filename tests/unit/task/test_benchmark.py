@@ -229,6 +229,13 @@ def test_splits_can_be_joined_and_configurations_chosen(tmp_path: Path, hub_cach
         pens(path=None, repo=repo, config="main", split="dev").start(0)
 
 
+def test_a_broken_file_of_the_hub_is_told_in_one_line(tmp_path: Path, hub_cache: None) -> None:
+    repo = Path(write_hub(tmp_path / "hub", {"test": HUB_ROWS}))
+    (repo / "test.jsonl").write_text("{broken")
+    with pytest.raises(ValueError, match=r"hub, split test: cannot be loaded: .*Without the hub give its files by"):
+        pens(path=None, repo=str(repo)).start(0)
+
+
 def test_a_hub_out_of_reach_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, hub_cache: None) -> None:
     def unreachable(*_: object, **__: object) -> None:
         raise socket.gaierror("no network in this test")
