@@ -11,6 +11,7 @@ What counts as the same answer, here and in the algebra that follows where this 
   so is a base where the gold answer has none.
 - "x = 5" equals 5, and "y = 2x + 3" equals 2x + 3; two different names in front are two different answers.
 - Lists and sets have no order, tuples and intervals do; a column is no tuple. An inequality equals its interval.
+- Beside the lead-in ("The answer is") and a unit, no prose may stand round a formula.
 - Words are compared without case and article. Yes and no may be followed by a reason, a choice letter by its text.
 - An answer that leaves a sum, product, integral or limit to be worked out is wrong, unless the gold answer has one:
   it may be the question itself, which algebra would answer on the model's behalf.
@@ -87,6 +88,10 @@ _BASE = re.compile(r"([0-9A-Za-z]+)(?:_(?:(\d)|\{(\d+)\})|\(? ?base (\d+)\)?)")
 _TIME = re.compile(r"(\d{1,2})(?::(\d\d))? ?(?:([ap])\.?m\.?)?", re.IGNORECASE)
 _NAME = re.compile(r"(?:\\?[A-Za-z]+(?:_(?:\w|\{\w+\}))?|[A-Za-z]\([A-Za-z]\)|[A-Za-z][A-Za-z ]{1,40})=(?!=)")
 _EQUALS = re.compile(r"(?<![<>!:\\])=")
+_PROSE = re.compile(
+    r"(?<![A-Za-z\\])(?!(?:sqrt|infinity|sinh|cosh|tanh|arcsin|arccos|arctan|frac|times)(?![A-Za-z])"
+    r"|[a-z]*matrix\}|cases\}|array\}|aligned\})[A-Za-z]{4,}"
+)
 _SIDE_BY_SIDE = re.compile(r"(?<![\d_^.])[\d.]+\s+\d")
 _TO_BE_WORKED_OUT = re.compile(r"\\(?:sum|prod|i{1,3}nt|oint|lim|limsup|liminf|nabla|partial)(?![a-zA-Z])")
 
@@ -243,6 +248,8 @@ def _by_numbers(answer: str, gold: str) -> bool | None:
     answer_number, gold_number = read_number(answer), read_number(gold)
     if answer_number is not None and gold_number is not None:
         return equal_numbers(answer_number, gold_number)
+    if _PROSE.search(answer) and not _PROSE.search(gold):
+        return False
     if _SIDE_BY_SIDE.search(answer) and not _SIDE_BY_SIDE.search(gold):
         return False
     if _TO_BE_WORKED_OUT.search(answer) and not _TO_BE_WORKED_OUT.search(gold):

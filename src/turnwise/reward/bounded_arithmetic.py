@@ -85,7 +85,7 @@ def power(base: Any, exponent: Any) -> Any:
     """The power, if its digits are few."""
     base, exponent = number(base), number(exponent)
     if exponent.is_Rational:
-        bits = max(abs(int(exponent.p)), 1) * (_bits(base) if base.is_Rational else 20)
+        bits = max(abs(int(exponent.p)), 1) * (_bits(base) if base.is_Rational else 2)
         if bits > _MAX_BITS or exponent.q > 100:
             raise Unreadable("a huge power")
     elif exponent.is_number and not exponent.is_infinite and abs(complex(exponent.evalf(5))) > 1000:

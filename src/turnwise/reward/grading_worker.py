@@ -17,6 +17,7 @@ from typing import Any
 _MAX_BYTES = 2 << 30
 _DOLLAR = re.compile(r"\\?\$")
 _PLAIN_PI = re.compile(r"(?<![\\a-zA-Z])pi(?![a-zA-Z])")
+_HIGH_POWER = re.compile(r"[)\]}]\s*(?:\^|\*\*)[{(\s]*\d{3}")
 _DIFFERENCE = 1e-4  # far more than the six decimals to which math-verify rounds
 
 
@@ -59,9 +60,16 @@ def verdict(judge: str, answer: str, gold: str, timeout_s: float) -> bool | None
 
 
 def _graded(answer: str, gold: str) -> bool | None:
-    """Whether math-verify takes `answer` for `gold`, as the grader asks it; None if it cannot read `gold`."""
+    """Whether `answer` equals `gold`, by their values or else by math-verify, which is None if it cannot read `gold`."""
     from math_verify import verify
 
+    from turnwise.reward.second_reading import certainly_equal
+
+    by_value = certainly_equal(answer, gold)
+    if by_value is not None:
+        return by_value
+    if _HIGH_POWER.search(answer):  # math-verify would expand it
+        return False
     gold_readings, readings = _parse(gold), _parse(answer)
     if gold_readings and readings and _differ(readings[0], gold_readings[0]):
         return False

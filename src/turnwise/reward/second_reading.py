@@ -1,7 +1,7 @@
-"""The second grader's comparison: two readings are equal where their values are, to thirty digits, at chosen points.
+"""Compares two readings: they are equal where their values are, to thirty digits, at chosen points.
 
-Independent of math-verify, its parser and its rules; the text and the plain numbers of `turnwise.reward.answers` have
-been looked at before.
+Independent of math-verify, its parser and its rules. The grader asks it first, for it needs a tenth of the time, and
+the second grader asks nothing else; the text and the plain numbers of `turnwise.reward.answers` come before both.
 """
 
 from itertools import pairwise
@@ -24,16 +24,29 @@ _STEP = Rational(331, 997)
 
 def equal_readings(answer: str, gold: str) -> bool | None:
     """Whether two answers are equal as mathematics; None if one of them cannot be read."""
+    verdict, _ = _compared(answer, gold)
+    return verdict
+
+
+def certainly_equal(answer: str, gold: str) -> bool | None:
+    """As above, but None too where the answers are of different kinds, say a list and a tuple."""
+    verdict, are_of_a_kind = _compared(answer, gold)
+    return verdict if verdict or are_of_a_kind else None
+
+
+def _compared(answer: str, gold: str) -> tuple[bool | None, bool]:
+    """The verdict, and whether both readings are of one kind."""
     gold_form, answer_form = normal_form(gold), normal_form(answer)
     try:
         gold_reading, reading = read(gold_form), read(answer_form)
+        are_numbers = isinstance(reading, Expr) and isinstance(gold_reading, Expr)
         as_written = read_number(answer_form)
-        if as_written is not None and as_written.decimals >= MIN_DECIMALS and isinstance(gold_reading, Expr):
+        if as_written is not None and as_written.decimals >= MIN_DECIMALS and are_numbers:
             difference = abs((gold_reading - sympy.sympify(as_written.value)).evalf(_DIGITS))
-            return bool(difference.is_number and difference <= Rational(1, 2 * 10**as_written.decimals))
-        return are_equal(reading, gold_reading)
+            return bool(difference.is_number and difference <= Rational(1, 2 * 10**as_written.decimals)), True
+        return are_equal(reading, gold_reading), are_numbers or type(reading) is type(gold_reading)
     except (Unreadable, RecursionError):
-        return None
+        return None, False
 
 
 def are_equal(one: Any, other: Any) -> bool:
@@ -128,12 +141,8 @@ def _same_values(one: Any, other: Any) -> bool:
         return True
     if one.is_infinite or other.is_infinite:
         return False
-    if one.free_symbols != other.free_symbols:
-        one, other = sympy.cancel(one), sympy.cancel(other)
-        if one.free_symbols != other.free_symbols:
-            return False
     comparable = 0
-    for point in _points(one.free_symbols):
+    for point in _points(one.free_symbols | other.free_symbols):
         first, second = _value(one, point), _value(other, point)
         if first is None or second is None:
             continue
