@@ -27,14 +27,15 @@ def test_the_whole_report_of_the_tiny_policy() -> None:
         "  sampling stops at         '<|end|>'",
         "  a turn is opened by       '<|end|><|assistant|>'",
         "  without a system message  none is written",
-        "  tool output               as the template writes messages of the role tool: '<|tool|>42<|end|><|assistant|>'",
+        "  tool output               as the template writes messages of the role tool: "
+        "'<|tool|>42<|end|><|assistant|>'",
         "  prefixes                  preserved: a transcript that grows is what the template writes of its messages",
-        "  thinking                  up to the policy: a turn that begins with <think> thinks until </think>; kept after "
-        "the next question too",
+        "  thinking                  up to the policy: a turn that begins with <think> thinks until </think>; "
+        "kept after the next question too",
         "  date                      never asks for today's",
         "  an example, token by token:",
-        "    <|system|>|B|e| |b|r|i|e|f|.|<|end|>|<|user|>|What| is| |6| |*| |7|?|<|end|>|<|assistant|>|pr|in|t|(|6| |*| "
-        "|7|)|<|end|>|<|tool|>|4|2|<|end|>|<|assistant|>",
+        "    <|system|>|B|e| |b|r|i|e|f|.|<|end|>|<|user|>|What| is| |6| |*| |7|?|<|end|>|<|assistant|>"
+        "|pr|in|t|(|6| |*| |7|)|<|end|>|<|tool|>|4|2|<|end|>|<|assistant|>",
     ]
 
 
