@@ -96,7 +96,7 @@ def test_every_option_builds(composed, choices, chosen: list[tuple[str, str]]) -
 
 def test_every_component_has_an_option_of_its_name() -> None:
     options = {f"{group}/{option}" for group, option in OPTIONS}
-    elsewhere = {"model/causal_lm", "rollout", "evaluation"}  # filled by several options, or by the root
+    elsewhere = {"model/causal_lm", "rollout", "evaluation", "warmstart"}  # filled by several options, or by the root
     assert set(COMPONENTS) - options == elsewhere
 
 
