@@ -102,6 +102,7 @@ def test_every_component_has_an_option_of_its_name() -> None:
         "task/suite",
         "rollout",
         "evaluation",
+        "warmstart",
     }  # filled by several options, or by the root
     assert set(COMPONENTS) - options == elsewhere
 

@@ -19,7 +19,7 @@ MISTAKES = [
         ["rollout.group_sze: no such key", "did you mean rollout.group_size?", "rollout.max_turns"],
     ),
     ("trainr.num_steps=3", ["trainr: no such key", "did you mean trainer?"]),
-    ("num_steps=3", ["num_steps: no such key", "did you mean trainer.num_steps?"]),
+    ("num_steps=3", ["num_steps: no such key", "did you mean warmstart.num_steps or trainer.num_steps?"]),
     ("env.sandbox.wals=3", ["env.sandbox.wals: no such key", "did you mean env.sandbox.wall_s?"]),
     ("advantage=group_norm advantage.discount=0.5", ["advantage.discount: no such key", "advantage.std_kind"]),
     ("+trainer.speed=3", ["trainer.speed: no such key", "trainer.learning_rate"]),

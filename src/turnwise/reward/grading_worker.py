@@ -60,7 +60,7 @@ def verdict(judge: str, answer: str, gold: str, timeout_s: float) -> bool | None
 
 
 def _graded(answer: str, gold: str) -> bool | None:
-    """Whether `answer` equals `gold`, by their values or else by math-verify, which is None if it cannot read `gold`."""
+    """Whether `answer` equals `gold`, by value or else by math-verify, which is None if it cannot read `gold`."""
     from math_verify import verify
 
     from turnwise.reward.second_reading import certainly_equal

@@ -15,6 +15,8 @@ from turnwise.warmstart.imitation import Example
 from turnwise.warmstart.settings import TooLong
 
 ROLES = ("system", "user", "assistant", "tool")
+FIELDS = ("role", "content")
+"""Of a message."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -182,10 +184,10 @@ def _messages(row: dict[str, Any], place: str) -> tuple[Message, ...]:
 def _message(row: Any, field: str) -> Message:
     if not isinstance(row, dict):
         raise ValueError(f"{field}: expected an object with role and content, got {_shown(row)}")
-    for name in ("role", "content"):
-        if name not in row:
-            raise ValueError(f"{field}.{name}: missing; the message has {', '.join(map(str, row)) or 'no field'}")
-    if unknown := [name for name in row if name not in ("role", "content")]:
+    for key in FIELDS:
+        if key not in row:
+            raise ValueError(f"{field}.{key}: missing; the message has {', '.join(map(str, row)) or 'no field'}")
+    if unknown := [key for key in row if key not in FIELDS]:
         raise ValueError(
             f"{field}.{unknown[0]}: no such field; a message has role and content, and a tool call is a part of the "
             f"content, written as the environment reads it"
