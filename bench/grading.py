@@ -110,8 +110,9 @@ Written = Callable[[random.Random], str]
 
 def number(rng: random.Random) -> tuple[str, list[Written]]:
     """An integer, a fraction or a decimal, answered by numbers."""
-    value = sympy.Rational(rng.randrange(1, 5000), rng.choice((1, 1, 1, 2, 4, 5)))
-    right = [str(value), f"{float(value)}", rf"\frac{{{value.p}}}{{{value.q}}}", f"{value} \\text{{ cm}}"]
+    numerator, denominator = rng.randrange(1, 5000), rng.choice((1, 1, 1, 2, 4, 5))
+    value = sympy.Rational(numerator, denominator)
+    right = [str(value), f"{float(value)}", rf"\frac{{{numerator}}}{{{denominator}}}", f"{value} \\text{{ cm}}"]
     return str(value), [lambda rng: rng.choice(right), lambda rng: str(value + rng.randrange(1, 50))]
 
 

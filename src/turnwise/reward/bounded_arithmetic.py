@@ -50,6 +50,11 @@ def is_list(value: Any) -> bool:
     return isinstance(value, Items) and value.ends == ("", "")
 
 
+def values_of(value: Any) -> tuple[Any, ...]:
+    """The answers of a list; the value itself if it is none."""
+    return value.items if is_list(value) else (value,)
+
+
 def number(value: Any) -> Any:
     """The value, which must be a single expression."""
     if not isinstance(value, Expr):
@@ -64,7 +69,7 @@ def signed(sign: str, value: Any) -> tuple[Any, ...]:
 
 def times(one: Any, other: Any) -> Any:
     """The product; each of several values is multiplied."""
-    ones, others = (value.items if is_list(value) else (value,) for value in (one, other))
+    ones, others = (values_of(value) for value in (one, other))
     return _one_or_several([number(first) * number(second) for first in ones for second in others])
 
 
@@ -72,7 +77,7 @@ def quotient(top: Any, bottom: Any) -> Any:
     """The quotient; each of several values is divided."""
     if number(bottom).is_zero:
         raise Unreadable("division by zero")
-    return _one_or_several([number(value) / bottom for value in (top.items if is_list(top) else (top,))])
+    return _one_or_several([number(value) / bottom for value in values_of(top)])
 
 
 def _one_or_several(values: list[Any]) -> Any:

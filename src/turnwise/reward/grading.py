@@ -1,4 +1,4 @@
-"""Decides whether an answer equals the gold answer: text first, then exact numbers, then math-verify."""
+"""Decides whether an answer equals the gold answer: text first, then exact numbers, values, and math-verify."""
 
 import logging
 from collections.abc import Sequence
@@ -20,8 +20,9 @@ class Grader:
     """Compares final answers with gold answers; safe against hanging and hostile answers, and in any thread.
 
     Equal text and plain numbers are decided at once and exactly (`turnwise.reward.answers`, which says what counts as
-    equal). Only the rest goes to math-verify, in processes of its own: one for each core at most, started with the
-    first such answers, replaced after an answer has ended them, and ended with this process.
+    equal). The rest is read as mathematics, in processes of their own: formulas that our grammar can read are compared
+    by value (`turnwise.reward.second_reading`), the others by math-verify. There is one process for each core at most.
+    They start with the first such answers, are replaced after an answer has ended them, and end with this process.
     """
 
     timeout_s: float = 2.0

@@ -60,7 +60,7 @@ def verdict(judge: str, answer: str, gold: str, timeout_s: float) -> bool | None
 
 
 def _graded(answer: str, gold: str) -> bool | None:
-    """Whether `answer` equals `gold`, by value or else by math-verify, which is None if it cannot read `gold`."""
+    """Whether `answer` equals `gold`, by their values or else by math-verify; None if that cannot read `gold`."""
     from math_verify import verify
 
     from turnwise.reward.second_reading import certainly_equal
@@ -117,10 +117,11 @@ def _is_unread(readings: list[Any]) -> bool:
 
 @lru_cache(maxsize=512)
 def _parse(answer: str) -> list[Any]:
-    from math_verify import parse
+    from math_verify import LatexExtractionConfig, parse
 
     latex = _PLAIN_PI.sub(r"\\pi", _DOLLAR.sub("", answer.replace("**", "^")))
-    return parse(f"${latex}$", parsing_timeout=0)
+    # As one formula or not at all: by default the last number would be taken out of what cannot be read.
+    return parse(f"${latex}$", extraction_config=[LatexExtractionConfig()], parsing_timeout=0)
 
 
 def _parse_in_two_stages() -> None:
@@ -165,7 +166,7 @@ def _differ(one: Any, other: Any) -> bool:
         if expression.has(UnevaluatedExpr, Integral, Limit, Product, Sum) or (is_word and expression.free_symbols):
             return False
     symbols = sorted(one.free_symbols | other.free_symbols, key=str)
-    point = {symbol: Float(0.5773 + 0.2311 * place) for place, symbol in enumerate(symbols, start=1)}
+    point: dict[Any, Any] = {symbol: Float(0.5773 + 0.2311 * place) for place, symbol in enumerate(symbols, start=1)}
     values = []
     for expression in (one, other):
         value = (expression.subs(point) if symbols else expression).evalf(15)

@@ -30,6 +30,7 @@ from turnwise.reward.bounded_arithmetic import (
     quotient,
     signed,
     times,
+    values_of,
 )
 from turnwise.reward.latex_tokens import CONSTANTS, FUNCTIONS, GREEK, RELATIONS, SEPARATORS, tokens
 
@@ -115,8 +116,7 @@ class _Reader:
             term = self.product()
             if first and sign == "+" and not isinstance(term, Expr):
                 return term
-            values = term.items if is_list(term) else (term,)
-            terms = [part for value in values for part in signed(sign, number(value))]
+            terms = [part for value in values_of(term) for part in signed(sign, number(value))]
             totals = [total + value for total in totals for value in terms]
             first = False
             if len(totals) > 16:

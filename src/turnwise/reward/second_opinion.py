@@ -1,8 +1,10 @@
 """Two more opinions on graded answers, so that an evaluation can say how often graders disagree.
 
-The grader is text, exact numbers and math-verify. The second grader shares its text and its exact numbers, and reads
-the rest by a grammar of its own (`turnwise.reward.latex_reading`), compared by value with sympy. Math-verify's opinion
-is that of the library alone, on the answer as it was given. All run in the same guarded processes.
+The second grader is exact numbers and sympy: what text and plain numbers do not decide is read by our own grammar
+(`turnwise.reward.latex_reading`) and compared by value, and math-verify has no part in it. Math-verify's opinion is that
+of the library alone, on the answer as it was given, with nothing of ours. The grader that counts takes the second's
+word where both answers were read and are of one kind, and math-verify's elsewhere; so it is the disagreement of the
+last two that says how much the choice of a grader matters. All run in the same guarded processes.
 """
 
 from collections.abc import Sequence

@@ -78,6 +78,8 @@ UNEQUAL = [
     ("  ", "7"),
     (r"\text{}", "7"),
     ("D", "(C)"),
+    ("7 because I say so", "7"),
+    ("it is 7", "7"),
 ]
 
 
@@ -122,6 +124,38 @@ def test_last_box(text, inside):
 def test_last_box_takes_linear_time():
     text = r"\boxed{" * 100_000
     assert last_box(text) == text
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        *(r"\boxed{", r"\text{", "{", "}", "(", "1", "1 ", " ", "$", "\\", r"\left", "^", "x^2", "1,"),
+        *("a ", "1 a ", "-", "="),
+        *(
+            "answer is ",
+            "so, ",
+            r"\frac",
+            "√",
+            "!",
+            "1)",
+            "1^",
+            "9 cm ",
+            "yes; no, ",
+            "(A) ",
+            "x=",
+            "1:",
+            ".",
+            "\n",
+            "_{1",
+        ),
+    ],
+)
+@pytest.mark.timeout(30)
+def test_long_texts_take_linear_time(unit):
+    text = unit * (100_000 // len(unit))
+    for gold in ("7", "x+1", "B", "yes", "5:30 pm", "52_8"):
+        assert compare(text, gold).verdict in (False, None)
+        assert compare(text + "?", gold).verdict in (False, None)
 
 
 @pytest.mark.parametrize("text", ["", ".", "-", "1/0", "7 8", "1/2/3", "e5", "1,0,0", "--1", "x", "٣", "%", "1e9999"])

@@ -3,14 +3,13 @@
 import json
 import os
 import re
-import time
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from turnwise.reward import grading
+from turnwise.reward import grading, grading_pool
 from turnwise.reward.grading import Grader, ungradable
 from turnwise.types import Message, Problem
 
@@ -234,11 +233,58 @@ UNEQUAL = [
 HOSTILE = [
     "9**9**9",
     "9^{9^{9^{9}}}",
+    "10^{10^{10}}",
+    r"2^{\left(10^{10}\right)}",
+    "((1000!)!)!",
+    "99999!",
+    "((((9!)!)!)!)!",
     r"\binom{100000000}{50000000}",
+    r"(x+1)^{9999}(x+2)^{9999}",
+    r"\{(x+1)^{9999}, 2\}",
+    r"\sqrt{2}^{99999}",
     "(" * 900 + ")" * 900,
+    "(" * 1900,
+    ")" * 1900,
+    "{" * 1000 + "1" + "}" * 900,
     r"\frac{" * 250 + "}" * 250,
+    r"\frac" * 300,
+    r"\sqrt" * 300 + "2",
+    "-" * 1900 + "7",
+    "!" * 1900,
+    "7" + "!" * 1000,
+    "|" * 1900,
     r"\boxed{" * 280,
+    r"\boxed{" * 1000,
+    r"\left" * 300,
+    r"\text{" * 300,
     "x^" * 900,
+    "x_" * 900,
+    "1/" * 900 + "0",
+    "9" * 1900,
+    "0." + "3" * 1900,
+    "1," * 900,
+    r"\pm 1" * 300,
+    r"1 \pm \sqrt{1 \pm \sqrt{2 \pm \sqrt{3 \pm \sqrt{5}}}}",
+    "$" * 1900,
+    r"$1$ and " * 200,
+    r"\int_0^1 \int_0^1 e^{x^2 y^2} dx dy",
+    r"\sum_{n=1}^{\infty} \frac{1}{n^3 + n + 1}",
+    r"\prod_{n=1}^{10^9} n",
+    r"\lim_{n \to \infty} n \sin(n!)",
+    r"\begin{pmatrix} " + "1 & " * 300 + r"1 \end{pmatrix}",
+    r"\begin{pmatrix}",
+    r"\log_{1}{2}",
+    "0^{-1}",
+    r"\frac{1}{0}",
+    "\x00\x01\x02" * 100,
+    "\ud800\udfff" * 100,
+    "7\u202e\u0661" * 100,
+    "__import__('os').system('true')",
+    "exec(open('/etc/passwd').read())",
+    "a" * 1900,
+    " " * 1900 + "7!",
+    "1 " * 900,
+    "answer is " * 190,
 ]
 
 
@@ -258,19 +304,23 @@ def test_unequal(answer, gold):
     assert not Grader()(answer, gold)
 
 
-@pytest.mark.parametrize("answer", HOSTILE, ids=lambda text: text[:12])
-def test_hostile_answers_are_wrong_and_end_in_time(answer):
-    start = time.monotonic()
-    assert not Grader(timeout_s=0.3)(answer, "x^2+1")
-    assert time.monotonic() - start < 15  # 0.3 s of processor time, and perhaps a new process on a busy machine
+@pytest.mark.parametrize("gold", ["x^2+1", r"\{1,2\}", "7"])
+@pytest.mark.parametrize("answer", HOSTILE, ids=lambda text: ascii(text[:16]))
+@pytest.mark.timeout(60)
+def test_hostile_answers_are_wrong_and_end(answer, gold):
+    assert not Grader(timeout_s=0.5)(answer, gold)
+    assert Grader()(r"\frac{\sqrt{8}}{2}", r"\sqrt{2}")
+
+
+@pytest.mark.parametrize("gold", ["9^{9^{9^{9}}}", r"\int_0^1 \int_0^1 e^{x^2 y^2} dx dy", "(x+1)^{9999}", r"\{!\}"])
+def test_a_gold_answer_that_would_cost_much_is_equal_to_itself(gold):
+    assert Grader(timeout_s=0.5)(rf"\boxed{{{gold}}}", gold)
 
 
 def test_long_answers_are_correct_only_word_for_word():
     long = "1+" * 50_000 + "1"
-    start = time.monotonic()
     assert not Grader()(long, "50001")
     assert Grader()(long, f" {long}\n")
-    assert time.monotonic() - start < 0.1
 
 
 def test_a_gold_answer_that_cannot_be_read_is_reported(caplog):
@@ -322,6 +372,31 @@ def test_gold_answers_of_real_problems_grade_themselves_however_they_are_written
         Problem(id=gold, prompt=(Message(role="user", content="?"),), answer=gold, source="s") for gold in golds
     ]
     assert ungradable(problems, Grader()) == []
+
+
+@pytest.mark.parametrize("gold", ["!?!", r"\frac{}{}", "x" * 3000])
+def test_gold_answers_that_nothing_could_match_are_listed(gold):
+    problems = [
+        Problem(id=name, prompt=(Message(role="user", content="?"),), answer=answer, source="made")
+        for name, answer in (("a", "7"), ("b", gold), ("c", r"3\sqrt{2}"), ("d", "yes"), ("e", "5:30 pm"))
+    ]
+    assert [problem.id for problem in ungradable(problems, Grader())] == ["b"]
+
+
+def test_ten_thousand_plain_gold_answers_need_no_process():
+    grading.close()
+    problems = [
+        Problem(id=str(number), prompt=(Message(role="user", content="?"),), answer=f"{number}", source="made")
+        for number in range(10_000)
+    ]
+    assert ungradable(problems, Grader()) == []
+    assert grading_pool._pool.threads is None
+
+
+def test_many_answers_are_graded_in_their_order():
+    pairs = [(f"{number}+{number}", str(2 * number + number % 2)) for number in range(200)]
+    assert Grader().grade_all(pairs) == [number % 2 == 0 for number in range(200)]
+    assert Grader().grade_all([]) == []
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])

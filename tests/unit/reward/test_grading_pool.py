@@ -137,3 +137,51 @@ def test_the_workers_of_joblib_can_grade():
     with joblib.parallel_config("loky", n_jobs=2):
         verdicts = joblib.Parallel()(joblib.delayed(Grader())(answer, "1/2") for answer in (r"\frac{2}{4}", "* 2"))
     assert verdicts == [True, False]
+
+
+def _grade_in_child(answer):
+    return Grader()(answer, "8")
+
+
+def test_daemons_of_a_pool_of_processes_can_grade():
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.map(_grade_in_child, ["2^3", "2^4"]) == [True, False]
+
+
+def test_a_forked_process_has_grading_processes_of_its_own(tmp_path):
+    script = tmp_path / "fork.py"
+    script.write_text(
+        textwrap.dedent("""
+            import os
+            from turnwise.reward.grading import Grader
+            assert Grader()("2^3", "8")
+            child = os.fork()
+            assert Grader()("2^4", "16")
+            if child:
+                assert os.waitpid(child, 0)[1] == 0
+        """)
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    ended = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_many_hostile_answers_do_not_change_the_other_verdicts():
+    hostile = [Question("grader", rf"\binom{{{number}00000000}}{{49999999}}", r"\{1,2\}", 0.2) for number in (1, 2, 3)]
+    plain = [Question("grader", f"{number}+x", f"x+{number}", 2.0) for number in range(40)]
+    assert ask_all([*plain[:20], *hostile, *plain[20:]]) == [True] * 20 + [False] * 3 + [True] * 20
+
+
+@pytest.mark.timeout(60)
+def test_an_interrupted_batch_leaves_nothing_to_do():
+    grading.close()
+    slow = [Question("grader", rf"\binom{{{number}00000000}}{{49999999}}", r"\{1,2\}", 1.0) for number in range(1, 99)]
+
+    def interrupt():
+        time.sleep(3)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        ask_all(slow)
+    assert Grader()("2^9", "512")  # and not behind a hundred hostile answers
