@@ -62,12 +62,18 @@ def test_transcripts_are_learnt_and_the_model_evaluates(run: Run, tmp_path: Path
     assert all(torch.equal(left[name], right[name]) for name in left)
 
 
-def test_an_adapter_learns_them_too(run: Run, tmp_path: Path):
+def test_an_adapter_learns_them_too_one_step_a_batch(run: Run, tmp_path: Path):
     pytest.importorskip("peft")
     path = written(tmp_path / "sums.jsonl")
-    learning = ("warmstart.num_steps=6", "warmstart.learning_rate=2e-2", "model.lora_rank=4")
+    learning = (
+        "warmstart.num_steps=6",
+        "warmstart.learning_rate=2e-2",
+        "model.lora_rank=4",
+        "trainer.num_minibatches=2",
+    )
     run_dir = run(*TRANSCRIPTS, *learning, f"warmstart.path={path}")
     assert held_out(run_dir)[-1] < held_out(run_dir)[0]
+    assert [line["update/num_steps"] for line in lines(run_dir) if "loss/value" in line] == [1] * 6
     assert weights(run_dir / "model").keys() == weights(PACKAGE_WEIGHTS / "tiny").keys()
 
 

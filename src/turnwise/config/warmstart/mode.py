@@ -34,7 +34,7 @@ class WarmStart:
         settings = components.warmstart
         out = Path(settings.out).expanduser() if settings.out else run_dir / "model"
         if out.resolve() == Path(components.model.path).expanduser().resolve():
-            raise ConfigError(f"warmstart.out={settings.out} is model.path too: the weights would be written over")
+            raise ConfigError(f"warmstart.out={out} is model.path too: the weights would be written over")
         if settings.out:
             with building():
                 out.mkdir(parents=True, exist_ok=True)
