@@ -49,7 +49,7 @@ test: $(READY)  ## run the tests that need neither a GPU nor minutes
 test-all: $(READY)  ## run every test; what the machine cannot run is skipped with a reason
 	$(BIN)/pytest $(ARGS)
 
-test-equivalence: $(PEERS_READY)  ## compare advantages and losses with those of TRL and verl
+test-equivalence: $(PEERS_READY)  ## compare advantages, losses and chat texts with those of TRL and verl
 	$(PEERS)/bin/python -m pytest -m slow tests/equivalence $(ARGS)
 
 $(PEERS_READY): tests/equivalence/requirements.txt
