@@ -25,6 +25,8 @@ class Question:
     source: str
     trajectories: tuple[Trajectory, ...]
     is_correct: tuple[bool, ...]
+    is_tested: bool = False
+    """Whether its answers are programs, which agree on nothing but their tests."""
 
     @property
     def accuracy(self) -> float:
@@ -52,7 +54,7 @@ def questions(scored_groups: Sequence[ScoredGroup]) -> list[Question]:
         if counted:
             trajectories, is_correct = zip(*counted, strict=True)
             problem = scored.group.problem
-            found.append(Question(problem.id, problem.source, trajectories, is_correct))
+            found.append(Question(problem.id, problem.source, trajectories, is_correct, bool(problem.tests)))
     return found
 
 
@@ -60,7 +62,7 @@ def shares_of(asked: Sequence[Question], ks: Sequence[int]) -> dict[str, Share]:
     """Accuracy, then pass@k and majority@k of each k, over the questions that have k samples.
 
     Questions have fewer samples than were asked for only where infrastructure failed; `num_problems` of a share says
-    how many are left. A k for which none is left has no share.
+    how many are left. A k for which none is left has no share. Programs have no majority.
     """
     total = sum(len(one.trajectories) for one in asked)
     shares = {"accuracy": share([one.accuracy for one in asked], max_sample_size=total)}
@@ -72,8 +74,8 @@ def shares_of(asked: Sequence[Question], ks: Sequence[int]) -> dict[str, Share]:
         num_correct = torch.tensor([sum(one.is_correct) for one in fit])
         size = int((num_samples // k).sum())
         shares[f"pass@{k}"] = share(pass_at_k(num_samples, num_correct, k).tolist(), max_sample_size=size)
-        agreed = [majority_at_k(one.votes, k) for one in fit]
-        shares[f"majority@{k}"] = share(agreed, max_sample_size=size)
+        if agreed := [majority_at_k(one.votes, k) for one in fit if not one.is_tested]:
+            shares[f"majority@{k}"] = share(agreed, max_sample_size=size)
     return shares
 
 
