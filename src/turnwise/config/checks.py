@@ -37,6 +37,19 @@ def warn_of_gold(components: Components, eval_sets: Mapping[str, Sequence[Proble
             )
 
 
+def check_has_tool(components: Components, mode: str) -> None:
+    """Refuses to train where no turn can call a tool: every first turn would be a format error.
+
+    Raises:
+        ConfigError: The environment has no tool.
+    """
+    if components.env.tool_language is None:
+        raise ConfigError(
+            f"mode={mode} env=no_tool: a first turn without a call is a format error, so every trajectory would have "
+            f"one; expected an environment with a tool, and evaluation.tools=both to measure what it is worth"
+        )
+
+
 def check_task(components: Components, task: Task, renderer: ChatRenderer) -> None:
     """Draws a batch and the eval problems once and puts the cursor back: what does not fit is known before step 1.
 

@@ -154,7 +154,7 @@ def check_problems(components: Components, task: Task, finding: Finding) -> None
     first = task.next_batch(components.rollout.num_problems)
     task.load_state_dict(cursor)
     finding.note(f"training: steps of {len(first)} problems x {components.rollout.group_size} trajectories")
-    for name, count in getattr(task, "removed", {}).items():
+    for name, count in task.removed.items():
         finding.note(f"    {count} train problems were removed that overlap with {name}")
 
 

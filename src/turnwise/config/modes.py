@@ -6,10 +6,11 @@ from itertools import chain
 from pathlib import Path
 
 from turnwise import checkpoint
-from turnwise.config.checks import check_prompts, check_similarity, check_task, warn_of_gold
+from turnwise.config.checks import check_has_tool, check_prompts, check_similarity, check_task, warn_of_gold
 from turnwise.config.errors import ConfigError, building
 from turnwise.config.evaluating import check_kept_evaluations, start_evaluator
 from turnwise.config.parts import Components
+from turnwise.config.provenance import record_removed
 from turnwise.config.wiring import (
     announce,
     choose_device,
@@ -43,12 +44,14 @@ class Train:
                 "mode=train: this task has nothing to train on: expected mode=evaluate, or a train task for the suite "
                 "(+task@task.train=NAME)"
             )
+        check_has_tool(components, "train")
         console = announce(components, run_dir)
         with building():
             task = components.task.start(components.seed)
             check_similarity(components)
             renderer = components.model.load_renderer()
             check_task(components, task, renderer)
+            record_removed(run_dir, task.removed)
             warn_of_gold(components, task.eval_sets(components.evaluation.num_problems), console)
             device = choose_device(components)
             model = load_model(components, device, policy_dtype(components, device))

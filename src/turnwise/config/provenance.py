@@ -90,9 +90,18 @@ def write_config(run_dir: Path, record: Mapping[str, Any]) -> None:
 
 def record_isolation(run_dir: Path, isolation: Isolation | None) -> None:
     """Adds to the newest start how the programs of the policy were kept apart."""
+    _record(run_dir, "isolation", None if isolation is None else isolation.name)
+
+
+def record_removed(run_dir: Path, removed: Mapping[str, int]) -> None:
+    """Adds to the newest start how many train problems were removed that an evaluation set knows, by its name."""
+    _record(run_dir, "removed_train_problems", dict(removed))
+
+
+def _record(run_dir: Path, name: str, value: Any) -> None:
     path = run_dir / CONFIG_FILE
     record = json.loads(path.read_text(encoding="utf-8"))
-    record["starts"][-1]["isolation"] = None if isolation is None else isolation.name
+    record["starts"][-1][name] = value
     write_atomically(path, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
 
 

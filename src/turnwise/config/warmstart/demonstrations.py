@@ -8,6 +8,7 @@ from typing import cast
 from rich.console import Console
 from torch import nn
 
+from turnwise.config.checks import check_has_tool
 from turnwise.config.errors import ConfigError, building
 from turnwise.config.parts import Components
 from turnwise.config.warmstart.lesson import Lesson, one_step_a_batch
@@ -24,6 +25,7 @@ def from_demonstrations(components: Components, run_dir: Path, console: Console)
     Raises:
         ConfigError: The task has none, or an adapter is asked for.
     """
+    check_has_tool(components, "warmstart")
     settings = components.warmstart
     if not isinstance(components.task, Demonstrated):
         raise ConfigError(

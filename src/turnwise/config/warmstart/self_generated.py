@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from turnwise.config.checks import check_prompts
+from turnwise.config.checks import check_has_tool, check_prompts
 from turnwise.config.errors import ConfigError, building
 from turnwise.config.parts import Components
 from turnwise.config.warmstart.lesson import Lesson, load_policy
@@ -29,6 +29,7 @@ def from_itself(components: Components, run_dir: Path, console: Console) -> Less
     Raises:
         ConfigError: The model, the task or the environment is not as it must be.
     """
+    check_has_tool(components, "warmstart")
     settings = components.warmstart
     with building():
         task = components.task.start(components.seed)
