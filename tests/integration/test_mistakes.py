@@ -38,6 +38,12 @@ def test_what_a_run_cannot_do_is_known_before_it_begins(run: Run, tmp_path: Path
     assert [file.name for file in (tmp_path / "run").iterdir()] == ["config.json"]
 
 
+@pytest.mark.parametrize("overrides", [(), ("mode=warmstart",), ("mode=warmstart", "warmstart.source=self")])
+def test_nothing_is_trained_without_a_tool(run: Run, overrides: tuple[str, ...]):
+    with pytest.raises(ConfigError, match=r"env=no_tool: a first turn without a call is a format error"):
+        run("env=no_tool", *overrides)
+
+
 @pytest.mark.parametrize("mode", ["train", "evaluate"])
 def test_a_model_folder_without_weights(run: Run, tmp_path: Path, mode: str):
     model = tmp_path / "model"
