@@ -12,7 +12,8 @@ What counts as the same answer, here and in the algebra that follows where this 
 - "x = 5" equals 5, and "y = 2x + 3" equals 2x + 3; two different names in front are two different answers.
 - Lists and sets have no order, tuples and intervals do; a column is no tuple. An inequality equals its interval.
 - Beside the lead-in ("The answer is") and a unit, no prose may stand round a formula.
-- Variables are compared with case, words without case and article. Yes and no may be followed by a reason, a choice letter by its text.
+- Variables are compared with case, words without case and article. Yes and no may be followed by a reason, a choice
+  letter by its text.
 - An answer that leaves a sum, product, integral or limit to be worked out is wrong, unless the gold answer has one:
   it may be the question itself, which algebra would answer on the model's behalf.
 - Numbers of more than some thousand digits, towers of powers and formulas nested more than forty deep are correct only

@@ -1,10 +1,10 @@
 """Two more opinions on graded answers, so that an evaluation can say how often graders disagree.
 
 The second grader is exact numbers and sympy: what text and plain numbers do not decide is read by our own grammar
-(`turnwise.reward.latex_reading`) and compared by value, and math-verify has no part in it. Math-verify's opinion is that
-of the library alone, on the answer as it was given, with nothing of ours. The grader that counts takes the second's
-word where both answers were read and are of one kind, and math-verify's elsewhere; so it is the disagreement of the
-last two that says how much the choice of a grader matters. All run in the same guarded processes.
+(`turnwise.reward.latex_reading`) and compared by value, and math-verify has no part in it. Math-verify's opinion is
+that of the library alone, on the answer as it was given, with nothing of ours. The grader that counts takes the
+second's word where both answers were read and are of one kind, and math-verify's elsewhere; so it is the disagreement
+of the last two that says how much the choice of a grader matters. All run in the same guarded processes.
 """
 
 from collections.abc import Sequence
