@@ -143,8 +143,8 @@ class _Reader:
 
     def starts_a_factor(self, token: str) -> bool:
         if token.startswith("\\"):
-            name = token[1:]
-            return name in CONSTANTS or name in FUNCTIONS or name in GREEK or name in ("frac", "sqrt", "binom")
+            word = token[1:]
+            return word in CONSTANTS or word in FUNCTIONS or word in GREEK or word in ("frac", "sqrt", "binom")
         if token == "|":
             return self.bars == 0
         return token in ("(", "[", "{", "sqrt") or (token.isalpha() and token not in SEPARATORS)
@@ -203,7 +203,7 @@ class _Reader:
 
     def atom(self) -> Any:
         token = self.peek()
-        name = token.removeprefix("\\")
+        word = token.removeprefix("\\")
         if token in ("(", "[", "{", r"\{"):
             return self.bracketed()
         if token in ("|", r"\lvert", r"\vert", r"\|"):
@@ -213,20 +213,20 @@ class _Reader:
             return Rational(token.replace(",", ""))
         if token == r"\reals":
             return Items((-oo, oo), ("(", ")"))
-        if name in FUNCTIONS:
-            return self.function(name)
+        if word in FUNCTIONS:
+            return self.function(word)
         if token == r"\frac":
             return quotient(self.argument(), self.argument())
-        if name == "sqrt":
+        if token in ("sqrt", r"\sqrt"):
             return self.root()
         if token == r"\binom":
             return binomial(self.argument(), self.argument())
         if token.startswith(r"\begin") and token.endswith("matrix}"):
             return self.matrix(token.replace("begin", "end"))
-        if name in CONSTANTS:
-            return CONSTANTS[name]
-        if name in GREEK or (token.isalpha() and len(token) == 1):
-            return self.symbol(name)
+        if word in CONSTANTS:
+            return CONSTANTS[word]
+        if word in GREEK or (token.isalpha() and len(token) == 1):
+            return self.symbol(word)
         self.place -= 1
         return self.refuse()
 

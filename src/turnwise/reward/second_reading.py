@@ -116,12 +116,12 @@ def _interval(relation: Relation) -> Any:
 
 def _same_relations(one: Relation, other: Relation) -> bool:
     """Whether they say the same: the differences of their sides are multiples of one another."""
-    if len(one.signs) > 1 or len(other.signs) > 1:
+    if len(one.signs) != 1 or len(other.signs) != 1:
         return one.signs == other.signs and all(map(are_equal, one.sides, other.sides))
     (left, right), (other_left, other_right) = one.sides, other.sides
     if not all(isinstance(side, Expr) for side in (left, right, other_left, other_right)):
         return one.signs == other.signs and are_equal(left, other_left) and are_equal(right, other_right)
-    (sign,), (other_sign,) = one.signs, other.signs
+    sign, other_sign = one.signs[0], other.signs[0]
     difference, other_difference = left - right, other_left - other_right
     if sign != other_sign and {sign[0], other_sign[0]} == {"<", ">"} and sign[1:] == other_sign[1:]:
         difference, sign = -difference, other_sign
