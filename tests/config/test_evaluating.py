@@ -59,7 +59,7 @@ def test_the_text_of_a_chat_template_that_replaces_the_models_own_is_part_of_it(
         ["reward.shaping=true"],
         ["trainer.num_steps=3", "trainer.learning_rate=1e-3"],
         ["rollout.group_size=4", "rollout.temperature=0.7"],
-        ["evaluation.wave_size=4", "evaluation.second_opinion=false", "evaluation.save_groups=false"],
+        ["evaluation.wave_size=4", "evaluation.save_groups=false"],
         ["evaluation.tools=both"],
         ["env.sandbox.num_workers=7", "env.sandbox.tier=B", "env.sandbox.total_memory_mb=4000"],
         ["engine.cache_mib=512"],

@@ -46,6 +46,7 @@ def start_evaluator(
     renderer: ChatRenderer,
     run_dir: Path,
     *,
+    second_opinion: bool = False,
     weights: str = "",
     say: Callable[[str], None] = lambda _: None,
 ) -> Evaluator:
@@ -58,6 +59,7 @@ def start_evaluator(
         engine: What it samples from.
         renderer: The policy's chat template.
         run_dir: The run's folder.
+        second_opinion: Whether two other graders are asked too.
         weights: Whose they are, if an interrupted evaluation may go on.
         say: Told how far a long evaluation is.
     """
@@ -80,6 +82,7 @@ def start_evaluator(
         reward=evaluation_reward(components),
         grader=components.reward.grader,
         run_dir=run_dir,
+        second_opinion=second_opinion,
         weights=weights,
         say=say,
     )

@@ -100,6 +100,9 @@ class Train:
 class Evaluate:
     """Scores a model on the evaluation sets, by the very path that evaluations during training take."""
 
+    second_opinion: bool = True
+    """Grade every answer by exact numbers with sympy, and by math-verify alone, too, and say where they disagree."""
+
     def __call__(self, components: Components, run_dir: Path) -> None:
         """Leaves the figures in metrics.jsonl and summary.json, and every trajectory in evaluations/.
 
@@ -128,6 +131,7 @@ class Evaluate:
                     engine,
                     renderer,
                     run_dir,
+                    second_opinion=self.second_opinion,
                     weights=weights,
                     say=partial(say, console),
                 )

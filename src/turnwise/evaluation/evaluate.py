@@ -60,6 +60,8 @@ class Evaluator:
     """What it compares answers by, for the second opinion."""
     run_dir: Path
     """Where records and trajectories are kept."""
+    second_opinion: bool = False
+    """Grade every answer by exact numbers with sympy, and by math-verify alone, too, and say where they disagree."""
     weights: str = ""
     """Whose weights they are, where that is known and an interrupted evaluation may go on; empty in training."""
     say: Callable[[str], None] = lambda _: None
@@ -121,7 +123,7 @@ class Evaluator:
                 f"evaluation of {full_name}: the infrastructure failed on all {len(scored_groups)} problems"
             )
         rates = rates_of(scored_groups, asked)
-        if settings.second_opinion:
+        if self.second_opinion:
             judged = judge(scored_groups, self.grader)
             rates |= opinion_rates(judged, asked)
             if answered.kept is not None:

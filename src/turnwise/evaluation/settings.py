@@ -32,8 +32,6 @@ class EvaluationSettings:
     """Only the likeliest tokens that together have this probability can be sampled; 1: all."""
     tools: Tools = Tools.on
     """Whether the policy has its tool; without it there is one turn, after model.system_prompt_without_tool."""
-    second_opinion: bool = True
-    """Grade every answer by exact numbers with sympy, and by math-verify alone, too, and say where they disagree."""
     save_groups: bool = True
     """Keep every trajectory, to read and to go on from where an evaluation was interrupted."""
     wave_size: int = 256

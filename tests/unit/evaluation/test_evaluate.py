@@ -55,9 +55,7 @@ def evaluator(*arms: Arm, run_dir: Path, settings: EvaluationSettings, **fields)
 
 
 def run(script: Script, run_dir: Path, problems: Sequence[Problem] = PROBLEMS, **settings):
-    """Evaluates without a second opinion, which needs processes of its own."""
-    chosen = EvaluationSettings(**{"second_opinion": False, **settings})
-    one = evaluator(arm(script)[0], run_dir=run_dir, settings=chosen)
+    one = evaluator(arm(script)[0], run_dir=run_dir, settings=EvaluationSettings(**settings))
     return asyncio.run(one({"toy": problems}, 3))
 
 
@@ -142,7 +140,7 @@ class Interrupted(Exception):
 
 
 def test_an_interrupted_evaluation_goes_on_after_its_last_wave(tmp_path):
-    settings = EvaluationSettings(wave_size=2, second_opinion=False)
+    settings = EvaluationSettings(wave_size=2)
     first, engine = arm(ANSWERS)
     said = []
 
@@ -166,7 +164,7 @@ def test_an_interrupted_evaluation_goes_on_after_its_last_wave(tmp_path):
 
 
 def test_a_finished_evaluation_is_not_sampled_again(tmp_path):
-    settings = EvaluationSettings(second_opinion=False)
+    settings = EvaluationSettings()
     engines = []
     for _ in range(2):
         again, engine = arm(ANSWERS)
@@ -178,7 +176,7 @@ def test_a_finished_evaluation_is_not_sampled_again(tmp_path):
 
 @pytest.mark.parametrize(("weights", "problems", "why"), [("v", MANY, "other weights"), ("w", MANY[:4], "protocol")])
 def test_what_is_kept_of_something_else_is_not_mixed_in(tmp_path, weights, problems, why):
-    settings = EvaluationSettings(second_opinion=False)
+    settings = EvaluationSettings()
     asyncio.run(evaluator(arm(ANSWERS)[0], run_dir=tmp_path, settings=settings, weights="w")({"toy": MANY}, 0))
     other = evaluator(arm(ANSWERS)[0], run_dir=tmp_path, settings=settings, weights=weights)
     with pytest.raises(ValueError, match=rf"{why}.*name another hydra\.run\.dir"):
@@ -195,7 +193,7 @@ def test_in_training_a_step_is_evaluated_anew(tmp_path):
 def test_the_tool_taken_away(tmp_path):
     with_tool, _ = arm({("a", 0, 0): "!1", ("a", 0, 1): "=42", ("b", 0, 0): "=42"})
     without, _ = arm({("a", 0, 0): "=41", ("b", 0, 0): "=42"}, WITHOUT_TOOL)
-    settings = EvaluationSettings(second_opinion=False)
+    settings = EvaluationSettings()
     both = asyncio.run(evaluator(with_tool, without, run_dir=tmp_path, settings=settings)({"toy": PROBLEMS}, 0))
     assert both.results["toy"].accuracy.value == 1.0
     assert both.results["toy_without_tool"].accuracy.value == 0.5
@@ -210,7 +208,7 @@ def test_the_tool_taken_away(tmp_path):
 def test_the_gain_is_of_the_problems_that_count_on_both_sides(tmp_path):
     with_tool, _ = arm({("a", 0, 0): "=42", ("b", 0, 0): "#"})
     without, _ = arm({("a", 0, 0): "=41", ("b", 0, 0): "=42"}, WITHOUT_TOOL)
-    settings = EvaluationSettings(second_opinion=False)
+    settings = EvaluationSettings()
     both = asyncio.run(evaluator(with_tool, without, run_dir=tmp_path, settings=settings)({"toy": PROBLEMS}, 0))
     gain = both.results["toy"].tool_gain
     assert gain is not None
@@ -220,7 +218,8 @@ def test_the_gain_is_of_the_problems_that_count_on_both_sides(tmp_path):
 def test_second_opinions_and_what_they_disagree_on(tmp_path):
     gold = [replace(problem(id="a"), answer="(1,2)"), replace(problem(id="b"), answer="1/2")]
     script = {("a", 0, 0): "=(1,2)", ("b", 0, 0): "=0.5"}
-    result = run(script, tmp_path, gold, second_opinion=True).results["toy"]
+    one = evaluator(arm(script)[0], run_dir=tmp_path, settings=EvaluationSettings(), second_opinion=True)
+    result = asyncio.run(one({"toy": gold}, 3)).results["toy"]
     assert result.rates["accuracy_second"] == result.rates["accuracy_math_verify"] == 1.0
     assert result.rates["disagreement"] == result.rates["unread"] == 0.0
     # the scripted reward compares text, but what is written down is what the grader says, and it agrees
@@ -272,7 +271,7 @@ def test_ks_by_default_are_doubled(num_samples, ks, chosen):
 
 
 def test_the_change_since_the_first_evaluation_is_paired(tmp_path):
-    settings = EvaluationSettings(second_opinion=False)
+    settings = EvaluationSettings()
     before, after = dict(ANSWERS), {**ANSWERS, ("0", 0, 0): "=42", ("2", 0, 0): "=42"}  # 2 of 5 right, then 4
     changes = []
     for step, script in [(0, before), (10, after), (20, after)]:
