@@ -10,7 +10,7 @@ from typing import Any
 from turnwise.report.closing import percent
 from turnwise.report.credit import credit_curves
 from turnwise.report.curves import Line, training_curves
-from turnwise.report.evaluations import ABOUT, figures_table, last_results, turns_table
+from turnwise.report.evaluations import ABOUT, figures_table, last_results, sources_table, turns_table
 from turnwise.report.summary import Outcome, Summary, accuracy_changes, read_summary, summarise_lines
 from turnwise.report.trajectories import read_trajectories
 from turnwise.tracker.atomic import write_atomically
@@ -48,6 +48,7 @@ def write_report(run_dir: Path) -> Path:
         record_text=json.dumps(record, indent=2, ensure_ascii=False),
         broken=broken,
         summary=summary,
+        is_course=summary.total_steps > 0 or summary.initial != summary.final or not lines,
         evaluated=_evaluated(run_dir, broken),
         changes=accuracy_changes(summary),
         training_curves=training_curves(lines),
@@ -109,9 +110,16 @@ def _evaluated(run_dir: Path, broken: list[str]) -> dict[str, Any] | None:
     try:
         results = last_results(list(read_results(run_dir)))
     except ValueError as error:
-        broken.append(str(error))
+        broken.append(str(error).replace(f"{run_dir}/", ""))
         return None
-    return {"about": ABOUT, "figures": figures_table(results), "turns": turns_table(results)} if results else None
+    if not results:
+        return None
+    return {
+        "about": ABOUT,
+        "figures": figures_table(results),
+        "turns": turns_table(results),
+        "sources": sources_table(results),
+    }
 
 
 def _evaluated_sets(run_dir: Path) -> dict[str, Path]:
