@@ -32,6 +32,7 @@ from turnwise.model.template_report import describe_template
 from turnwise.protocols import Task
 from turnwise.reward.grading import ungradable
 from turnwise.tracker.atomic import write_atomically
+from turnwise.trainer import Precision
 from turnwise.types import Isolation, Problem
 
 
@@ -79,7 +80,7 @@ class Doctor:
     """Checks template, problems, gold answers, prompts, tool and memory of a configuration; trains nothing."""
 
     device_gib: float = 0.0
-    """Memory of the device that the run is meant for, in GiB; 0: that of this machine."""
+    """Memory of the GPU that the run is meant for, in GiB, where trainer.dtype=auto is bfloat16; 0: this machine's."""
     num_devices: int = 1
     """Devices that weights, gradients and optimiser are to be sharded over, for the estimate alone."""
 
@@ -223,7 +224,8 @@ def check_memory(components: Components, finding: Finding, *, device_gib: float,
     device = choose_device(components)
     shape = ModelShape.of(components.model.empty_model())
     engine = components.engine
-    dtype = compute_dtype(components, device)
+    is_elsewhere = device_gib > 0 and components.trainer.dtype is Precision.auto
+    dtype = torch.bfloat16 if is_elsewhere else compute_dtype(components, device)
     estimate = estimate_memory(
         shape,
         dtype=dtype,
