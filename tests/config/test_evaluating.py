@@ -1,6 +1,7 @@
 """The protocol that a number stands under: what changes it, and what does not."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from omegaconf import DictConfig
@@ -91,3 +92,27 @@ def test_with_and_without_the_tool_are_two_protocols(composed):
 @pytest.mark.parametrize(("tools", "suffixes"), [("on", [""]), ("off", ["_without_tool"])])
 def test_one_of_them_alone(composed, tools, suffixes):
     assert list(protocols(build_components(composed(f"evaluation.tools={tools}"), "label"))) == suffixes
+
+
+def without_digest(composed, *overrides, problems=PROBLEMS) -> str:
+    components = build_components(composed("evaluation.tools=off", *overrides), "label")
+    return protocols(components)["_without_tool"](problems).digest
+
+
+def test_without_the_tool_nothing_of_the_tool_counts(composed):
+    first = without_digest(composed)
+    for override in ("rollout.max_turns=3", "env.stateful=true", "env.sandbox.wall_s=1", "env.max_output_chars=64"):
+        assert without_digest(composed, override) == first
+    assert without_digest(composed, "model.system_prompt_without_tool=Think.") != first
+
+
+def test_but_the_sandbox_where_it_tests_programs(composed):
+    tested = [replace(problem(), tests="assert f() == 1", entry_point="f")]
+    one = without_digest(composed, problems=tested)
+    assert one != without_digest(composed, "env.sandbox.wall_s=1", problems=tested)
+    assert one == without_digest(composed, "env.sandbox.num_workers=7", problems=tested)
+
+
+def test_the_environment_without_a_tool_is_that_arm(composed):
+    alone = build_components(composed("env=no_tool", "rollout.max_turns=1"), "label")
+    assert protocols(alone)[""](PROBLEMS).digest == without_digest(composed)

@@ -23,6 +23,8 @@ from turnwise.types import Problem
 
 SAMPLING_FIELDS = ("num_samples", "temperature", "top_k", "top_p")
 """Of `evaluation`: what a number depends on beside the problems themselves."""
+GRADING_PACKAGES = ("math-verify", "latex2sympy2_extended", "sympy")
+"""What a grade depends on beside our own code (`evaluation.protocol.VERSION`)."""
 HOW_IT_RUNS = (
     "max_infrastructure_rate",
     "sandbox._target_",
@@ -49,6 +51,7 @@ def start_evaluator(
     second_opinion: bool = False,
     weights: str = "",
     say: Callable[[str], None] = lambda _: None,
+    tells_progress: bool = False,
 ) -> Evaluator:
     """Joins the sampler of the rollouts, and one without the tool where `evaluation.tools` wants it, to an evaluator.
 
@@ -61,7 +64,8 @@ def start_evaluator(
         run_dir: The run's folder.
         second_opinion: Whether two other graders are asked too.
         weights: Whose they are, if an interrupted evaluation may go on.
-        say: Told how far a long evaluation is.
+        say: Told what a person should know.
+        tells_progress: Whether that is how far a long evaluation is, too.
     """
     samplers = {"": rollouts}
     if components.evaluation.tools is not Tools.on:
@@ -85,15 +89,15 @@ def start_evaluator(
         second_opinion=second_opinion,
         weights=weights,
         say=say,
+        tells_progress=tells_progress,
     )
 
 
 def protocols(components: Components) -> dict[str, Callable[[Sequence[Problem]], EvaluationProtocol]]:
     """What makes the protocol of some problems, by what ends the names of the results that it stands beside."""
-    no_tool = {"_target_": NoTool.__qualname__, **asdict(without_tool(components))}
     both = {
         "": partial(protocol_of, components, tool_settings(components)),
-        WITHOUT_TOOL: partial(protocol_of, components, no_tool),
+        WITHOUT_TOOL: partial(protocol_without_tool, components),
     }
     wanted = {Tools.on: [""], Tools.off: [WITHOUT_TOOL], Tools.both: ["", WITHOUT_TOOL]}[components.evaluation.tools]
     return {suffix: both[suffix] for suffix in wanted}
@@ -123,7 +127,7 @@ def without_tool(components: Components) -> NoTool:
 
 
 def protocol_of(components: Components, env: Mapping[str, Any], problems: Sequence[Problem]) -> EvaluationProtocol:
-    """What a number of this run on `problems` depends on besides the weights.
+    """What a number of this run on `problems` depends on besides the model.
 
     Args:
         components: The run's.
@@ -138,9 +142,18 @@ def protocol_of(components: Components, env: Mapping[str, Any], problems: Sequen
             "limits": {name: config["rollout"][name] for name in ("max_turns", "max_tokens")},
             "env": dict(env),
             "chat": _chat(components),
-            "grader": {**config["reward"]["grader"], "math_verify": version("math-verify")},
+            "grader": {**config["reward"]["grader"], **{name: version(name) for name in GRADING_PACKAGES}},
         }
     )
+
+
+def protocol_without_tool(components: Components, problems: Sequence[Problem]) -> EvaluationProtocol:
+    """The same for the arm without the tool: one turn; the sandbox counts only where it tests programs."""
+    env: dict[str, Any] = {"_target_": f"{NoTool.__module__}.{NoTool.__qualname__}", **asdict(without_tool(components))}
+    if any(problem.tests for problem in problems):
+        env["sandbox"] = tool_settings(components)["sandbox"]
+    content = protocol_of(components, env, problems).content
+    return EvaluationProtocol(content={**content, "limits": {**content["limits"], "max_turns": 1}})
 
 
 def tool_settings(components: Components) -> dict[str, Any]:

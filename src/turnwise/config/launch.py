@@ -1,6 +1,9 @@
 """One run, from its composed configuration to its end."""
 
-from contextlib import suppress
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import cast
 
@@ -48,24 +51,44 @@ def _launch(config: DictConfig, hydra: DictConfig) -> None:
         mode = build_mode(config)
         record = describe_run(components, choices=hydra.runtime.choices, overrides=given_overrides(hydra))
         check_same_run(run_dir, record)
-        write_config(run_dir, record)
-        try:
-            mode(components, run_dir)
-        except ConfigError as error:
-            if hydra.mode is not RunMode.MULTIRUN:
-                raise
-            write_summary(run_dir, summarise_run(run_dir, outcome=Outcome.failed, why=str(error), wall_s=0.0))
-            raise JobEnded(f"{label}: {error}", 2) from error
-        except BrokenToolError as error:
-            if hydra.mode is not RunMode.MULTIRUN:
-                raise
-            raise JobEnded(f"{label}: {error}", 1) from error
+        with alone_in(run_dir):
+            write_config(run_dir, record)
+            try:
+                mode(components, run_dir)
+            except ConfigError as error:
+                if hydra.mode is not RunMode.MULTIRUN:
+                    raise
+                write_summary(run_dir, summarise_run(run_dir, outcome=Outcome.failed, why=str(error), wall_s=0.0))
+                raise JobEnded(f"{label}: {error}", 2) from error
+            except BrokenToolError as error:
+                if hydra.mode is not RunMode.MULTIRUN:
+                    raise
+                raise JobEnded(f"{label}: {error}", 1) from error
     except (ConfigError, KeyboardInterrupt):
         if before is None:
             _remove_if_unused(run_dir, label)
         elif path.read_bytes() != before:
             write_atomically(path, before)
         raise
+
+
+@contextmanager
+def alone_in(run_dir: Path) -> Iterator[None]:
+    """Holds the folder for this process.
+
+    Raises:
+        ConfigError: Another process works in it.
+    """
+    descriptor = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ConfigError(f"hydra.run.dir={run_dir}: another process works in this folder; name another") from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _remove_if_unused(run_dir: Path, label: str) -> None:

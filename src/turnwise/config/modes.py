@@ -81,7 +81,9 @@ class Train:
                     rollouts=rollouts,
                     probe=probe,
                     reward=components.reward,
-                    evaluator=start_evaluator(components, rollouts, environments, engine, renderer, run_dir),
+                    evaluator=start_evaluator(
+                        components, rollouts, environments, engine, renderer, run_dir, say=partial(say, console)
+                    ),
                     advantage=components.advantage,
                     loss=components.loss,
                     tracker=tracker,
@@ -134,6 +136,7 @@ class Evaluate:
                     second_opinion=self.second_opinion,
                     weights=weights,
                     say=partial(say, console),
+                    tells_progress=True,
                 )
                 evaluation = await evaluator(eval_sets, 0)
             tracker.log(evaluation.metrics, 0)

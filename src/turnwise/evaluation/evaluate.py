@@ -32,10 +32,9 @@ class Arm:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The figures of all sets at one moment, and the trajectories behind them, both by the name of the result."""
+    """The results of all sets at one moment, by their names."""
 
     results: Mapping[str, SetResult]
-    scored_groups: Mapping[str, Sequence[ScoredGroup]]
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -57,7 +56,7 @@ class Evaluator:
     reward: Reward
     """Says which trajectories are right."""
     grader: Grader
-    """What it compares answers by, for the second opinion."""
+    """What it compares answers by."""
     run_dir: Path
     """Where records and trajectories are kept."""
     second_opinion: bool = False
@@ -65,7 +64,9 @@ class Evaluator:
     weights: str = ""
     """Whose weights they are, where that is known and an interrupted evaluation may go on; empty in training."""
     say: Callable[[str], None] = lambda _: None
-    """Told in words how far it is, after every wave."""
+    """Told in words what a person should know."""
+    tells_progress: bool = False
+    """Whether that is, after every wave, how far it is."""
 
     async def __call__(self, eval_sets: Mapping[str, Sequence[Problem]], step: int) -> Evaluation:
         """Evaluates the weights that the engine holds, which have seen `step` steps of training.
@@ -75,30 +76,31 @@ class Evaluator:
             ValueError: The run's folder holds trajectories of another evaluation at this place.
         """
         results: dict[str, SetResult] = {}
-        groups: dict[str, Sequence[ScoredGroup]] = {}
         for name, problems in eval_sets.items():
             answered = {f"{name}{arm.suffix}": await self._answered(name, problems, arm, step) for arm in self.arms}
-            found = {full_name: self._result(full_name, one, step) for full_name, one in answered.items()}
+            found = {full_name: self._result(full_name, kept, step) for full_name, kept in answered.items()}
             without = answered.get(f"{name}{WITHOUT_TOOL}")
             if name in answered and without is not None:
                 gain = difference(answered[name].scored_groups, without.scored_groups)
                 found[name] = replace(found[name], tool_gain=gain)
-            for full_name, one in answered.items():
-                if one.kept is not None:
-                    one.kept.finish(found[full_name])
-                groups[full_name] = one.scored_groups
+            for full_name, kept in answered.items():
+                kept.finish(found[full_name])
             results |= found
-        return Evaluation(results=results, scored_groups=groups)
+        return Evaluation(results=results)
 
-    async def _answered(self, name: str, problems: Sequence[Problem], arm: Arm, step: int) -> "_Answered":
+    async def _answered(self, name: str, problems: Sequence[Problem], arm: Arm, step: int) -> KeptEvaluation:
         """Samples and grades what is not kept from an earlier start, in waves."""
         protocol = arm.protocol(problems)
         full_name, settings = f"{name}{arm.suffix}", self.settings
-        kept = None
-        if settings.save_groups:
-            kept = KeptEvaluation(set_folder(self.run_dir, full_name), step, protocol, self.weights)
-        scored_groups = [] if kept is None else list(kept.scored_groups)
-        for wave in _waves(problems[len(scored_groups) :], max(1, settings.wave_size // settings.num_samples)):
+        kept = KeptEvaluation(
+            set_folder(self.run_dir, full_name),
+            step,
+            protocol,
+            self.weights,
+            problems=problems,
+            keeps_groups=settings.save_groups,
+        )
+        for wave in _waves(problems[len(kept.scored_groups) :], max(1, settings.wave_size // settings.num_samples)):
             rollout = await arm.rollouts.sample(
                 wave,
                 group_size=settings.num_samples,
@@ -107,47 +109,49 @@ class Evaluator:
                 top_p=settings.top_p,
                 seed=derive_seed("evaluation"),
             )
-            scored = [self.reward(group) for group in rollout.groups]
-            scored_groups += scored
-            if kept is not None:
-                kept.append(scored)
-            if len(problems) > len(wave):
-                self.say(_progress(full_name, scored_groups, len(problems)))
-        return _Answered(scored_groups=scored_groups, protocol=protocol, kept=kept)
+            self.grader.grade_all(  # all at once and on every core: the reward then finds the verdicts known
+                [
+                    (trajectory.answer, group.problem.answer)
+                    for group in rollout.groups
+                    for trajectory in group.trajectories
+                    if not group.problem.tests
+                ]
+            )
+            kept.append([self.reward(group) for group in rollout.groups])
+            if self.tells_progress and len(problems) > len(wave):
+                self.say(_progress(full_name, kept.scored_groups, len(problems)))
+        return kept
 
-    def _result(self, full_name: str, answered: "_Answered", step: int) -> SetResult:
-        scored_groups, settings = answered.scored_groups, self.settings
+    def _result(self, full_name: str, kept: KeptEvaluation, step: int) -> SetResult:
+        scored_groups, settings = kept.scored_groups, self.settings
         asked = questions(scored_groups)
         if not asked:
             raise RuntimeError(
                 f"evaluation of {full_name}: the infrastructure failed on all {len(scored_groups)} problems"
             )
         rates = rates_of(scored_groups, asked)
+        if rates["excluded"]:
+            self.say(
+                f"warning: {full_name}: infrastructure failed in {rates['excluded']:.1%} of the trajectories, which "
+                f"count neither as right nor as wrong; {len(asked)} of {len(scored_groups)} problems are left"
+            )
         if self.second_opinion:
             judged = judge(scored_groups, self.grader)
             rates |= opinion_rates(judged, asked)
-            if answered.kept is not None:
-                write_disagreements(answered.kept.folder / f"disagreements_step_{step}.jsonl", judged)
+            write_disagreements(kept.folder / f"disagreements_step_{step}.jsonl", judged)
         shares_at_turns, turn_counts = by_turns(asked)
         return SetResult(
             name=full_name,
             step=step,
-            protocol=answered.protocol.digest,
+            protocol=kept.protocol.digest,
             num_samples=settings.num_samples,
             shares=shares_of(asked, settings.chosen_ks),
             rates=rates,
             by_source=by_source(asked),
             by_turns=shares_at_turns,
             turn_counts=turn_counts,
-            change=None if answered.kept is None else difference(scored_groups, answered.kept.first()),
+            change=difference(scored_groups, kept.first()),
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Answered:
-    scored_groups: Sequence[ScoredGroup]
-    protocol: EvaluationProtocol
-    kept: KeptEvaluation | None
 
 
 def difference(groups: Sequence[ScoredGroup], others: Sequence[ScoredGroup]) -> Difference | None:

@@ -64,18 +64,16 @@ def shares_of(asked: Sequence[Question], ks: Sequence[int]) -> dict[str, Share]:
     Questions have fewer samples than were asked for only where infrastructure failed; `num_problems` of a share says
     how many are left. A k for which none is left has no share. Programs have no majority.
     """
-    total = sum(len(one.trajectories) for one in asked)
-    shares = {"accuracy": share([one.accuracy for one in asked], max_sample_size=total)}
+    shares = {"accuracy": share([one.accuracy for one in asked])}
     for k in ks:
         fit = [one for one in asked if len(one.trajectories) >= k]
         if not fit:
             continue
         num_samples = torch.tensor([len(one.trajectories) for one in fit])
         num_correct = torch.tensor([sum(one.is_correct) for one in fit])
-        size = int((num_samples // k).sum())
-        shares[f"pass@{k}"] = share(pass_at_k(num_samples, num_correct, k).tolist(), max_sample_size=size)
+        shares[f"pass@{k}"] = share(pass_at_k(num_samples, num_correct, k).tolist())
         if agreed := [majority_at_k(one.votes, k) for one in fit if not one.is_tested]:
-            shares[f"majority@{k}"] = share(agreed, max_sample_size=size)
+            shares[f"majority@{k}"] = share(agreed)
     return shares
 
 
@@ -126,10 +124,7 @@ def by_source(asked: Sequence[Question]) -> dict[str, Share]:
     sources: dict[str, list[Question]] = defaultdict(list)
     for question in asked:
         sources[question.source].append(question)
-    return {
-        source: share([one.accuracy for one in rows], max_sample_size=sum(len(one.trajectories) for one in rows))
-        for source, rows in sorted(sources.items())
-    }
+    return {source: share([one.accuracy for one in rows]) for source, rows in sorted(sources.items())}
 
 
 def num_sampled_tokens(trajectory: Trajectory) -> int:

@@ -21,12 +21,6 @@ class Judged:
     sample_index: int
     opinions: Opinions
 
-    @property
-    def has_disagreement(self) -> bool:
-        """Whether the verdicts that there are differ."""
-        verdicts = {self.opinions.grader, self.opinions.second, self.opinions.math_verify} - {None}
-        return len(verdicts) > 1
-
 
 def judge(scored_groups: Sequence[ScoredGroup], grader: Grader) -> list[Judged]:
     """Asks all graders about every answer that is compared with a gold answer; tests of programs are not compared."""
@@ -64,7 +58,7 @@ def opinion_rates(judged: Sequence[Judged], asked: Sequence[Question]) -> dict[s
 
 def write_disagreements(path: Path, judged: Sequence[Judged]) -> None:
     """Writes one JSON line for every answer on which the verdicts differ, whole or not at all; none, an empty file."""
-    lines = [json.dumps(_row(one), ensure_ascii=False) + "\n" for one in judged if one.has_disagreement]
+    lines = [json.dumps(_row(one), ensure_ascii=False) + "\n" for one in judged if one.opinions.disagree]
     write_atomically(path, "".join(lines).encode("utf-8", "surrogatepass"))
 
 

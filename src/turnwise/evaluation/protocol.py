@@ -31,6 +31,6 @@ class EvaluationProtocol:
 
 
 def problems_digest(problems: Sequence[Problem]) -> str:
-    """A hash of the problems in their order: ids, prompts and gold answers."""
+    """A hash of the problems in their order, with all that they hold: prompts, gold answers, sources, tests."""
     rows = [asdict(problem) for problem in problems]
     return hashlib.sha256(json.dumps(rows, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()[:NUM_DIGITS]

@@ -34,7 +34,7 @@ class EvaluationSettings:
     """Whether the policy has its tool; without it there is one turn, after model.system_prompt_without_tool."""
     save_groups: bool = True
     """Keep every trajectory, to read and to go on from where an evaluation was interrupted."""
-    wave_size: int = 256
+    wave_size: int = 128
     """Trajectories that are sampled at a time, then kept; whole problems, at least one."""
 
     def __post_init__(self) -> None:

@@ -14,6 +14,8 @@ from turnwise.model.chat import ChatRenderer
 from turnwise.worked_examples import ExampleMessage
 
 PACKAGE_PREFIX = "package:"
+IDENTIFYING = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
+"""Endings of the files that make a model what it is."""
 PACKAGE_WEIGHTS = Path(__file__).parent / "weights"
 
 
@@ -118,16 +120,21 @@ class CausalLM:
             return cast(nn.Module, AutoModelForCausalLM.from_config(config))
 
     def identity(self) -> str:
-        """Words that differ where the weights do: the folder's files with size and time, or the commit on the hub."""
+        """Words that differ where weights, tokenizer or template do: a hash of the folder, or the commit on the hub.
+
+        Of a file of weights its size and 64 places are read: training changes every number.
+        """
         source = self._source()
         if not Path(source).is_dir():
             from transformers import AutoConfig
 
             return f"{source}@{getattr(AutoConfig.from_pretrained(source), '_commit_hash', None)}"
         folder = Path(source).resolve()
-        files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin"))
-        stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-        return f"{folder.name}@{hashlib.sha256(repr(stats).encode()).hexdigest()[:12]}"
+        digest = hashlib.sha256()
+        for path in sorted(path for path in folder.iterdir() if path.suffix in IDENTIFYING):
+            digest.update(path.name.encode())
+            digest.update(_sampled(path))
+        return f"{folder.name}@{digest.hexdigest()[:12]}"
 
     def _source(self) -> str:
         """What `from_pretrained` takes: a folder that exists, or a hub name."""
@@ -143,6 +150,19 @@ class CausalLM:
         if not (folder / "config.json").is_file():
             raise ValueError(f"model.path={self.path!r}: the folder holds no config.json")
         return str(folder)
+
+
+def _sampled(path: Path, num_places: int = 64, num_bytes: int = 65536) -> bytes:
+    """The size of a file and what stands at so many places, spread evenly; a small file whole."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size <= num_places * num_bytes:
+            return size.to_bytes(8, "big") + file.read()
+        parts = [size.to_bytes(8, "big")]
+        for place in range(num_places):
+            file.seek(place * (size - num_bytes) // (num_places - 1))
+            parts.append(file.read(num_bytes))
+    return b"".join(parts)
 
 
 def _is_hub_name(path: str) -> bool:

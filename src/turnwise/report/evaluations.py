@@ -16,7 +16,7 @@ FIRST = "accuracy"
 """The share that every result has and that stands before all others."""
 MOST_SIDE_BY_SIDE = 3
 """Sets that the terminal shows in columns, a figure a line."""
-OF_MANY = ("set", "problems", "samples", "accuracy", "gain by tool", "change", "cut", "protocol")
+OF_MANY = ("set", "problems", "samples", "accuracy", "gain by tool", "change", "cut", "excluded", "protocol")
 """What the terminal shows of more sets."""
 ABOUT = (
     "Accuracy is the mean over problems of the share of right answers (avg@k), in percent, with the 95% interval for "

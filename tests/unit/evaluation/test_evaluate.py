@@ -97,8 +97,15 @@ def test_a_trajectory_cut_at_a_limit_is_wrong_and_counted(tmp_path):
     assert result.rates["answered"] == 0.5
 
 
-def test_infrastructure_failures_leave_the_mean(tmp_path):
-    metrics = run({("a", 0, 0): "=42", ("b", 0, 0): "#"}, tmp_path).metrics
+def test_infrastructure_failures_leave_the_mean_and_are_said(tmp_path):
+    said = []
+    first, _ = arm({("a", 0, 0): "=42", ("b", 0, 0): "#"})
+    one = evaluator(first, run_dir=tmp_path, settings=EvaluationSettings(), say=said.append)
+    metrics = asyncio.run(one({"toy": PROBLEMS}, 0)).metrics
+    assert said == [
+        "warning: toy: infrastructure failed in 50.0% of the trajectories, which count neither as right nor as wrong; "
+        "1 of 2 problems are left"
+    ]
     assert metrics["eval/toy/accuracy"] == 1.0
     assert metrics["eval/toy/num_problems"] == 1
     assert metrics["eval/toy/excluded"] == 0.5
@@ -121,14 +128,14 @@ def test_what_is_kept_reads_as_it_was(tmp_path):
     folder = tmp_path / "evaluations" / "toy"
     kept = [scored for scored, _ in read_groups(bundle_path(folder, 3))]
     assert [one.group.problem for one in kept] == PROBLEMS
-    assert [one.correct_G for one in kept] == [one.correct_G for one in evaluation.scored_groups["toy"]]
+    assert [one.correct_G for one in kept] == [(True, False), (False, False)]
     assert list(read_results(tmp_path)) == [evaluation.results["toy"]]
 
 
-def test_nothing_is_kept_where_nothing_is_wanted(tmp_path):
+def test_the_record_alone_is_kept_where_no_more_is_wanted(tmp_path):
     evaluation = run(FOUR, tmp_path, num_samples=2, save_groups=False)
-    assert evaluation.results["toy"].accuracy.value == 0.25
-    assert not list(tmp_path.iterdir())
+    assert list(read_results(tmp_path)) == [evaluation.results["toy"]]
+    assert [path.name for path in (tmp_path / "evaluations" / "toy").iterdir()] == ["step_3.json"]
 
 
 MANY = [problem(id=str(index)) for index in range(5)]
@@ -149,7 +156,7 @@ def test_an_interrupted_evaluation_goes_on_after_its_last_wave(tmp_path):
         if len(said) == 2:
             raise Interrupted
 
-    one = evaluator(first, run_dir=tmp_path, settings=settings, weights="w", say=interrupt)
+    one = evaluator(first, run_dir=tmp_path, settings=settings, weights="w", say=interrupt, tells_progress=True)
     with pytest.raises(Interrupted):
         asyncio.run(one({"toy": MANY}, 0))
     assert len(engine.calls) == 4
@@ -282,3 +289,22 @@ def test_the_change_since_the_first_evaluation_is_paired(tmp_path):
     assert changes[1].value == pytest.approx(0.4)
     assert changes[1] == changes[2]  # both against the first
     assert evaluation.metrics["eval/toy/change"] == pytest.approx(0.4)
+
+
+def test_the_change_is_not_against_another_protocol(tmp_path):
+    settings = EvaluationSettings()
+    asyncio.run(evaluator(arm(ANSWERS)[0], run_dir=tmp_path, settings=settings)({"toy": MANY[:4]}, 0))
+    asyncio.run(evaluator(arm(ANSWERS)[0], run_dir=tmp_path, settings=settings)({"toy": MANY}, 30))
+    later = asyncio.run(evaluator(arm(ANSWERS)[0], run_dir=tmp_path, settings=settings)({"toy": MANY}, 10))
+    assert later.results["toy"].change is None, "step 0 asked other problems, and step 30 comes later"
+
+
+def test_kept_trajectories_of_another_order_are_refused(tmp_path):
+    settings = EvaluationSettings(wave_size=1)
+    first = evaluator(arm(ANSWERS)[0], run_dir=tmp_path, settings=settings, weights="w")
+    asyncio.run(first({"toy": MANY}, 0))
+    bundle = bundle_path(tmp_path / "evaluations" / "toy", 0)
+    bundle.write_bytes(bundle.read_bytes() * 2)  # as two processes in one folder would leave it
+    again = evaluator(arm(ANSWERS)[0], run_dir=tmp_path, settings=settings, weights="w")
+    with pytest.raises(ValueError, match=r"does not hold the first 10 of the set's 5 problems"):
+        asyncio.run(again({"toy": MANY}, 0))
