@@ -21,6 +21,7 @@ from turnwise.config.wiring import (
     announce,
     choose_device,
     compute_dtype,
+    num_positions,
     say,
 )
 from turnwise.engine.hf import MIB, HFEngine
@@ -128,7 +129,9 @@ class Doctor:
         if failed:
             say(console, f"{len(failed)} of {len(findings)} checks failed: {', '.join(failed)}")
             raise SystemExit(1)
-        say(console, f"{len(findings)} checks, none failed; findings in {run_dir / 'doctor.json'}")
+        warned = [finding.check for finding in findings if finding.verdict is Verdict.warning]
+        but = f", but {len(warned)} warned ({', '.join(warned)})" if warned else ""
+        say(console, f"{len(findings)} checks, none failed{but}; findings in {run_dir / 'doctor.json'}")
 
 
 def show(console: Console, finding: Finding) -> None:
@@ -152,11 +155,17 @@ def check_problems(components: Components, task: Task, finding: Finding) -> None
         finding.note("nothing to train on: for mode=evaluate")
         return
     cursor = task.state_dict()
-    first = task.next_batch(components.rollout.num_problems)
+    try:
+        first = task.next_batch(components.rollout.num_problems)
+    except ValueError as error:
+        finding.warn(f"nothing could be trained on: {error}", "mode=evaluate alone, or another split of the problems")
+        return
     task.load_state_dict(cursor)
     finding.note(f"training: steps of {len(first)} problems x {components.rollout.group_size} trajectories")
     for name, count in task.removed.items():
         finding.note(f"    {count} train problems were removed that overlap with {name}")
+    if not task.removed:
+        finding.note("    no train problem overlaps with an evaluation set, as far as was read")
 
 
 def check_gold(components: Components, task: Task, finding: Finding) -> None:
@@ -181,6 +190,8 @@ def check_gold(components: Components, task: Task, finding: Finding) -> None:
 def check_prompt_lengths(components: Components, task: Task, renderer: ChatRenderer, finding: Finding) -> None:
     """The prompts, as the environment opens them, leave room for turns."""
     limit = components.rollout.max_tokens
+    if limit > (positions := num_positions(components.model.empty_model())):
+        finding.fail(f"rollout.max_tokens={limit}, but the model has {positions} positions", "less, or another model")
     openings: dict[str, Opening] = {"with the tool": components.env}
     if components.evaluation.tools is not Tools.on:
         openings["without the tool"] = without_tool(components)
@@ -189,13 +200,14 @@ def check_prompt_lengths(components: Components, task: Task, renderer: ChatRende
             len(renderer.prompt_ids(opening_messages(opening, problem))) for problem in _eval_problems(components, task)
         ]
         too_long = sum(length >= limit for length in lengths)
+        remedy = f"rollout.max_tokens={max(lengths) + max(lengths) // 2} or more, or shorter prompts or examples"
         finding.note(f"{name}: {min(lengths)} to {max(lengths)} tokens of rollout.max_tokens={limit}")
         if too_long == len(lengths):
-            finding.fail("no prompt leaves room for a turn", f"rollout.max_tokens={2 * max(lengths)} or more")
+            finding.fail("no prompt leaves room for a turn", remedy)
         elif too_long:
             finding.warn(
                 f"{too_long} of {len(lengths)} prompts leave no room for a turn and count as wrong",
-                f"rollout.max_tokens={2 * max(lengths)} or more",
+                remedy,
             )
 
 

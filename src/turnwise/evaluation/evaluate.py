@@ -100,6 +100,9 @@ class Evaluator:
             problems=problems,
             keeps_groups=settings.save_groups,
         )
+        if self.tells_progress:
+            known = f", {len(kept.scored_groups)} of them kept earlier" if kept.scored_groups else ""
+            self.say(f"{full_name}: {len(problems)} problems x {settings.num_samples} samples{known}")
         for wave in _waves(problems[len(kept.scored_groups) :], max(1, settings.wave_size // settings.num_samples)):
             rollout = await arm.rollouts.sample(
                 wave,

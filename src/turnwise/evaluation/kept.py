@@ -88,7 +88,7 @@ def check_kept(folder: Path, step: int, protocol: EvaluationProtocol, weights: s
     """Refuses to go on with an evaluation that is another one's; where nothing is kept there is nothing to mix.
 
     Raises:
-        ValueError: Trajectories of other weights or of another protocol lie in the set's folder.
+        ValueError: Trajectories of other weights or of another protocol lie in the set's folder, or torn ones.
     """
     if not record_path(folder, step).exists():
         return
@@ -99,6 +99,8 @@ def check_kept(folder: Path, step: int, protocol: EvaluationProtocol, weights: s
             f"{folder} holds an evaluation by protocol {there.digest}, this one is {protocol.digest}: name another "
             f"hydra.run.dir"
         )
+    if bundle_path(folder, step).exists():
+        read_groups(bundle_path(folder, step))  # a torn one is named here, before anything is sampled
     if found.weights != weights:
         raise ValueError(
             f"{folder} holds an evaluation of other weights ({found.weights}), these are {weights}: name another "

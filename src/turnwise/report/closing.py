@@ -37,10 +37,10 @@ def closing_table(run_dir: Path, summary: Summary, results: Sequence[SetResult] 
         summary: How the run ended.
         results: The last evaluation of each set, shown with its interval and protocol.
     """
-    verdict = Text.assemble(
-        (summary.outcome.capitalize(), _STYLES[summary.outcome]),
-        f" after {summary.total_steps} steps, {duration(summary.wall_s)}",
-    )
+    is_evaluation = bool(results) and not summary.total_steps
+    steps = "" if is_evaluation else f" after {summary.total_steps} steps"
+    outcome = (summary.outcome.capitalize(), _STYLES[summary.outcome])
+    verdict = Text.assemble(outcome, f"{steps}, {duration(summary.wall_s)}")
     if summary.why:
         verdict.append(f": {summary.why}")
     paths = Table.grid(padding=(0, 2))

@@ -105,7 +105,9 @@ def terminal_table(results: Sequence[SetResult]) -> Table:
     else:
         shown = [place for place, heading in enumerate(tabular.headings) if heading in OF_MANY]
         headings, *rows = ([row[place] for place in shown] for row in (tabular.headings, *tabular.rows))
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
+    is_whole = len(results) <= MOST_SIDE_BY_SIDE
+    caption = None if is_whole else Text("every figure is in evaluation.md", style="dim")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False, caption=caption, caption_justify="left")
     for place, heading in enumerate(headings):
         table.add_column(heading, justify="left" if place == 0 else "right", overflow="fold")
     for row in rows:

@@ -153,14 +153,18 @@ def test_an_interrupted_evaluation_goes_on_after_its_last_wave(tmp_path):
 
     def interrupt(text: str) -> None:
         said.append(text)
-        if len(said) == 2:
+        if len(said) == 3:
             raise Interrupted
 
     one = evaluator(first, run_dir=tmp_path, settings=settings, weights="w", say=interrupt, tells_progress=True)
     with pytest.raises(Interrupted):
         asyncio.run(one({"toy": MANY}, 0))
     assert len(engine.calls) == 4
-    assert said == ["toy: 2 of 5 problems, 50.0% right so far", "toy: 4 of 5 problems, 50.0% right so far"]
+    assert said == [
+        "toy: 5 problems x 1 samples",
+        "toy: 2 of 5 problems, 50.0% right so far",
+        "toy: 4 of 5 problems, 50.0% right so far",
+    ]
     assert not list(read_results(tmp_path))
 
     second, engine = arm(ANSWERS)
