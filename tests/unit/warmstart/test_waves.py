@@ -20,7 +20,6 @@ from turnwise.types import Message, Problem
 from turnwise.warmstart.selection import kept_examples
 from turnwise.warmstart.transcripts import read_transcripts
 from turnwise.warmstart.waves import TRANSCRIPTS_FILE, Waves, plan_waves
-
 from turnwise.worked_examples import ExampleMessage, ExampleRole
 
 
