@@ -216,7 +216,10 @@ class Task(Protocol):
 
     @property
     def removed(self) -> Mapping[str, int]:
-        """How many train problems were removed up to now, by the name of the evaluation set that knows them."""
+        """How many train problems were removed, by the name of the evaluation set that knows them.
+
+        Of a finite train split all of them once a batch was drawn, of an endless one those that were met so far.
+        """
         ...
 
     def next_batch(self, num_problems: int) -> list[Problem]:

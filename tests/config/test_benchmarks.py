@@ -1,5 +1,6 @@
 """Every benchmark option reads the columns that its data set has on the hub; the rows here are made up."""
 
+import json
 import os
 import re
 from dataclasses import replace
@@ -85,7 +86,7 @@ READ = {
 }
 """Its statement, answer and source."""
 SUITES = ("math", "dapo_17k", "deepscaler", "suite_math", "suite_paper")
-LOCAL = ("gsm8k", "math500", "aime24", "amc23", "svamp", "humaneval", "strategyqa")
+LOCAL = ("gsm8k", "math500", "aime24", "amc23", "svamp", "humaneval", "strategyqa_dev")
 
 
 def task(composed: Any, *overrides: str) -> Any:
@@ -107,7 +108,8 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_benchmark_is_looked_at_here() -> None:
     others = {"arithmetic", "chain", "jsonl", "lookup", "reasoning_gym", "reasoning_gym_medium", *SUITES}
-    assert set(option_groups()["task"]) - others == set(HUB) == set(READ)
+    of_files = {"strategyqa_dev"}
+    assert set(option_groups()["task"]) - others - of_files == set(HUB) == set(READ)
 
 
 @pytest.mark.parametrize("option", sorted(HUB))
@@ -156,12 +158,43 @@ def test_a_train_task_and_a_member_can_be_put_in(composed) -> None:
         (["task=gsm8k", "task.num_rows=-1"], "task.num_rows=-1: expected >= 0"),
         (["task=humaneval", "env=calculator"], "task=humaneval env=calculator: .*expected env=python_tool"),
         (["task=suite_paper", "env=lookup"], "task=suite_paper env=lookup: .*expected env=python_tool"),
+        (["task=humaneval", "env=no_tool"], "task=humaneval env=no_tool: .*have tests.*with evaluation.tools=off"),
+        (["task=suite_paper", "env=no_tool"], "task=suite_paper env=no_tool: .*have tests"),
+        (
+            ["task=suite_math", "env=no_tool", "+task@task.train=humaneval", "task.train.train_split=train"],
+            "task=suite_math env=no_tool: .*have tests",
+        ),
+        (
+            ["env=no_tool", "evaluation.tools=both"],
+            "evaluation.tools=both env=no_tool: .*sampled twice: expected .*=on",
+        ),
+        (["env=no_tool", "evaluation.tools=off"], "evaluation.tools=off env=no_tool: .*expected evaluation.tools=on"),
+        (["task=strategyqa_dev"], "task.path=null repo='': expected a path or a repository for strategyqa_dev"),
     ],
 )
 def test_what_does_not_fit_is_refused(start, overrides: list[str], message: str) -> None:
     ended = start(*overrides)
     assert ended.code == 2
     assert re.search(message, ended.stderr)
+
+
+def test_what_fits_without_a_tool_is_taken(composed) -> None:
+    for overrides in (
+        ["task=suite_paper", "task.only=[aime24,svamp]", "env=no_tool"],
+        ["task=humaneval", "evaluation.tools=both"],
+        ["task=humaneval", "evaluation.tools=off"],
+        ["env=no_tool"],
+    ):
+        task(composed, *overrides)
+
+
+def test_the_authors_file_is_another_set_than_the_hub_s(composed, tmp_path: Path) -> None:
+    row = {"id": "q0", "problem": "Can a hen read?", "answer": "no", "source": "made up"}
+    (tmp_path / "strategyqa_dev.jsonl").write_text(json.dumps(row) + "\n")
+    live = task(composed, "task=strategyqa_dev", f"task.path={tmp_path}").start(0)
+    assert [problem.answer for problem in live.eval_sets(9)["strategyqa_dev"]] == ["no"]
+    with pytest.raises(FileNotFoundError, match=r"strategyqa: .* holds no strategyqa_test.jsonl or strategyqa.jsonl"):
+        task(composed, "task=strategyqa", f"task.path={tmp_path}").start(0)
 
 
 def test_training_without_a_train_task_is_refused_before_anything_loads(start) -> None:
@@ -177,5 +210,5 @@ def test_the_published_files_are_read_whole(composed, option: str) -> None:
         pytest.skip("TURNWISE_BENCHMARKS names no folder with the benchmarks' files")
     benchmark = task(composed, f"task={option}", f"task.path={folder}")
     problems = benchmark.start(0).eval_sets(10_000)[option]
-    assert len(problems) == {"strategyqa": 229}.get(option, benchmark.num_rows)
+    assert len(problems) == benchmark.num_rows
     assert len({problem.id for problem in problems}) == len(problems)

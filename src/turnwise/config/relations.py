@@ -11,6 +11,7 @@ from turnwise.core.correction import Correction
 from turnwise.engine.vllm.local import VLLM
 from turnwise.engine.vllm.server import VLLMServer
 from turnwise.env.tool_format import ToolFormat
+from turnwise.evaluation.settings import Tools
 from turnwise.model.attention import FLASH
 from turnwise.task.benchmark import Benchmark
 from turnwise.task.suite import Suite
@@ -26,6 +27,7 @@ def check_relations(components: Components) -> None:
     """
     rollout, trainer = components.rollout, components.trainer
     _check_tool(components.task, components.env)
+    _check_without_tool(components)
     _check_prompt(components.env)
     if components.reward.shaping and rollout.group_size < 2:
         raise ConfigError(
@@ -105,7 +107,7 @@ def _check_tool(task: TaskSettings, env: EnvironmentSettings) -> None:
     if wanted is None or env.tool_language in (None, wanted):
         return
     environments = [key for key in COMPONENTS if key.rpartition("/")[0] == "env"]
-    name = task.name if isinstance(task, Benchmark | Suite) else _option(task)
+    name = _task_name(task)
     fitting = [key for key in environments if _tool_of(key) == wanted]
     choices = [key.replace("/", "=") for key in fitting]
     if name in option_groups()["experiment"]:
@@ -114,6 +116,36 @@ def _check_tool(task: TaskSettings, env: EnvironmentSettings) -> None:
         f"task={name} env={_option(env)}: these problems are for a tool that is called in {wanted}, this one is called "
         f"in {env.tool_language}; expected {' or '.join(choices)}"
     )
+
+
+def _check_without_tool(components: Components) -> None:
+    """Refuses what an environment without a tool cannot do: run tests, and be compared with itself."""
+    task, env, tools = components.task, components.env, components.evaluation.tools
+    if env.tool_language is not None:
+        return
+    if _has_tests(task):
+        raise ConfigError(
+            f"task={_task_name(task)} env={_option(env)}: these problems have tests, which run in the sandbox of "
+            f"env=python_tool: expected that, with evaluation.tools=off to measure what is done without the tool"
+        )
+    if tools is not Tools.on:
+        raise ConfigError(
+            f"evaluation.tools={tools} env={_option(env)}: there is no tool to be without, so the same would be "
+            f"sampled {'twice' if tools is Tools.both else 'under another name'}: expected evaluation.tools=on, or an "
+            f"environment with a tool"
+        )
+
+
+def _has_tests(task: object) -> bool:
+    """Whether problems that a task is evaluated on ask for a program that tests decide on."""
+    match task:
+        case Benchmark():
+            return bool(task.columns.tests)
+        case Suite():
+            chosen = [member for key, member in task.members.items() if not task.only or key in task.only]
+            return any(map(_has_tests, chosen if task.only else [*chosen, task.train]))
+        case _:
+            return False
 
 
 def _check_prompt(env: EnvironmentSettings) -> None:
@@ -129,6 +161,10 @@ def _check_prompt(env: EnvironmentSettings) -> None:
                 f"env.tool_format={shown[0]}, or a prompt that shows {env.tool_format.mark!r}; model=instruct and "
                 f"model=instruct_hermes have one for Python each"
             )
+
+
+def _task_name(task: TaskSettings) -> str:
+    return task.name if isinstance(task, Benchmark | Suite) else _option(task)
 
 
 def _option(part: object) -> str:

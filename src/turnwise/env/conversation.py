@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from turnwise.env.opening import Opening, opening_messages
-from turnwise.env.solution import Judge, judged_end
+from turnwise.env.solution import Judge, fenced_programs, judged_end
 from turnwise.env.thinking import after_thinking
 from turnwise.env.tool_call import ParsedTurn, extract_boxed
 from turnwise.types import Message, Problem, StepResult, StopReason, ToolCall, ToolResult, ToolStatus
@@ -62,8 +62,9 @@ class ToolConversation:
         4. Neither an answer nor a call: the turn is void and ends the episode.
 
         Where the problem has tests, a program is the answer: the last one of all turns, this one's included, that
-        defines the entry point. A box, whatever it holds, hands it in, and so does a turn without a call. Tests that
-        could not be run end the episode as a tool that broke.
+        defines the entry point; where calls are written otherwise, one in a fenced block of the prose counts too. A
+        box, whatever it holds, hands it in, and so does a turn without a call. Tests that could not be run end the
+        episode as a tool that broke.
 
         What a turn thinks before it speaks counts for nothing; a turn that never stops thinking is void.
 
@@ -86,6 +87,7 @@ class ToolConversation:
         calls = turn.calls
         if self._judge is not None:
             self._programs.extend(call.code for call in calls if call.error is None)
+            self._programs.extend(fenced_programs(turn.prose))
         answer = extract_boxed(turn.prose)
         if self._judge is not None and (answer is not None or not calls):
             return await judged_end(self._judge, self._programs, answer, calls)

@@ -4,18 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from turnwise.env.code_block import parse_code_blocks
 from turnwise.env.opening import opening_messages
-from turnwise.env.solution import Judge, judged_end
+from turnwise.env.solution import Judge, fenced_programs, judged_end
 from turnwise.env.thinking import after_thinking
-from turnwise.env.tool_call import ToolSignature, extract_boxed
+from turnwise.env.tool_call import extract_boxed
 from turnwise.types import Isolation, Message, Problem, StepResult, StopReason
 from turnwise.worked_examples import ExampleMessage
 
 Judges = Callable[[Problem], Judge]
 """Who decides on the program that a problem asks for."""
-PYTHON = ToolSignature("python", "code")
-"""What the fence of such a program says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +91,7 @@ class Monologue:
         said = after_thinking(turn_text)
         answer = extract_boxed(said)
         if self._judge is not None:
-            calls = parse_code_blocks(said, PYTHON).calls
-            return await judged_end(self._judge, [call.code for call in calls if call.error is None], answer)
+            return await judged_end(self._judge, fenced_programs(said), answer)
         return StepResult(stop_reason=StopReason.void_turn if answer is None else StopReason.answered, answer=answer)
 
     async def close(self) -> None:

@@ -5,13 +5,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from turnwise.env.opening import Opening, opening_messages
 from turnwise.protocols import Renderer, Reward, Task, Tracker
 from turnwise.rollout.sampler import RolloutSampler, RolloutSettings
 from turnwise.rollout.summary import summarise
 from turnwise.seeding import derive_seed
 from turnwise.tracker.atomic import write_atomically
 from turnwise.tracker.bundle import bundle_path, read_groups, write_groups
-from turnwise.types import Message, Problem, ScoredGroup
+from turnwise.types import Problem, ScoredGroup
 from turnwise.warmstart.selection import Tally, Verdict, judge, transcript_line
 
 TRANSCRIPTS_FILE = "transcripts.jsonl"
@@ -44,7 +45,7 @@ class Waves:
     keep_per_problem: int
     reward: Reward
     renderer: Renderer
-    system_prompt: str
+    opening: Opening
     seed: int
     run_dir: Path
 
@@ -116,7 +117,7 @@ class Waves:
         return "".join(
             transcript_line(
                 f"{scored.group.problem.id}/{trajectory.sample_index}",
-                self._opening(scored.group.problem),
+                opening_messages(self.opening, scored.group.problem),
                 trajectory,
                 self.renderer,
             )
@@ -124,7 +125,3 @@ class Waves:
             for trajectory, verdict in zip(scored.group.trajectories, judge(scored, self.keep_per_problem), strict=True)
             if verdict is Verdict.kept
         )
-
-    def _opening(self, problem: Problem) -> tuple[Message, ...]:
-        system = (Message(role="system", content=self.system_prompt),) if self.system_prompt else ()
-        return system + problem.prompt

@@ -11,13 +11,15 @@ import pytest
 from builders import problem
 from turnwise.env.breaker import BrokenToolError
 from turnwise.env.calculator import Calculator
+from turnwise.env.no_tool import NoTool
 from turnwise.env.python_tool import PythonTool, PythonToolPool
 from turnwise.env.sandbox.interface import ErrorDetail, Interpreter, ProgramResult
 from turnwise.env.sandbox.local import LocalSandbox
-from turnwise.env.solution import find_solution
+from turnwise.env.solution import find_solution, shown_program
+from turnwise.env.tool_format import ToolFormat
 from turnwise.task.benchmark import Benchmark
 from turnwise.task.columns import AnswerRule, Columns
-from turnwise.types import Isolation, StepResult, StopReason, ToolStatus
+from turnwise.types import Isolation, Message, StepResult, StopReason, ToolStatus
 
 TESTS = """def check(candidate):
     assert candidate(2) == 4
@@ -170,10 +172,76 @@ def test_a_tool_that_cannot_run_tests_takes_no_such_problem() -> None:
         (["a = twice = print", "class A:\n    def twice(self): pass"], 0),
         (["def twice(x): pass", "(" * 100_000], 0),
         (["def twice(x): pass", "x = '\0'"], 0),
+        (["twice: 'F' = lambda x: 2 * x", "twice: 'F'"], 0),
+        (["import sys\nif sys:\n    def twice(x): pass\nelse:\n    x = 1", "twice(2)"], 0),
+        (["try:\n    from m import twice\nexcept ImportError:\n    pass", "del twice"], 0),
+        (["def twice(x): pass", "from m import g as twice"], 1),
+        (["def twice(x): pass", "from m import twice as g\nimport a.twice"], 0),
+        (["def twice(x): pass", "other, (twice, *rest) = 1, (2, 3)"], 1),
+        (["def twice(x): pass", "f = lambda x: [twice for twice in x]\nprint(twice)"], 0),
+        (["def twice(x): pass", "class A:\n    twice = 1\ntwice.x = 1"], 0),
+        (["def twice(x): pass", "if (twice := abs): pass"], 1),
+        (["twice = " + " + ".join(["1"] * 900)], 0),
     ],
 )
 def test_which_program_is_the_solution(programs: list[str], expected: int | None) -> None:
     assert find_solution(programs, "twice") == (None if expected is None else programs[expected])
+
+
+SHOWN = "from typing import List\nfrom math import floor\n\ndef half(x: int) -> int:\n    return x // 2"
+ASKED = "def twice(x: List) -> int:\n    '''Double. def twice(x)'''\n\nWrite it."
+
+
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        (f"{SHOWN}\n\n\n{ASKED}", SHOWN),
+        (f"'''Numbers.'''\nTWO = 2\n{ASKED}", "'''Numbers.'''\nTWO = 2"),
+        (ASKED, ""),
+        (f"Write a function:\n\n{ASKED}", ""),
+        (f"Function\n{ASKED}", ""),
+        (f"Task: Double\n{ASKED}", ""),
+        (f"{SHOWN}\n\ndef twice_more(x): ...", ""),
+        ("Double a number.", ""),
+    ],
+)
+def test_what_a_statement_shows_before_the_function(statement: str, expected: str) -> None:
+    assert shown_program(statement, "twice") == expected
+
+
+@pytest.mark.parametrize(
+    ("code", "passed"),
+    [
+        ("def twice(x: List) -> int:\n    return half(4 * x)", True),
+        ("'''Mine.'''\nfrom __future__ import annotations\n\ndef twice(x: List) -> int:\n    return half(4 * x)", True),
+        ("def half(x):\n    return x\n\ndef twice(x):\n    return half(2 * x)", True),
+        ("def twice(x: Dict) -> int:\n    return 2 * x", False),
+    ],
+)
+def test_a_solution_has_what_its_problem_shows(pool: PythonToolPool, code: str, passed: bool) -> None:
+    prompt = (Message(role="user", content=f"{SHOWN}\n\n{ASKED}"),)
+
+    async def run() -> StepResult:
+        return await pool.episode(replace(TWICE, prompt=prompt)).step(block(code) + DONE)
+
+    result = asyncio.run(run())
+    assert (result.answer, result.passed) == (code, passed)
+
+
+@pytest.mark.parametrize("tool_format", list(ToolFormat))
+def test_a_fenced_program_hands_in_with_and_without_the_tool(pool: PythonToolPool, tool_format: ToolFormat) -> None:
+    """However calls are written, so that one instruction is right in every environment."""
+
+    async def run() -> list[StepResult]:
+        tool = PythonTool(sandbox=LocalSandbox(), tool_format=tool_format).start()
+        alone = NoTool().start(pool.judge)
+        try:
+            return [await one.episode(TWICE).step(f"{block(RIGHT)}So: {DONE}") for one in (tool, alone)]
+        finally:
+            await tool.close()
+
+    for result in asyncio.run(run()):
+        assert (result.stop_reason, result.answer, result.passed) == (StopReason.answered, RIGHT, True)
 
 
 def test_the_published_solutions_pass() -> None:
@@ -191,10 +259,13 @@ def test_the_published_solutions_pass() -> None:
         try:
             wrong = []
             for one in problems:
-                program = f"{one.prompt[0].content}\n{one.answer}"
-                result = await pool.episode(one).step(block(program) + DONE)
-                if not result.passed:
-                    wrong.append(one.id)
+                statement = one.prompt[0].content
+                whole = f"{statement}\n{one.answer}"
+                alone = whole[statement.index(f"def {one.entry_point}(") :]  # without what the statement shows before
+                for program in {whole, alone}:
+                    result = await pool.episode(one).step(block(program) + DONE)
+                    if not result.passed:
+                        wrong.append(one.id)
             return wrong
         finally:
             await pool.close()

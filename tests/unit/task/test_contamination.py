@@ -13,7 +13,25 @@ def test_a_shared_run_of_words_gives_a_statement_away() -> None:
     assert known.known_from(WORDS.replace("two", "2")) is None  # 12 words from "three" on
 
 
-def test_a_short_statement_is_known_only_as_a_whole() -> None:
+def test_a_short_statement_is_found_inside_another() -> None:
+    known = Contamination({"first": ["What is twice $3 + 4$?"], "second": ["What is twice 3, + 4 and 5?"]}, 13)
+    for statement in (
+        "what IS twice 3 4",
+        "Question: What is twice $3+4$? Answer with a number.",
+        f"{WORDS} What is twice 3 + 4?",
+    ):
+        assert known.known_from(statement) == "first"
+    assert known.known_from("Say what is twice 3 + 4 and 5") == "first"  # the first set that holds such a run
+    assert known.known_from("What is twice 3 + 5?") is None
+    assert known.known_from("What is twice 3") is None
+
+
+def test_a_short_statement_inside_an_evaluated_one_stays() -> None:
+    known = Contamination({"set": [f"What is twice 3 + 4? {WORDS}"]}, 13)
+    assert known.known_from("What is twice 3 + 4?") is None
+
+
+def test_a_trivially_short_statement_is_known_only_as_a_whole() -> None:
     known = Contamination({"set": ["What is $3 + 4$?"]}, 13)  # words: what is 3 4
     assert known.known_from("what IS 3, 4") == "set"
     assert known.known_from("What is 3 + 4 + 5?") is None

@@ -113,8 +113,31 @@ def test_drawn_problems_are_removed_as_they_come(tmp_path: Path) -> None:
     assert list(live.eval_sets(2)) == ["arithmetic", "a"]
     cursor = live.state_dict()
     again = suite("a", train=task, path=str(tmp_path)).start(0)
-    again.load_state_dict(cursor)
+    again.load_state_dict(json.loads(json.dumps(cursor)))
+    assert again.removed == live.removed
     assert again.next_batch(3) == live.next_batch(3)
+
+
+def test_what_a_stream_removes_is_counted_once_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    task = Arithmetic()
+    first, *_, last = task.start(0).next_batch(40)
+    rows = [{**row("a", i), "problem": problem.prompt[0].content} for i, problem in enumerate((first, last))]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    live = suite("a", train=task, path=str(tmp_path), contamination_ngram=0).start(0)
+    start = live.state_dict()
+    with caplog.at_level(logging.WARNING):
+        batch = live.next_batch(4)
+        assert live.removed == {"a": 1}
+        live.load_state_dict(start)
+        assert live.removed == {"a": 1}  # as a run looks ahead at its first batch, and notes what it met
+        assert live.next_batch(4) == batch
+        assert live.removed == {"a": 1}
+        live.next_batch(40)
+    assert live.removed == {"a": 2}
+    assert caplog.text.count("train problems known from a are removed as they are drawn") == 1
+    again = suite("a", train=task, path=str(tmp_path), contamination_ngram=0).start(0)
+    again.load_state_dict(live.state_dict())
+    assert again.removed == {"a": 2}
 
 
 def test_a_train_task_that_the_sets_hold_whole_ends_with_an_error(tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
 """Waves that are written down as they end, and go on after an interruption as if there had been none."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from scripted import CharRenderer, EchoPool, ScriptedEngine
+from scripted import CharRenderer, EchoEnvironment, EchoPool, ScriptedEngine
+from turnwise.env.no_tool import NoTool
+from turnwise.env.opening import opening_messages
 from turnwise.reward.outcome import OutcomeReward
 from turnwise.rollout.episode import RolloutLimits
 from turnwise.rollout.sampler import RolloutSampler, RolloutSettings
@@ -17,6 +20,7 @@ from turnwise.types import Message, Problem
 from turnwise.warmstart.selection import kept_examples
 from turnwise.warmstart.transcripts import read_transcripts
 from turnwise.warmstart.waves import TRANSCRIPTS_FILE, Waves, plan_waves
+from turnwise.worked_examples import ExampleMessage, ExampleRole
 
 
 def problems(count: int) -> list[Problem]:
@@ -45,7 +49,7 @@ def waves(run_dir: Path, count: int = 4, **fields) -> Waves:
             "keep_per_problem": 1,
             "reward": OutcomeReward(),
             "renderer": CharRenderer(),
-            "system_prompt": "",
+            "opening": NoTool(),
             "seed": 7,
             "run_dir": run_dir,
             **fields,
@@ -53,10 +57,10 @@ def waves(run_dir: Path, count: int = 4, **fields) -> Waves:
     )
 
 
-def sample(sampled: Waves, turns: dict[int, str | None]) -> None:
+def sample(sampled: Waves, turns: dict[int, str | None], environments: EchoPool | None = None) -> None:
     sampler = RolloutSampler(
         engine=ScriptedEngine(turns),
-        environments=EchoPool(),
+        environments=environments or EchoPool(),
         renderer=CharRenderer(),
         limits=RolloutLimits(max_turns=3, max_tokens=60),
     )
@@ -106,9 +110,36 @@ def test_an_interrupted_start_goes_on_with_the_wave_that_was_not_finished(tmp_pa
     assert list(waves(parts).groups(2)) == list(waves(whole).groups(2))
 
 
-def test_a_system_prompt_opens_the_transcripts(tmp_path: Path):
-    with pytest.raises(ValueError, match="tokens 0 to 7 are not those of the message before the turn"):
-        sample(waves(tmp_path, system_prompt="Think."), scripts(2, 4))  # the echo environment says none
+OPENED = NoTool(
+    system_prompt="Think.",
+    examples=[
+        ExampleMessage(role=ExampleRole.user, content="One?"),
+        ExampleMessage(role=ExampleRole.assistant, content="=1"),
+    ],
+    problem_suffix=" Go.",
+)
+
+
+class OpenedPool(EchoPool):
+    """Its episodes begin as `OPENED` says."""
+
+    def episode(self, problem: Problem) -> EchoEnvironment:
+        asked = opening_messages(OPENED, problem)
+        return super().episode(replace(problem, prompt=asked))
+
+
+def test_the_environment_s_opening_opens_the_transcripts(tmp_path: Path):
+    sample(waves(tmp_path, opening=OPENED), scripts(2, 4), OpenedPool())
+    said = read_transcripts(tmp_path / TRANSCRIPTS_FILE)
+    assert [(message.role, message.content) for message in said[3].messages] == [
+        *(("system", "Think."), ("user", "One?"), ("assistant", "=1"), ("user", "What? Go.")),
+        *(("assistant", "!3"), ("tool", "3"), ("assistant", "=3")),
+    ]
+
+
+def test_another_opening_than_the_episodes_had_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="are not those of the message before the turn"):
+        sample(waves(tmp_path, opening=OPENED), scripts(2, 4))
 
 
 def test_a_bundle_of_other_problems_is_refused(tmp_path: Path):

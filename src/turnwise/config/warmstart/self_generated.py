@@ -43,7 +43,7 @@ def from_itself(components: Components, run_dir: Path, console: Console) -> Less
             keep_per_problem=settings.keep_per_problem,
             reward=evaluation_reward(components),
             renderer=renderer,
-            system_prompt=components.env.system_prompt,
+            opening=components.env,
             seed=components.seed,
             run_dir=run_dir,
         )
