@@ -119,6 +119,9 @@ class Evaluate:
             weights = components.model.identity()
             check_kept_evaluations(components, eval_sets, run_dir, weights)
             warn_of_gold(components, eval_sets, console)
+            for name, problems in eval_sets.items():
+                if len(problems) < components.evaluation.num_problems:
+                    say(console, f"{name}: {len(problems)} problems, all that its held-out part has")
             device = choose_device(components)
             environments = start_environments(components, run_dir, console)
             engine = start_engine(components, renderer, device)

@@ -187,10 +187,12 @@ class Benchmark:
         problems: list[Problem] = []
         unreadable: list[str] = []
         seen: Counter[str] = Counter()
+        ids: set[str] = set()
         for item in items:
             digest = hashlib.blake2b(" ".join(item.statement.split()).encode(), digest_size=5).hexdigest()
             seen[digest] += 1
             id_ = f"{self.name}/{digest}" + (f"#{seen[digest]}" if seen[digest] > 1 else "")
+            ids.add(id_)
             if id_ in self.leave_out:
                 continue
             if item.error:
@@ -206,6 +208,8 @@ class Benchmark:
                     entry_point=item.entry_point,
                 )
             )
+        if unknown := [id_ for id_ in self.leave_out if id_ not in ids]:
+            LOGGER.warning("%s: no row of %s has the id %s of leave_out", self.name, where, ", ".join(unknown))
         if unreadable:
             more = f"; and {len(unreadable) - SHOWN} more" if len(unreadable) > SHOWN else ""
             raise ValueError(

@@ -149,7 +149,8 @@ def text_of(row: Row, name: str) -> str:
     value = value_of(row, name)
     if not isinstance(value, str) or not value.strip():
         shown = json.dumps(value, default=str)
-        raise ValueError(f"{row.place}: field {name!r} is {shown}, expected a text that is not blank")
+        quoted = ": write it in quotes" if isinstance(value, int | float) else ""
+        raise ValueError(f"{row.place}: field {name!r} is {shown}, expected a text that is not blank{quoted}")
     return value
 
 

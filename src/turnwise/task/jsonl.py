@@ -57,6 +57,8 @@ class Jsonl:
         else:
             held_out = read_problems(Path(self.eval_path))
         name = Path(self.eval_path or self.path).stem
+        if repeats := len(held_out) - len(set(map(_statement, held_out))):
+            LOGGER.warning("task %s: %d held-out problems repeat an earlier statement; they are kept", name, repeats)
         # Within one file only equal problems are twins: its problems may well be of one mould.
         contamination = Contamination(
             {name: map(_statement, held_out)}, 0 if self.eval_path is None else self.contamination_ngram

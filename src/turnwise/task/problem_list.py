@@ -58,7 +58,10 @@ class ProblemList:
             ValueError: The eval split is empty.
         """
         if not self._held_out:
-            raise ValueError(f"task {self.name!r}: the eval split is empty")
+            raise ValueError(
+                f"task {self.name!r}: the eval split is empty: a file of its own, or of all problems by "
+                f"task.eval_fraction=1"
+            )
         return list(self._held_out[:num_problems])
 
     def eval_sets(self, num_problems: int) -> dict[str, list[Problem]]:

@@ -1,6 +1,7 @@
 """The component behind `task=suite_math` and its like: several benchmarks at once, and what is trained on."""
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from turnwise.protocols import Task
@@ -116,6 +117,11 @@ class Suite:
         Raises:
             FileNotFoundError: Files are missing; names all of them.
         """
+        if self.path is not None and Path(self.path).is_file():
+            raise FileNotFoundError(
+                f"path={self.path} is one file: a suite takes a folder with a file for each member; for one benchmark "
+                f"choose it alone, as task=gsm8k"
+            )
         chosen = {name: member for name, member in self.members.items() if not self.only or name in self.only}
         if isinstance(self.train, Benchmark) and self.train.split and not self.only:
             chosen = {self.train.name: self.train} | chosen
@@ -127,7 +133,7 @@ class Suite:
             except FileNotFoundError as error:
                 missing.append(str(error))
         if missing:
-            raise FileNotFoundError("; ".join(missing))
+            raise FileNotFoundError(f"{'; '.join(missing)}. Put them there, or choose members by task.only")
         return placed
 
     def _placed(self, member: Benchmark) -> Benchmark:
