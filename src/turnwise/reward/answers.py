@@ -33,6 +33,7 @@ _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _TEXT = re.compile(
     r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|texttt|underline|mbox|operatorname)\s*\{([^{}]*)\}"
 )
+_UNIT_TEXT = re.compile(r"(?<=\d)(?:\\[,!;: ]|[~\s]){0,3}(?=\\(?:text|textrm|mathrm|mbox|rm)\s*\{\s*[A-Za-z])")
 _SIGNS = str.maketrans(
     {
         "\N{MINUS SIGN}": "-",
@@ -148,7 +149,7 @@ def _without_lead(text: str) -> str:
 
 def normal_form(text: str) -> str:
     """One spelling for answers that differ in spaces, dollar signs, degree signs and the wrapping of LaTeX text."""
-    text = _TEXT.sub(r"\1", bare_answer(text))
+    text = _TEXT.sub(r"\1", _UNIT_TEXT.sub(" ", bare_answer(text)))
     for pattern, spelling in _SPELLINGS:
         text = pattern.sub(spelling, text)
     text = text.strip().rstrip(".").strip()

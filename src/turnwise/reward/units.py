@@ -9,7 +9,7 @@ _UNIT = re.compile(
     r"(?:/(?P<bottom>[A-Za-z]+)(?:\^(?:\{(?P<bottom_braced>[23])\}|(?P<bottom_power>[23])))?)?\Z"
 )
 _MODULUS = re.compile(r"\\p?mod(?:\{(\d+)\}| ?(\d+))|\(mod ?(\d+)\)|\(\\(?:b?mod|text\{mod\}) ?(\d+)\)")
-_ORDINAL = re.compile(r"(\d+)(?:\^?\{?(?:st|nd|rd|th)\}?)")
+_ORDINAL = re.compile(r"(\d+) ?(?:\^?\{?(?:st|nd|rd|th)\}?)")
 _IN_FRONT = re.compile(r"(usd|us|eur|gbp|inr|rs)\b\.? ?(?=\d)|us(?=\d)", re.IGNORECASE)
 _CURRENCIES = {
     r"\$": "dollar",
@@ -148,15 +148,16 @@ def _without_words(text: str, found: re.Match[str]) -> tuple[str, str]:
         words.pop(0)
     if bottom is None and len(words) > 1 and words[-2] == "per":
         bottom, words = words[-1], words[:-2]
-    if words and words[0] == "percent" and bottom is None:
+    if words and words[0] == "percent" and bottom is None and not _change_the_number(words[1:]):
         return f"{before}%", ""
     if _change_the_number(words):
         return text, ""
     per = ""
     if bottom is not None:
-        if bottom.casefold() not in _UNITS or (not words and len(bottom) < 3):
+        is_unit = bottom.casefold() in _UNITS
+        if len(bottom) < 3 and not (is_unit and words) or is_operation(bottom) or not (is_unit or words):
             return text, ""
-        per = f"/{_UNITS[bottom.casefold()]}{found['bottom_braced'] or found['bottom_power'] or ''}"
+        per = f"/{_UNITS.get(bottom.casefold(), '')}{found['bottom_braced'] or found['bottom_power'] or ''}"
     if len(words) > 1 and words[0] in _POWERS:
         power = _POWERS[words.pop(0)]
     if len(words) == 1 and words[0] in _UNITS:
