@@ -5,12 +5,18 @@ What counts as the same answer, here and in the algebra that follows where this 
 - The last closed \boxed{...} is the answer. One that lists several candidates ("7 or 8") is wrong for a single one.
 - Numbers are compared exactly. Only an answer of six decimals or more may be the rounding of the gold number.
 - A percentage equals its fraction and its bare number (50%, 0.5 and 50), as the graders of Qwen2.5-Math have it.
-- A unit, a currency sign or what is counted may be left out on either side. Two units that are both written and
-  differ (cm and cm^2, dollars and cents) make an answer wrong; none is converted. Degrees are the bare number.
+- A unit, a currency or what is counted may be left out on either side. Two units that are both written and differ
+  (cm and cm^2, m/s and km/h, dollars and cents, dollars and euros) make an answer wrong; none is converted. Degrees are
+  the bare number, "4th" is 4. Words that change the number ("5 plus six", "7 eighths", "5 squared") are no unit.
 - The base of a number (52_8) may be left out by the answer, since the question names it; another base is wrong, and
   so is a base where the gold answer has none.
-- "x = 5" equals 5, and "y = 2x + 3" equals 2x + 3; two different names in front are two different answers.
-- Lists and sets have no order, tuples and intervals do; a column is no tuple. An inequality equals its interval.
+- The modulus of a residue may be left out like a unit.
+- "x = 5" equals 5, and "y = 2x + 3" equals 2x + 3; two different names in front are two different answers. Several
+  names ("x = 1, y = 2") are compared name by name, and with bare values in their order. An equation without a single
+  name on its left (x + y = 5, 3x = 5) equals equations alone.
+- Lists and sets have no order, tuples and intervals do; a column is no tuple. A list has as many answers as the gold
+  list. A bare list is no pair (3,4), which may be an interval; of three or more it is the tuple of that order. A tuple
+  or interval is never a bare list, and [5] is not 5. An inequality equals its interval, a ratio 3:2 its fraction.
 - Beside the lead-in ("The answer is") and a unit, no prose may stand round a formula.
 - Variables are compared with case, words without case and article. Yes and no may be followed by a reason, a choice
   letter by its text.
@@ -197,7 +203,7 @@ def vote_key(answer: str) -> Hashable:
     keys = [_number_key(item) for item in split_items(text)]
     if None not in keys:
         return keys[0] if len(keys) == 1 else tuple(sorted(keys, key=str))
-    return _number_key(text) or without_unit(text)[0]
+    return _number_key(text) or without_unit(text)[0].replace(", ", ",")
 
 
 def _number_key(text: str) -> Hashable:

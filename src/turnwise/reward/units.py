@@ -155,7 +155,7 @@ def _without_words(text: str, found: re.Match[str]) -> tuple[str, str]:
     per = ""
     if bottom is not None:
         is_unit = bottom.casefold() in _UNITS
-        if len(bottom) < 3 and not (is_unit and words) or is_operation(bottom) or not (is_unit or words):
+        if (len(bottom) < 3 and not (is_unit and words)) or is_operation(bottom) or not (is_unit or words):
             return text, ""
         per = f"/{_UNITS.get(bottom.casefold(), '')}{found['bottom_braced'] or found['bottom_power'] or ''}"
     if len(words) > 1 and words[0] in _POWERS:
