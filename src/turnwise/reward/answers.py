@@ -5,12 +5,18 @@ What counts as the same answer, here and in the algebra that follows where this 
 - The last closed \boxed{...} is the answer. One that lists several candidates ("7 or 8") is wrong for a single one.
 - Numbers are compared exactly. Only an answer of six decimals or more may be the rounding of the gold number.
 - A percentage equals its fraction and its bare number (50%, 0.5 and 50), as the graders of Qwen2.5-Math have it.
-- A unit, a currency sign or what is counted may be left out on either side. Two units that are both written and
-  differ (cm and cm^2, dollars and cents) make an answer wrong; none is converted. Degrees are the bare number.
+- A unit, a currency or what is counted may be left out on either side. Two units that are both written and differ
+  (cm and cm^2, m/s and km/h, dollars and cents, dollars and euros) make an answer wrong; none is converted. Degrees are
+  the bare number, "4th" is 4. Words that change the number ("5 plus six", "7 eighths", "5 squared") are no unit.
 - The base of a number (52_8) may be left out by the answer, since the question names it; another base is wrong, and
   so is a base where the gold answer has none.
-- "x = 5" equals 5, and "y = 2x + 3" equals 2x + 3; two different names in front are two different answers.
-- Lists and sets have no order, tuples and intervals do; a column is no tuple. An inequality equals its interval.
+- The modulus of a residue may be left out like a unit.
+- "x = 5" equals 5, and "y = 2x + 3" equals 2x + 3; two different names in front are two different answers. Several
+  names ("x = 1, y = 2") are compared name by name, and with bare values in their order. An equation without a single
+  name on its left (x + y = 5, 3x = 5) equals equations alone.
+- Lists and sets have no order, tuples and intervals do; a column is no tuple. A list has as many answers as the gold
+  list. A bare list is no pair (3,4), which may be an interval; of three or more it is the tuple of that order. A tuple
+  or interval is never a bare list, and [5] is not 5. An inequality equals its interval, a ratio 3:2 its fraction.
 - Beside the lead-in ("The answer is") and a unit, no prose may stand round a formula.
 - Variables are compared with case, words without case and article. Yes and no may be followed by a reason, a choice
   letter by its text.
@@ -21,12 +27,19 @@ What counts as the same answer, here and in the algebra that follows where this 
 """
 
 import re
+from collections.abc import Hashable
 from dataclasses import dataclass
 
-from turnwise.reward.plain_numbers import equal_numbers, read_number, without_unit
+from turnwise.reward.names import split_items, without_name, without_names
+from turnwise.reward.plain_numbers import equal_numbers, read_number
+from turnwise.reward.units import currency, without_unit
+from turnwise.reward.words import by_words, is_of_words, words_key
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
-_TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
+_TEXT = re.compile(
+    r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|texttt|underline|mbox|operatorname)\s*\{([^{}]*)\}"
+)
+_UNIT_TEXT = re.compile(r"(?<=\d)(?:\\[,!;: ]|[~\s]){0,3}(?=\\(?:text|textrm|mathrm|mbox|rm)\s*\{\s*[A-Za-z])")
 _SIGNS = str.maketrans(
     {
         "\N{MINUS SIGN}": "-",
@@ -50,6 +63,9 @@ _SIGNS = str.maketrans(
         "\N{EMPTY SET}": r"\emptyset ",
         "\N{DEGREE SIGN}": r"^\circ ",
         "\N{NO-BREAK SPACE}": " ",
+        "\N{NARROW NO-BREAK SPACE}": " ",
+        "\N{THIN SPACE}": " ",
+        "\N{CENT SIGN}": " cents",
     }
 )
 _BARE_SPELLINGS = (
@@ -59,11 +75,13 @@ _BARE_SPELLINGS = (
     (re.compile(r"\\(?:displaystyle|langle)(?![a-zA-Z])"), lambda found: "(" if found[0] == r"\langle" else ""),
     (re.compile(r"\\rangle(?![a-zA-Z])"), ")"),
     (re.compile(r"\\[dtc]frac(?![a-zA-Z])"), r"\\frac"),
-    (re.compile(r"[€£¥]"), ""),
+    (re.compile(r"[€£¥₹]"), ""),
 )
 _LEAD = re.compile(
     r"(?:\s*(?:(?:so|thus|hence|therefore),? )?(?:(?:the|my) )?(?:final )?answer\s*(?:is|:|=)\s*:?\s*)+", re.IGNORECASE
 )
+_LEAD_IN_TEXT = re.compile(r"\s*\$?\s*\\text(?:bf|rm|it)?\{([^{}]*)\}")
+_MARKED = re.compile(r"\s*(?:\*\*([^*]+)\*\*|`([^`]+)`)")
 _SPELLINGS = (
     (re.compile(r"\\(?:left|right)(?![a-zA-Z])"), ""),
     (re.compile(r"(?<!\\)\\[!,]\s*|\\(?=[$%])|\$|\^\s*(?:\\circ(?![a-zA-Z])|\{\s*\\circ\s*\})"), ""),
@@ -73,27 +91,14 @@ _SPELLINGS = (
     (re.compile(r" ?([^\w\s,.]) ?"), r"\1"),  # not round commas: "7, 800" is a list, "7,800" a number
 )
 _CHOICE = re.compile(r"\(([A-Za-z])\)")
-_CHOSEN = re.compile(r"(?:(?:option|choice) ?)?\(?([A-Ja-j])(?:[).:]+(.*))?", re.IGNORECASE)
-_OTHER_CHOICE = re.compile(r"\b(?:and|or|not)\b|(?<![A-Za-z])[A-J](?![A-Za-z])")
-_WORDS = re.compile(r"(?:no|[a-z]{3,})(?: [a-z]+)*", re.IGNORECASE)  # shorter ones are products: xy
-_ARTICLE = re.compile(r"(?:an?|the) (?=[a-z]{2})", re.IGNORECASE)
-_YES_OR_NO = {"yes": True, "true": True, "no": False, "false": False}
-_FIRST_WORD = re.compile(r"([a-z]+)(?:[,.;:!](?: .*)?)?", re.IGNORECASE | re.DOTALL)
-_SYNONYMS = (
-    frozenset(
-        {r"\emptyset", r"\varnothing", r"\{\}", "no solution", "no solutions", "empty set", "no real solutions", "none"}
-    ),
-    frozenset({"dne", "does not exist", "undefined"}),
-)
-_BASE = re.compile(r"([0-9A-Za-z]+)(?:_(?:(\d)|\{(\d+)\})|\(? ?base (\d+)\)?)")
-_TIME = re.compile(r"(\d{1,2})(?::(\d\d))? ?(?:([ap])\.?m\.?)?", re.IGNORECASE)
-_NAME = re.compile(r"(?:\\?[A-Za-z]+(?:_(?:\w|\{\w+\}))?|[A-Za-z]\([A-Za-z]\)|[A-Za-z][A-Za-z ]{1,40})=(?!=)")
 _EQUALS = re.compile(r"(?<![<>!:\\])=")
 _PROSE = re.compile(
     r"(?<![A-Za-z\\])(?!(?:sqrt|infinity|sinh|cosh|tanh|arcsin|arccos|arctan|frac|times)(?![A-Za-z])"
     r"|[a-z]*matrix\}|cases\}|array\}|aligned\})[A-Za-z]{4,}"
 )
 _SIDE_BY_SIDE = re.compile(r"(?<![\d_^.])[\d.]+\s+\d")
+_SIGN_UPON_SIGN = re.compile(r"[+-]\s*[+-]")
+_ONE_IN_BRACKETS = re.compile(r"\A\[[^\[\],;]*\]\Z")
 _TO_BE_WORKED_OUT = re.compile(r"\\(?:sum|prod|i{1,3}nt|oint|lim|limsup|liminf|nabla|partial)(?![a-zA-Z])")
 
 _MAX_DEPTH = 40
@@ -134,14 +139,23 @@ def bare_answer(text: str) -> str:
     text = last_box(text).translate(_SIGNS)
     for pattern, spelling in _BARE_SPELLINGS:
         text = pattern.sub(spelling, text)
-    if lead := _LEAD.match(text):
-        text = text[lead.end() :]
-    return last_box(text).strip().rstrip(".").strip()
+    return last_box(_without_lead(text)).strip().rstrip(".").strip()
+
+
+def _without_lead(text: str) -> str:
+    """The text without "the answer is" in front and without the marks of bold text and code round its beginning."""
+    while True:
+        if marked := _MARKED.match(text):
+            text = (marked[1] or marked[2]) + text[marked.end() :]
+        elif (lead := _LEAD.match(text)) or ((lead := _LEAD_IN_TEXT.match(text)) and _LEAD.fullmatch(lead[1])):
+            text = text[lead.end() :]
+        else:
+            return text
 
 
 def normal_form(text: str) -> str:
     """One spelling for answers that differ in spaces, dollar signs, degree signs and the wrapping of LaTeX text."""
-    text = _TEXT.sub(r"\1", bare_answer(text))
+    text = _TEXT.sub(r"\1", _UNIT_TEXT.sub(" ", bare_answer(text)))
     for pattern, spelling in _SPELLINGS:
         text = pattern.sub(spelling, text)
     text = text.strip().rstrip(".").strip()
@@ -156,15 +170,17 @@ def compare(answer: str, gold: str) -> Comparison:
     multiply or add them.
     """
     answer_form, gold_form = normal_form(answer), normal_form(gold)
+    if currency(answer) and currency(gold) and currency(answer) != currency(gold):
+        return Comparison(False, answer, gold)
     if not answer_form or answer_form == gold_form:
         return Comparison(answer_form == gold_form, answer, gold)
-    answer_text, gold_text = _without_names(answer_form, gold_form)
-    verdict = _by_words(answer_text, gold_text)
+    answer_text, gold_text = without_names(answer_form, gold_form)
+    verdict = by_words(answer_text, gold_text)
     if verdict is not None:
         return Comparison(verdict, answer, gold)
     answer_text, answer_unit = without_unit(answer_text)
     gold_text, gold_unit = without_unit(gold_text)
-    answer_unit, gold_unit = answer_unit or _currency(answer), gold_unit or _currency(gold)
+    answer_unit, gold_unit = currency(answer) or answer_unit, currency(gold) or gold_unit
     if answer_unit and gold_unit and answer_unit != gold_unit:
         return Comparison(False, answer, gold)
     return Comparison(
@@ -174,81 +190,40 @@ def compare(answer: str, gold: str) -> Comparison:
     )
 
 
-def _currency(text: str) -> str:
-    return "dollar" if r"\$" in text else ""
+def vote_key(answer: str) -> Hashable:
+    """What an answer votes for: equal keys for answers that text, names, units and plain numbers show to be the same.
+
+    Cheap, for no algebra is done. Unlike the grader it has no gold answer, so that a percentage is not its fraction,
+    and a name or a unit that is written says nothing.
+    """
+    form = normal_form(answer)
+    if (key := words_key(form)) is not None:
+        return key
+    text = without_name(form)
+    keys = [_number_key(item) for item in split_items(text)]
+    if None not in keys:
+        return keys[0] if len(keys) == 1 else tuple(sorted(keys, key=str))
+    return _number_key(text) or without_unit(text)[0].replace(", ", ",")
+
+
+def _number_key(text: str) -> Hashable:
+    number = read_number(without_unit(text)[0])
+    return None if number is None else (number.value, number.is_percent)
 
 
 def needs_no_algebra(gold: str) -> bool:
     """Whether a gold answer is of a kind that text and plain numbers decide: a number with its unit, words, a time."""
     form = normal_form(gold)
-    return bool(
-        read_number(without_unit(_without_names("", form)[1])[0])
-        or _WORDS.fullmatch(form)
-        or _BASE.fullmatch(form)
-        or _TIME.fullmatch(form)
-        or any(form.casefold() in words for words in _SYNONYMS)
-    )
-
-
-def _by_words(answer: str, gold: str) -> bool | None:
-    """The verdict on words, choice letters, times of day and numbers of another base; None for everything else."""
-    small_answer, small_gold = _ARTICLE.sub("", answer.casefold(), count=1), _ARTICLE.sub("", gold.casefold(), count=1)
-    if any(small_answer in words and small_gold in words for words in _SYNONYMS):
-        return True
-    if len(gold) == 1 and gold in "ABCDEFGHIJ" and (chosen := _CHOSEN.fullmatch(answer)):
-        return chosen[1].upper() == gold and not _OTHER_CHOICE.search(chosen[2] or "")
-    if small_gold in _YES_OR_NO:
-        first = _FIRST_WORD.fullmatch(small_answer)
-        said = {_YES_OR_NO[word] for word in re.findall("[a-z]+", small_answer) if word in _YES_OR_NO}
-        return first is not None and said == {_YES_OR_NO[small_gold]} and first[1] in _YES_OR_NO
-    if _WORDS.fullmatch(gold):
-        return small_answer == small_gold
-    if _WORDS.fullmatch(answer) and read_number(gold) is not None:
-        return False
-    times = [_TIME.fullmatch(text) for text in (answer, gold)]
-    if any(time is not None and time[3] for time in times):
-        return all(times) and _minutes(times[0]) == _minutes(times[1])
-    bases = [_BASE.fullmatch(text) for text in (answer, gold)]
-    if bases[1] is not None and gold[0].isdigit():
-        if bases[0] is None:
-            return answer == bases[1][1]
-        return bases[0][1].casefold() == bases[1][1].casefold() and _last(bases[0]) == _last(bases[1])
-    if bases[0] is not None and answer[0].isdigit() and read_number(gold) is not None:
-        return False
-    return None
-
-
-def _last(found: re.Match[str]) -> str:
-    return next(group for group in found.groups()[1:] if group is not None)
-
-
-def _minutes(time: re.Match[str] | None) -> int | None:
-    """Since midnight; a time without am or pm is one of 24 hours."""
-    if time is None:
-        return None
-    hour = int(time[1])
-    if time[3]:
-        hour = hour % 12 + (12 if time[3].casefold() == "p" else 0)
-    return 60 * hour + int(time[2] or 0)
-
-
-def _without_names(answer: str, gold: str) -> tuple[str, str]:
-    """Both without a name and equals sign in front, where only one of them has it or both have the same."""
-    answer_name, gold_name = _NAME.match(answer), _NAME.match(gold)
-    if answer_name and gold_name:
-        same = answer_name[0] == gold_name[0]
-        return (answer[answer_name.end() :], gold[gold_name.end() :]) if same else (answer, gold)
-    if answer_name and not _EQUALS.search(gold) and not _EQUALS.search(answer, answer_name.end()):
-        answer = answer[answer_name.end() :]
-    if gold_name and not _EQUALS.search(answer) and not _EQUALS.search(gold, gold_name.end()):
-        gold = gold[gold_name.end() :]
-    return answer, gold
+    return read_number(without_unit(without_name(form))[0]) is not None or is_of_words(form)
 
 
 def _by_numbers(answer: str, gold: str) -> bool | None:
     answer_number, gold_number = read_number(answer), read_number(gold)
     if answer_number is not None and gold_number is not None:
         return equal_numbers(answer_number, gold_number)
+    for pattern in (_SIGN_UPON_SIGN, _ONE_IN_BRACKETS):
+        if pattern.search(answer) and not pattern.search(gold):
+            return False
     if _PROSE.search(answer) and not _PROSE.search(gold):
         return False
     if _SIDE_BY_SIDE.search(answer) and not _SIDE_BY_SIDE.search(gold):

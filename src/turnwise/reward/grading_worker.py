@@ -63,12 +63,14 @@ def _graded(answer: str, gold: str) -> bool | None:
     """Whether `answer` equals `gold`, by their values or else by math-verify; None if that cannot read `gold`."""
     from math_verify import verify
 
+    from turnwise.reward.names import is_equation
     from turnwise.reward.second_reading import certainly_equal
 
     by_value = certainly_equal(answer, gold)
     if by_value is not None:
         return by_value
-    if _HIGH_POWER.search(answer):  # math-verify would expand it
+    # Math-verify would expand the one, and take the right side of any equation for its value.
+    if _HIGH_POWER.search(answer) or is_equation(answer) != is_equation(gold):
         return False
     gold_readings, readings = _parse(gold), _parse(answer)
     if gold_readings and readings and _differ(readings[0], gold_readings[0]):

@@ -67,8 +67,13 @@ def are_equal(one: Any, other: Any) -> bool:
         return _same_sets(one.pieces, other.pieces)
     if isinstance(one, Items) and isinstance(other, Items):
         if _has_order(one) or _has_order(other):
-            same_ends = one.ends == other.ends or is_list(one) or is_list(other)
-            return same_ends and len(one.items) == len(other.items) and all(map(are_equal, one.items, other.items))
+            return (
+                _may_share_order(one, other)
+                and len(one.items) == len(other.items)
+                and all(map(are_equal, one.items, other.items))
+            )
+        if is_list(one) or is_list(other):
+            return _same_lists(one.items, other.items)
         return _same_sets(one.items, other.items)
     if isinstance(one, Items) and one.ends == ("{", "}") and len(one.items) == 1:
         return are_equal(one.items[0], other)
@@ -77,14 +82,30 @@ def are_equal(one: Any, other: Any) -> bool:
     return False
 
 
+def _may_share_order(one: Items, other: Items) -> bool:
+    """Whether both have the same brackets; a list of three and more may also lack those of the tuple `other`."""
+    return one.ends == other.ends or (is_list(one) and other.ends == ("(", ")") and len(other.items) > 2)
+
+
 def _has_order(items: Items) -> bool:
     return items.ends not in (("", ""), ("{", "}"))
 
 
 def _same_sets(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
     return all(any(are_equal(item, peer) for peer in other) for item in one) and all(
-        any(are_equal(item, peer) for peer in one) for item in other
+        any(are_equal(peer, item) for peer in one) for item in other
     )
+
+
+def _same_lists(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
+    """Whether both have the same answers equally often, in any order."""
+    left = list(other)
+    for item in one:
+        place = next((place for place, peer in enumerate(left) if are_equal(item, peer)), None)
+        if place is None:
+            return False
+        del left[place]
+    return not left
 
 
 def _as_set(reading: Any, beside: Any) -> Any:
@@ -96,8 +117,21 @@ def _as_set(reading: Any, beside: Any) -> Any:
     if not isinstance(reading, Relation) or isinstance(beside, Relation):
         return reading
     if set(reading.signs) == {"="}:
-        return reading.sides[-1]
+        return _value_of(reading)
     return _interval(reading)
+
+
+def _value_of(equation: Relation) -> Any:
+    """5 of x = 5, of 5 = x and of x = 2 + 3 = 5; the equation itself where its left side is no single symbol.
+
+    A chain that begins with a number, or has several after its symbol, must hold as far as they go.
+    """
+    first, *middle, last = equation.sides
+    if not middle and isinstance(last, Expr) and last.is_Symbol and isinstance(first, Expr) and first.is_number:
+        return first
+    numbers = [side for side in (first, *middle) if isinstance(side, Expr) and side.is_number]
+    is_name = isinstance(first, Expr) and (first.is_Symbol or first.is_number)
+    return last if is_name and all(are_equal(side, last) for side in numbers) else equation
 
 
 def _interval(relation: Relation) -> Any:

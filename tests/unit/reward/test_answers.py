@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnwise.reward.answers import compare, last_box, normal_form
+from turnwise.reward.answers import compare, last_box, normal_form, vote_key
 from turnwise.reward.plain_numbers import read_number
 
 EQUAL = [
@@ -51,6 +51,9 @@ EQUAL = [
     (r"\text{(C)}", "C"),
     (r"\left( 3, x \right)", "(3, x)"),
     ("x + 1", "x+1"),
+    ("1 024", "1024"),
+    ("**5**", "5"),
+    ("x = 5, y = 6", "y = 6, x = 5"),
 ]
 
 UNEQUAL = [
@@ -80,6 +83,10 @@ UNEQUAL = [
     ("D", "(C)"),
     ("7 because I say so", "7"),
     ("it is 7", "7"),
+    ("7 plus one", "7"),
+    ("x+y=7", "7"),
+    ("--7", "7"),
+    ("[7]", "7"),
 ]
 
 
@@ -147,6 +154,12 @@ def test_last_box_takes_linear_time():
             ".",
             "\n",
             "_{1",
+            "**a** ",
+            "answer is **",
+            "x=1,",
+            "5/h",
+            "a=",
+            " 000",
         ),
     ],
 )
@@ -187,3 +200,52 @@ def test_normal_form_of_any_text_is_stable(text):
 )
 def test_any_text_gets_a_verdict(text, gold):
     assert compare(last_box(text), gold).verdict in (True, False, None)
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        ("5", "x = 5", "5 apples", r"5\text{ cm}", "The answer is 5", "5.0", r"\boxed{5}", r"\$5", "5 m/s", "**5**"),
+        ("1,000", "1000", "1 000", "1e3"),
+        (r"\frac{1}{2}", "0.5", "1/2", "x=0.5"),
+        ("50%", "50 percent", r"50\%"),
+        ("1, 2", "2,1", "x=1 or x=2", "1 and 2"),
+        ("(1,2)", "( 1, 2 )"),
+        ("Yes", "yes, because both are even."),
+        ("the cat", "Cat"),
+        (r"\emptyset", "no solution"),
+        ("2x+1", "y = 2x + 1", "$2x+1$"),
+    ],
+)
+def test_votes_for_the_same_answer(same):
+    assert len({vote_key(answer) for answer in same}) == 1
+
+
+def test_votes_for_different_answers():
+    different = [
+        "5",
+        "-5",
+        "50%",
+        "50",
+        "1,2",
+        "(1,2)",
+        "[1,2]",
+        "1,1,2",
+        "2x+1",
+        "X",
+        "x",
+        "3x=5",
+        "yes",
+        "no",
+        "",
+        "1",
+    ]
+    different += ["5 plus six", "5 squared", "x+y=5"]
+    assert len({vote_key(answer) for answer in different}) == len(different)
+
+
+@given(st.text(alphabet="0123456789.,/ =xy%()apples\\fracboxed{}", max_size=60))
+def test_any_text_has_a_key_that_its_box_shares(text):
+    assert hash(vote_key(text)) == hash(vote_key(text))
+    if not set("{}\\") & set(text):
+        assert vote_key(rf"\boxed{{{text}}}") == vote_key(text)
