@@ -5,6 +5,7 @@ import pickle
 from pathlib import Path
 
 from turnwise.config.errors import ConfigError, JobEnded
+from turnwise.config.launch import alone_in
 from turnwise.config.parts import Components
 from turnwise.config.stopping import STOP_FILE
 from turnwise.env.breaker import BrokenToolError
@@ -89,3 +90,13 @@ def test_ctrl_c_ends_the_whole_multirun_at_once(start, tmp_path: Path) -> None:
 def test_the_end_of_a_job_comes_back_from_another_process() -> None:
     end = pickle.loads(pickle.dumps(JobEnded("no such file", 2)))
     assert (end.text, end.exit_code) == ("no such file", 2)
+
+
+def test_a_folder_is_for_one_process(start, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with alone_in(folder):
+        ended = start(f"hydra.run.dir={folder}")
+    assert ended.code == 2
+    assert "another process works in this folder; name another" in ended.stderr
+    assert start(f"hydra.run.dir={folder}").code == 0

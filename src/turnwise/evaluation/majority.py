@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from statistics import fmean
 
-from turnwise.reward.answers import last_box, normal_form, read_number
+from turnwise.reward.answers import vote_key
 
 RIGHT = ("right",)
 """The vote of every right answer: however they are written, they are equal to the gold answer."""
@@ -13,15 +13,11 @@ RIGHT = ("right",)
 def vote(answer: str | None, is_correct: bool) -> Hashable | None:
     """What a sample votes for: equal votes are equal answers; None, no vote, without an answer.
 
-    Wrong answers are equal where they are the same text but for spelling, or the same plain number.
+    Wrong answers are equal where text, units, names in front or plain numbers show it (`vote_key`).
     """
     if is_correct:
         return RIGHT
-    if answer is None:
-        return None
-    text = normal_form(last_box(answer)).casefold()
-    number = read_number(text)
-    return text if number is None else (number.value, number.is_percent)
+    return None if answer is None else vote_key(answer)
 
 
 def majority(votes: Sequence[Hashable | None]) -> float:

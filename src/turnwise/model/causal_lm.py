@@ -122,7 +122,7 @@ class CausalLM:
     def identity(self) -> str:
         """Words that differ where weights, tokenizer or template do: a hash of the folder, or the commit on the hub.
 
-        Of a file of weights its size and 64 places are read: training changes every number.
+        Of a large file its size and 256 places are read: training changes every number.
         """
         source = self._source()
         if not Path(source).is_dir():
@@ -152,7 +152,7 @@ class CausalLM:
         return str(folder)
 
 
-def _sampled(path: Path, num_places: int = 64, num_bytes: int = 65536) -> bytes:
+def _sampled(path: Path, num_places: int = 256, num_bytes: int = 65536) -> bytes:
     """The size of a file and what stands at so many places, spread evenly; a small file whole."""
     size = path.stat().st_size
     with path.open("rb") as file:

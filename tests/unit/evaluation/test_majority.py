@@ -29,6 +29,8 @@ def test_wrong_answers_agree_whatever_their_spelling():
     assert vote(r"\boxed{Blue}", False) == vote("blue", False)
     assert vote("0.5", False) == vote(r"\frac{1}{2}", False)
     assert vote("50%", False) != vote("50", False)
+    five = ["5", "x = 5", "5 apples", r"5\text{ cm}", "The answer is 5", "5.0"]
+    assert len({vote(answer, False) for answer in five}) == 1
     assert vote("x+1", False) != vote("x+2", False)
 
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import torch
 
 from tiny_models import TEXTS, VOCAB_SIZE, renderer, small_model, tokenizer
 from turnwise.model.attention import Attention
-from turnwise.model.causal_lm import CausalLM
+from turnwise.model.causal_lm import PACKAGE_WEIGHTS, CausalLM
 from turnwise.model.tiny import train_tokenizer
 from turnwise.types import Message
 
@@ -125,7 +126,7 @@ def test_a_kernel_that_cannot_be_had_is_refused_before_the_path_is_read() -> Non
 def test_checking_a_model_imports_no_model_and_declaring_one_no_transformers(folder: Path) -> None:
     script = (
         "import sys\n"
-        "from turnwise.model.causal_lm import CausalLM\n"
+        "from turnwise.model.causal_lm import PACKAGE_WEIGHTS, CausalLM\n"
         "from turnwise.engine.hf import HFEngine\n"
         "import turnwise.model.policy, turnwise.model.tiny\n"
         "assert 'transformers' not in sys.modules\n"
@@ -135,3 +136,19 @@ def test_checking_a_model_imports_no_model_and_declaring_one_no_transformers(fol
     env = {"PYTHONPATH": str(Path(__file__).parents[3] / "src"), "PATH": ""}
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_identity_of_a_model_is_its_content_and_not_its_date(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(PACKAGE_WEIGHTS / "tiny", folder)
+    first = CausalLM(path=str(folder)).identity()
+    (folder / "model.safetensors").touch()
+    assert CausalLM(path=str(folder)).identity() == first
+    for name in ("model.safetensors", "chat_template.jinja", "tokenizer.json"):
+        content = bytearray((folder / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (folder / name).write_bytes(content)
+        assert CausalLM(path=str(folder)).identity() != first
+        content[len(content) // 2] ^= 1
+        (folder / name).write_bytes(content)
+    assert CausalLM(path=str(folder)).identity() == first

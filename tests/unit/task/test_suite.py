@@ -174,3 +174,9 @@ def test_the_tool_is_that_of_the_members_and_the_train_task() -> None:
 def test_values_that_do_not_fit_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Suite(**fields)
+
+
+def test_one_file_is_no_folder_of_a_suite(tmp_path: Path) -> None:
+    write(tmp_path, "a")
+    with pytest.raises(FileNotFoundError, match=r"a\.jsonl is one file: a suite takes a folder"):
+        suite("a", "b", path=str(tmp_path / "a.jsonl")).start(0)
