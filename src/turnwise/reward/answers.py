@@ -221,6 +221,8 @@ def _by_numbers(answer: str, gold: str) -> bool | None:
     answer_number, gold_number = read_number(answer), read_number(gold)
     if answer_number is not None and gold_number is not None:
         return equal_numbers(answer_number, gold_number)
+    if gold_number is not None and len(split_items(answer)) > 1:
+        return False
     for pattern in (_SIGN_UPON_SIGN, _ONE_IN_BRACKETS):
         if pattern.search(answer) and not pattern.search(gold):
             return False
