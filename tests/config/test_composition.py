@@ -46,6 +46,7 @@ NEEDED = {
     ("model", "instruct"): ["model.path=owner/name"],
     ("model", "instruct_hermes"): ["model.path=owner/name", "env.tool_format=hermes_json"],
     ("task", "jsonl"): ["task.path=problems.jsonl"],
+    ("task", "strategyqa_dev"): ["task.path=strategyqa_dev.jsonl"],
     ("env/sandbox", "fusion"): ["env.sandbox.url=http://127.0.0.1:8080"],
     ("mode", "rescore"): ["mode.path=runs/earlier"],
 }
