@@ -100,13 +100,15 @@ def test_unequal_forms_are_never_equal(answer, gold):
     assert compare(answer, gold).verdict in (False, None)
 
 
-@pytest.mark.parametrize(("answer", "gold"), [("8", "7"), ("7 8", "15"), ("no", "yes"), ("50%", "5000"), ("", "7")])
+@pytest.mark.parametrize(
+    ("answer", "gold"), [("8", "7"), ("7 8", "15"), ("7 or 8", "8"), ("no", "yes"), ("50%", "5000"), ("", "7")]
+)
 def test_text_and_numbers_need_no_algebra(answer, gold):
     assert compare(answer, gold).verdict is False
 
 
 @pytest.mark.parametrize(
-    ("answer", "gold"), [("2^3", "8"), ("x+1", "1+x"), ("7 or 8", "8"), (r"\sqrt{49}", "7"), ("xy", "yx"), ("1/0", "7")]
+    ("answer", "gold"), [("2^3", "8"), ("x+1", "1+x"), (r"\sqrt{49}", "7"), ("xy", "yx"), ("1/0", "7")]
 )
 def test_algebra_is_left_to_others(answer, gold):
     assert compare(answer, gold).verdict is None
