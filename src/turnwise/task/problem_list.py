@@ -1,6 +1,8 @@
 """A live task over finite lists of problems; where the lists come from is the affair of the task that starts it."""
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from random import Random
 from typing import Any
 
@@ -12,7 +14,8 @@ class ProblemList:
     """Train problems in seeded epochs, eval problems in their given order.
 
     Every epoch holds each train problem once, shuffled by the seed and the epoch. A batch across the border
-    between two epochs never holds a problem twice.
+    between two epochs never holds a problem twice. With `balanced`, the sources take turns as long as each has
+    problems left, so that a batch does not swing with the sources that it happened to draw.
     """
 
     def __init__(
@@ -22,6 +25,7 @@ class ProblemList:
         held_out: Sequence[Problem],
         seed: int,
         removed: Mapping[str, int] | None = None,
+        balanced: bool = False,
     ) -> None:
         self.name = name
         self.removed = removed or {}
@@ -29,11 +33,13 @@ class ProblemList:
         self._train = train
         self._held_out = held_out
         self._seed = seed
+        self._balanced = balanced
         self._start_epoch(0, carried=[])
 
     def keeping(self, is_kept: Callable[[Problem], bool]) -> "ProblemList":
         """The same lists and seed with only those train problems that are kept, from the beginning."""
-        return ProblemList(self.name, list(filter(is_kept, self._train)), self._held_out, self._seed, self.removed)
+        kept = list(filter(is_kept, self._train))
+        return ProblemList(self.name, kept, self._held_out, self._seed, self.removed, self._balanced)
 
     def next_batch(self, num_problems: int) -> list[Problem]:
         """The next problems of the train split; moves the cursor.
@@ -95,6 +101,16 @@ class ProblemList:
         """Orders an epoch behind the `carried` rest of the one before, whose problems come late in it."""
         size = len(self._train)
         shuffled = Random(derive_seed("problem_list", self.name, self._seed, epoch)).sample(range(size), size)
+        if self._balanced:
+            shuffled = self._taking_turns(shuffled)
         late = set(carried)
         self._order = carried + [i for i in shuffled if i not in late] + [i for i in shuffled if i in late]
         self._epoch, self._carried, self._cursor = epoch, carried, 0
+
+    def _taking_turns(self, order: Sequence[int]) -> list[int]:
+        """The same indices, one of each source after another."""
+        by_source: defaultdict[str, list[int]] = defaultdict(list)
+        for index in order:
+            by_source[self._train[index].source].append(index)
+        rounds = zip_longest(*by_source.values())
+        return [index for one_of_each in rounds for index in one_of_each if index is not None]

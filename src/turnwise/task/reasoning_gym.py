@@ -70,7 +70,7 @@ TRAIN_SEED = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class ReasoningGym:
-    """Problems of several reasoning-gym data sets in equal shares; needs the extra `turnwise[reasoning-gym]`."""
+    """Problems of several reasoning-gym data sets, which take turns; needs the extra `turnwise[reasoning-gym]`."""
 
     tool_language: ClassVar[None] = None
     """Any tool may serve."""
@@ -129,7 +129,7 @@ class ReasoningGym:
             if problem.prompt not in statements
         ]
         by_turns = [problem for one_of_each in zip_longest(*held_out) for problem in one_of_each if problem is not None]
-        return ProblemList("reasoning_gym", train, by_turns, seed)
+        return ProblemList("reasoning_gym", train, by_turns, seed, balanced=True)
 
     def _draw(self, name: str, split: str, seed: int, size: int) -> list[Problem]:
         """The problems of one data set, each statement once; base_conversion writes 0 without digits: left out."""

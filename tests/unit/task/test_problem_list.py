@@ -9,9 +9,11 @@ from turnwise.task.problem_list import ProblemList
 from turnwise.types import Message, Problem
 
 
-def problems(count: int) -> list[Problem]:
+def problems(count: int, num_sources: int = 1) -> list[Problem]:
     return [
-        Problem(id=f"p{i}", prompt=(Message(role="user", content=f"{i}?"),), answer=str(i), source="s")
+        Problem(
+            id=f"p{i}", prompt=(Message(role="user", content=f"{i}?"),), answer=str(i), source=f"s{i % num_sources}"
+        )
         for i in range(count)
     ]
 
@@ -45,6 +47,22 @@ def test_batches_hold_distinct_problems_across_epoch_borders_and_epochs_stay_exa
         seen += batch
     for epoch in range(len(seen) // count):
         assert len(set(seen[epoch * count : (epoch + 1) * count])) == count
+
+
+@given(count=st.integers(3, 15), size=st.integers(1, 12))
+def test_in_a_balanced_list_the_sources_take_turns(count: int, size: int) -> None:
+    task = ProblemList("numbers", problems(count, num_sources=3), [], seed=0, balanced=True)
+    order = [problem.source for problem in task.next_batch(count)]
+    whole = count // 3 * 3
+    assert all(len(set(order[start : start + 3])) == 3 for start in range(0, whole, 3))
+    seen = [problem.id for _ in range(count) for problem in task.next_batch(min(size, count))]
+    assert {len(set(seen[start : start + count])) for start in range(0, len(seen) - count + 1, count)} == {count}
+
+
+def test_a_balanced_list_stays_balanced_when_problems_are_removed() -> None:
+    task = ProblemList("numbers", problems(12, num_sources=3), [], seed=0, balanced=True)
+    kept = task.keeping(lambda problem: problem.id not in ("p0", "p1", "p2"))
+    assert all({problem.source for problem in kept.next_batch(3)} == {"s0", "s1", "s2"} for _ in range(3))
 
 
 @given(before=st.integers(0, 12), size=st.integers(1, 7))

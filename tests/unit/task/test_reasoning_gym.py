@@ -22,6 +22,7 @@ def test_splits_are_disjoint_and_balanced() -> None:
     live = task().start(0)
     held_out = live.eval_problems(1000)
     train = live.next_batch(100)
+    assert all(set(DATASETS) == {problem.source for problem in train[at : at + 3]} for at in range(0, 90, 3))
     assert live.name == "reasoning_gym"
     assert Counter(problem.source for problem in held_out) == dict.fromkeys(DATASETS, 10)
     assert [problem.source for problem in held_out[:4]] == [*DATASETS, "chain_sum"]
