@@ -139,13 +139,9 @@ def test_the_workers_of_joblib_can_grade():
     assert verdicts == [True, False]
 
 
-def _grade_in_child(answer):
-    return Grader()(answer, "8")
-
-
 def test_daemons_of_a_pool_of_processes_can_grade():
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        assert pool.map(_grade_in_child, ["2^3", "2^4"]) == [True, False]
+        assert pool.starmap(Grader(), [("2^3", "8"), ("2^4", "8")]) == [True, False]
 
 
 def test_a_forked_process_has_grading_processes_of_its_own(tmp_path):
