@@ -166,6 +166,9 @@ def families(batch: TokenBatch, sequences: Sequence[int], prompts: Sequence[int]
 def micro_batches(batch: TokenBatch, token_budget: int) -> list[list[int]]:
     """Cuts a batch into lists of sequences whose trees have at most `token_budget` tokens.
 
+    A family that does not fit into what is left of a tree begins another, since every tree that holds a part of it
+    computes its prompt once more.
+
     Args:
         batch: The whole step.
         token_budget: Tokens of a tree; a single sequence may exceed it and then stands alone.
@@ -178,10 +181,15 @@ def micro_batches(batch: TokenBatch, token_budget: int) -> list[list[int]]:
     parts: list[list[int]] = []
     size = 0
     for family in families(batch, trained_sequences(batch), prompts):
+        prompt = prompts[family[0]]
+        whole = prompt + sum(lengths[sequence] - prompt for sequence in family)
+        if not parts or size + whole > token_budget:
+            parts.append([])
+            size = 0
         is_planted = False
         for sequence in family:
-            cost = lengths[sequence] - (prompts[sequence] if is_planted else 0)
-            if not parts or size + cost > token_budget:
+            cost = lengths[sequence] - (prompt if is_planted else 0)
+            if parts[-1] and size + cost > token_budget:
                 parts.append([])
                 size, cost = 0, lengths[sequence]
             parts[-1].append(sequence)

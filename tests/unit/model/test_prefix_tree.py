@@ -60,6 +60,13 @@ def test_micro_batches_keep_families_together_and_within_the_budget() -> None:
     assert micro_batches(large, 5) == [[0, 1], [2, 3], [4]]  # 4 + 1 tokens each
 
 
+def test_a_family_that_fits_into_a_tree_is_not_cut() -> None:
+    batch = token_batch([((first, 2, 3, 4), (0, 0, 0, 1)) for first in (1, 1, 5, 5)])
+    assert micro_batches(batch, 10) == [[0, 1, 2, 3]]
+    assert micro_batches(batch, 9) == [[0, 1], [2, 3]]  # a tree of 9 tokens would hold [0, 1, 2], and the other prompt
+    assert micro_batches(batch, 4) == [[0], [1], [2], [3]]
+
+
 @pytest.mark.parametrize("budget", [1, 5, 6, 7, 8])
 def test_the_trees_of_micro_batches_have_the_size_that_was_counted(budget: int) -> None:
     for part in micro_batches(BATCH, budget):
