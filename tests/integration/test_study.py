@@ -1,5 +1,6 @@
 """Real studies of two arms and two seeds: the same problems from the same weights, every launcher, failure, Ctrl-C."""
 
+import csv
 import json
 import os
 import signal
@@ -76,6 +77,30 @@ def test_a_study_by_every_launcher(tmp_path: Path, launcher: str) -> None:
     assert [(one.seed, one.arm) for one in there.runs] == [(0, "gtpo"), (0, "grpo"), (1, "gtpo"), (1, "grpo")]
     assert "4 of 4 runs" in ended.stdout
     assert (out / "results.md").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(TIMEOUT_S)
+def test_the_policies_of_a_study_on_benchmarks(tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    ended = study(out, "--arms", "gtpo,grpo", "--seeds", "1", "--steps", "1", "--launcher", "basic", *SMALL)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    words = ["evaluation.num_problems=6", "evaluation.tools=both", "trainer.device=cpu"]
+    command = [sys.executable, str(ROOT / "experiments/benchmarks.py"), "--study", str(out), "--jobs", "2", *words]
+    ended = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    header, *lines = csv.reader((out / "benchmarks/benchmarks.csv").read_text().splitlines())
+    accuracy = {(name, arm): float(value) for name, arm, _, value, *_ in lines}
+    assert header[:4] == ["set", "arm", "seed", "accuracy"]
+    assert list(accuracy) == [
+        (f"arithmetic{how}", arm) for arm in ("start", "gtpo", "grpo") for how in ("", "_without_tool")
+    ]
+    for arm in ("gtpo", "grpo"):
+        trained = json.loads((out / "benchmarks" / f"{arm}_seed0" / "metrics.jsonl").read_text().splitlines()[0])
+        assert accuracy["arithmetic", arm] == trained["eval/arithmetic/accuracy"]
+    told = (out / "benchmarks/benchmarks.md").read_text()
+    assert "arithmetic, no tool" in told
+    assert (out / "benchmarks/examples.md").read_text().count("**start**") == 6  # three problems, both ways
 
 
 @pytest.mark.slow
