@@ -1,6 +1,7 @@
 """`mode=doctor`: each check passes on a sound configuration, and fails or warns when the thing it guards is broken."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -97,3 +98,13 @@ def test_a_device_that_is_too_small(run: Run, tmp_path: Path):
 def test_sharding_takes_less_on_each(run: Run):
     folder = run("mode=doctor", "mode.num_devices=8")
     assert "on each of 8 devices" in lines(folder, "memory")
+
+
+def test_an_adapter_needs_less_than_all_weights(run: Run):
+    whole = run("mode=doctor", folder="whole")
+    adapted = run("mode=doctor", "model.lora_rank=4", folder="adapted")
+
+    def gradients(folder: Path) -> float:
+        return float(re.findall(r"gradients ([\d.]+)", lines(folder, "memory"))[0])
+
+    assert gradients(adapted) < gradients(whole)

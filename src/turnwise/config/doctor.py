@@ -27,6 +27,7 @@ from turnwise.config.wiring import (
 from turnwise.engine.hf import MIB, HFEngine
 from turnwise.env.opening import Opening, opening_messages
 from turnwise.evaluation.settings import Tools
+from turnwise.model.adapter import num_adapter_parameters
 from turnwise.model.chat import ChatRenderer
 from turnwise.model.memory import GIB, ModelShape, estimate_memory
 from turnwise.model.template_report import describe_template
@@ -234,7 +235,8 @@ def check_memory(components: Components, finding: Finding, *, device_gib: float,
         num_devices: Devices that what is trained is sharded over.
     """
     device = choose_device(components)
-    shape = ModelShape.of(components.model.empty_model())
+    model, rank = components.model.empty_model(), components.model.lora_rank
+    shape = ModelShape.of(model)
     engine = components.engine
     is_elsewhere = device_gib > 0 and components.trainer.dtype is Precision.auto
     dtype = torch.bfloat16 if is_elsewhere else compute_dtype(components, device)
@@ -246,13 +248,12 @@ def check_memory(components: Components, finding: Finding, *, device_gib: float,
         cache_bytes=engine.cache_mib * MIB if isinstance(engine, HFEngine) else 0,
         has_reference=components.loss.kl_weight > 0,
         gradient_checkpointing=components.trainer.gradient_checkpointing,
+        num_trained=num_adapter_parameters(model, rank) if rank else None,
     )
     finding.note(f"{shape.num_parameters / 1e6:,.1f} million parameters, passes in {str(dtype).removeprefix('torch.')}")
-    finding.note(f"GiB: {', '.join(f'{name} {size / GIB:.2f}' for name, size in estimate.parts.items() if size)}")
+    finding.note(f"GiB: {', '.join(f'{name} {size / GIB:.3f}' for name, size in estimate.parts.items() if size)}")
     if not isinstance(engine, HFEngine):
         finding.note("the memory of vLLM is a setting of its own and is not counted")
-    if components.model.lora_rank:
-        finding.note("all weights are counted as trained; an adapter takes less")
     needed = estimate.sharded(num_devices)
     each = f" on each of {num_devices} devices" if num_devices > 1 else ""
     finding.note(f"{needed / GIB:.2f} GiB together{each} (activations estimated)")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _ADAPTER = "default"
 _OF_ADAPTER = ".lora_"
@@ -34,6 +34,13 @@ def add_adapter(model: Any, *, rank: int, alpha: float) -> None:
         if _OF_ADAPTER in name:
             parameter.data = parameter.data.float()
     model.eval()
+
+
+def num_adapter_parameters(model: Any, rank: int) -> int:
+    """Numbers in the matrices that `add_adapter` would put into `model`, which may be on the meta device."""
+    head = model.get_output_embeddings()
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and layer is not head]
+    return sum(rank * (layer.in_features + layer.out_features) for layer in layers)
 
 
 def adapter_weights(model: Any) -> dict[str, Tensor]:

@@ -67,7 +67,12 @@ def read_hub(repo: str, config: str, split: str, revision: str, columns: Sequenc
     return [Row(f"{where}, row {number}", values) for number, values in enumerate(table.to_list())]
 
 
-def _json_lines(path: Path) -> Iterator[Row]:
+def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number, from 1, and object of every line of a file that is not blank.
+
+    Raises:
+        ValueError: A line is not UTF-8, not JSON or not an object; file and line are named.
+    """
     with path.open("rb") as lines:
         for number, raw in enumerate(lines, start=1):
             where = f"{path}:{number}"
@@ -76,7 +81,11 @@ def _json_lines(path: Path) -> Iterator[Row]:
             except UnicodeDecodeError as error:
                 raise ValueError(f"{where}: not UTF-8: {error.reason} at byte {error.start}") from error
             if line.strip():
-                yield Row(where, _object(_parse(line, where), where))
+                yield number, _object(_parse(line, where), where)
+
+
+def _json_lines(path: Path) -> Iterator[Row]:
+    return (Row(f"{path}:{number}", row) for number, row in json_lines(path))
 
 
 def _json_rows(path: Path) -> Iterator[Row]:
@@ -110,6 +119,8 @@ def _parse(text: str, where: str) -> Any:
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}" if "\n" in text.strip() else f"column {error.colno}"
         raise ValueError(f"{where}: not JSON ({error.msg} at {place})") from error
+    except RecursionError:
+        raise ValueError(f"{where}: JSON that is nested too deeply") from None
 
 
 def _object(row: Any, where: str) -> dict[str, Any]:

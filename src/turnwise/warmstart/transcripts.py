@@ -2,13 +2,14 @@
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from turnwise.rollout.episode import RolloutLimits
+from turnwise.task.rows import json_lines
 from turnwise.types import Message, Problem, StepResult, StopReason
 from turnwise.warmstart.demonstrations import Demonstration, TurnEncoder, as_trajectory
 from turnwise.warmstart.imitation import Example
@@ -52,7 +53,7 @@ def read_transcripts(path: Path) -> list[Transcript]:
         raise FileNotFoundError(f"warmstart.path={path}: no such file")
     transcripts: list[Transcript] = []
     lines_of: dict[str, int] = {}
-    for number, row in _objects(path):
+    for number, row in json_lines(path):
         place = f"{path}:{number}"
         transcript = Transcript(
             id=_id(row, place) or f"{path.stem}/{number}", messages=_messages(row, place), place=place
@@ -132,28 +133,6 @@ async def encode(
 
 def _limits(demonstration: Demonstration, max_tokens: int) -> RolloutLimits:
     return RolloutLimits(max_turns=len(demonstration.turns), max_tokens=max_tokens)
-
-
-def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Number and object of every line that is not blank."""
-    with path.open("rb") as lines:
-        for number, raw in enumerate(lines, start=1):
-            place = f"{path}:{number}"
-            try:
-                line = raw.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{place}: not UTF-8: {error.reason} at byte {error.start}") from error
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{place}: not JSON ({error.msg} at column {error.colno})") from error
-            except RecursionError:
-                raise ValueError(f"{place}: JSON that is nested too deeply") from None
-            if not isinstance(row, dict):
-                raise ValueError(f"{place}: expected an object with `messages`, got {_shown(row)}")
-            yield number, row
 
 
 def _id(row: dict[str, Any], place: str) -> str | None:

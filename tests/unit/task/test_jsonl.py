@@ -94,6 +94,7 @@ def test_the_seed_orders_the_train_split_only(tmp_path: Path) -> None:
     [
         ("{'id': 1}", r"a.jsonl:2: not JSON \(Expecting property name enclosed in double quotes at column 2\)"),
         ("[1, 2]", "a.jsonl:2: expected an object, got list"),
+        ("[" * 100_000, "a.jsonl:2: JSON that is nested too deeply|a.jsonl:2: not JSON"),
         ({"id": "x", "problem": "1 + 1?"}, "a.jsonl:2: field 'answer' is missing; found id, problem"),
         ({"id": "x", "answer": "2", "question": "1?"}, "a.jsonl:2: field 'problem' is missing; found id, answer, que"),
         (row(1, answer="  "), "a.jsonl:2: field 'answer' is \"  \", expected a text that is not blank"),
