@@ -12,7 +12,7 @@ from typing import Any
 from attacks import tools
 from attacks.outside import CHECKS
 from turnwise.env.sandbox.syscalls import numbers
-from turnwise.types import ToolStatus
+from turnwise.types import Isolation, ToolStatus
 
 PROGRAMS = Path(__file__).parent / "programs"
 TOOLS = inspect.getsource(tools)
@@ -42,6 +42,8 @@ class Attack:
     """The programs: Python with the names of `Bait` and of `tools.py`. More than one: a session."""
     ends: tuple[frozenset[ToolStatus], ...]
     """For each program, how it may end."""
+    ends_without_namespaces: frozenset[ToolStatus]
+    """How any of them may end besides in a tier without namespaces, which sees less of what a program did."""
     holds: tuple[str, ...]
     """What must hold outside, beside what holds after every program: names of `outside.CHECKS`."""
     prints: str | None
@@ -65,6 +67,10 @@ class Attack:
         """Why it cannot be tried here; empty where it can."""
         other = self.machine not in ("", platform.machine())
         return f"it is machine code of {self.machine}, this is {platform.machine()}" if other else ""
+
+    def may_end(self, turn: int, isolation: Isolation) -> frozenset[ToolStatus]:
+        """How one of its programs may end."""
+        return self.ends[turn] | (frozenset() if isolation is Isolation.A else self.ends_without_namespaces)
 
     def program(self, turn: int, bait: dict[str, Any]) -> str:
         """The text of one of its programs, with all that it may name."""
@@ -99,6 +105,7 @@ def _attack(family: str, entry: dict[str, Any]) -> Attack:
         name=name,
         turns=tuple(codes),
         ends=tuple(frozenset(map(ToolStatus, one)) for one in per_turn),
+        ends_without_namespaces=frozenset(map(ToolStatus, entry.pop("ends_without_namespaces", []))),
         holds=tuple(entry.pop("holds", [])),
         prints=entry.pop("prints", None),
         unisolated=Unisolated(entry.pop("unisolated", "succeeds")),
