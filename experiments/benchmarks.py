@@ -7,6 +7,7 @@ as the study had it. Started again with the same --out, what was evaluated stays
 """
 
 import argparse
+import json
 import os
 import shlex
 import signal
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +26,13 @@ from rich.table import Table
 from rich.text import Text
 
 from turnwise.config.errors import ConfigError, building
-from turnwise.config.provenance import leaves
+from turnwise.config.evaluating import HOW_IT_RUNS
+from turnwise.config.provenance import check_same_run, leaves
 from turnwise.config.stopping import INTERRUPTED
-from turnwise.config.sweep import compose_components
+from turnwise.config.sweep import compose_components, environment, read_override
 from turnwise.study.benchmarks import (
     START,
     Answers,
-    ArmOnSet,
     Policy,
     arm_rows,
     compare_arms,
@@ -38,25 +40,37 @@ from turnwise.study.benchmarks import (
     policy_rows,
     read_answers,
 )
-from turnwise.study.runs import Study, read_study
+from turnwise.study.runs import Run, Study, read_study
 from turnwise.study.tables import Rows, csv_text, markdown
 from turnwise.study.verdicts import skipped_in_words
 from turnwise.tracker.atomic import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
-OWN_KEYS = ("mode", "model.path", "hydra.run", "hydra.sweep", "hydra.mode")
-"""What differs between the policies, and is decided here."""
-MAY_DIFFER = ("num_threads",)
-"""Keys of `model` that change no answer."""
+STOP_NAME = ".stop"
+"""In the folder of the results: tells the evaluations to keep what they have, and end."""
+MAY_DIFFER = ("model.num_threads", "model.missing_hint", *(f"env.{key}" for key in HOW_IT_RUNS))
+"""Keys that change no answer."""
+OF_THE_ANSWERS = ("env", "rollout.max_turns", "rollout.max_tokens", "evaluation.temperature")
+"""Beside the model, what answers depend on; here an evaluation may differ from the training, and says so."""
 NUM_EXAMPLES = 3
 """Problems of each set whose answers are shown."""
-_ON_TERMINAL = (0, 1, 2, 4, 6)
-"""Columns of the table: set, arm, accuracy, change, gain by tool."""
+ON_TERMINAL = ("set", "arm", "accuracy", "change", "gain by tool")
+"""Columns of the table that a terminal has room for."""
 ABOUT = """\
 An arm's accuracy on a problem is the mean over its seeds; brackets hold 95% intervals over problems, in percent and
 points. They say what these policies would do on more problems like these, not what further seeds would: the values by
 seed are all that is known of that. *change* is against the policy that every run began with.
 """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to be evaluated, and what a reader should know of it."""
+
+    commands: Mapping[Policy, Sequence[str]]
+    """The overrides of each policy's `mode=evaluate`: the start first, then the runs of the study."""
+    notes: Sequence[str]
+    """Where the evaluation differs from the training, and which runs have no policy."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,20 +80,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with building():
             study = read_study(options.study)
-            commands = prepare(study, options)
-        codes = run_all(commands, options.jobs, console)
+            plan = prepare(study, options)
+        for note in plan.notes:
+            console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        codes = run_all(plan.commands, options.jobs, options.out / STOP_NAME, console)
         if INTERRUPTED in codes.values():
             again = f"make benchmarks ARGS={shlex.quote(shlex.join(options.given))}"
             console.print(f"\nstopped; to go on: {again}", soft_wrap=True, highlight=False, markup=False)
             return INTERRUPTED
+        failed = [f"{policy.name} could not be evaluated: {log_of(policy)}" for policy in codes if codes[policy]]
         with building():
-            show([policy for policy in commands if codes[policy.name] == 0], study, options, console)
+            if evaluated := [policy for policy in codes if codes[policy] == 0]:
+                show(evaluated, [*plan.notes, *failed], study, options, console)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    for line in skipped_in_words(study.skipped, study.plan.across):
-        console.print(f"no policy: {line}", style="red", markup=False, highlight=False, soft_wrap=True)
-    return 1 if study.skipped or any(codes.values()) else 0
+    for line in failed:
+        console.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
+    return 1 if study.skipped or failed else 0
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -98,90 +116,119 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.jobs < 1:
         parser.error(f"--jobs={options.jobs}: expected >= 1")
     for word in options.words:
-        key, equals, _ = word.partition("=")
-        if not equals:
+        if "=" not in word:
             parser.error(f"{word!r} is no override: expected KEY=VALUE")
-        if any(key.lstrip("+") == own or key.lstrip("+").startswith(f"{own}.") for own in OWN_KEYS):
-            parser.error(f"{word}: which policy is evaluated, and where, follows from --study and --out")
     options.study = options.study.expanduser().absolute()
     options.out = (options.out or options.study / "benchmarks").expanduser().absolute()
     return options
 
 
-def prepare(study: Study, options: argparse.Namespace) -> dict[Policy, list[str]]:
-    """The command that evaluates each policy: the start first, then the runs of the study.
+def prepare(study: Study, options: argparse.Namespace) -> Plan:
+    """Everything that can be refused is refused here, before the first policy is loaded.
 
     Raises:
-        ConfigError: The study has no run, or goes across a key; an override is refused; or the policies would be
-            evaluated with another model than they were trained with.
-        ValueError: The evaluation sets cannot be read.
+        ConfigError: The study has no run, or goes across a key; an override is refused; the policies would be evaluated
+            with another model than they were trained with; or another evaluation lies in `options.out`.
+        ValueError, OSError: The evaluation sets cannot be read, or there is no place for the results.
     """
     if study.plan.across:
         raise ConfigError(f"--study {study.root}: goes across {study.plan.across}; one without --across is expected")
     if not study.runs:
         raise ConfigError(f"--study {study.root}: no run of it is finished")
-    policies = {
-        Policy(arm=START, seed=None, folder=options.out / START): study.runs[0].record["config"]["model"]["path"]
-    }
+    for word in options.words:
+        key, values = read_override(word)
+        if key.lstrip("+~") == "model.path":
+            raise ConfigError(f"{word}: which policies are evaluated follows from --study")
+        if len(values) > 1:
+            raise ConfigError(f"{word}: expected a single value")
+    start = Policy(arm=START, seed=None, folder=options.out / START)
+    weights = {start: study.runs[0].record["config"]["model"]["path"]}
     for run in study.runs:
-        if not (run.folder / "checkpoints" / "last").is_dir():
+        folder = run.folder / "checkpoints" / "last"
+        if not folder.is_dir():
             raise ConfigError(f"{run.folder} has no checkpoints/last: the weights are needed to evaluate them")
-        own = Policy(arm=run.arm, seed=run.seed, folder=options.out / run.folder.name)
-        policies[own] = str(run.folder / "checkpoints" / "last")
-    commands = {}
-    for policy, path in policies.items():
-        place = QuotedString(text=str(path), quote=Quote.single).with_quotes()
-        folder = QuotedString(text=str(policy.folder), quote=Quote.single).with_quotes()
-        commands[policy] = ["mode=evaluate", *options.words, f"model.path={place}", f"hydra.run.dir={folder}"]
-    components = compose_components(next(iter(commands.values())), label=START)
-    check_same_model({run.folder.name: run.record["config"]["model"] for run in study.runs}, components.config["model"])
+        weights[Policy(arm=run.arm, seed=run.seed, folder=options.out / run.folder.name)] = str(folder)
+    commands = {
+        policy: ["mode=evaluate", *options.words, _set("model.path", path), _set("hydra.run.dir", policy.folder)]
+        for policy, path in weights.items()
+    }
+    composed = {policy: compose_components(words, label=policy.name) for policy, words in commands.items()}
+    for policy, components in composed.items():
+        check_same_run(policy.folder, {"config": components.config})
+    components = composed[start]
+    notes = differences(study.runs, components.config)
+    if not components.evaluation.save_groups:
+        raise ConfigError("evaluation.save_groups=false: the answers are needed, to compare them by problem")
     components.task.start(components.seed).eval_sets(components.evaluation.num_problems)
-    return commands
+    log_of(start).parent.mkdir(parents=True, exist_ok=True)
+    lacking = [f"no policy: {line}" for line in skipped_in_words(study.skipped, study.plan.across)]
+    return Plan(commands=commands, notes=[*notes, *lacking])
 
 
-def check_same_model(trained: Mapping[str, Mapping[str, Any]], evaluated: Mapping[str, Any]) -> None:
-    """Prompts, worked examples and template must be those of the training, and all runs have begun alike.
+def _set(key: str, place: object) -> str:
+    """The override that sets `key` to a path, whatever characters that has."""
+    return f"{key}={QuotedString(text=str(place), quote=Quote.single).with_quotes()}"
+
+
+def differences(runs: Sequence[Run], config: Mapping[str, Any]) -> list[str]:
+    """What the evaluation has otherwise than the training, in words; what only one of the two knows is passed over.
 
     Raises:
-        ConfigError: They are not; the key is named.
+        ConfigError: That is something of the model: its prompts, worked examples, template or first weights.
     """
-    here = dict(leaves(evaluated))
-    for run, model in trained.items():
-        there = dict(leaves(model))
-        for key in sorted(here.keys() | there.keys()):
-            if key not in MAY_DIFFER and here.get(key) != there.get(key):
-                raise ConfigError(
-                    f"model.{key} is {there.get(key)!r:.120} in {run} and {here.get(key)!r:.120} here: expected the "
-                    f"study's model, as by the same model= or experiment="
-                )
+    here = dict(leaves(json.loads(json.dumps(config))))
+    found: dict[str, str] = {}
+    for run in runs:
+        there = dict(leaves(run.record["config"]))
+        for key in (key for key in here if key in there and key not in MAY_DIFFER and here[key] != there[key]):
+            told = f"{key} is {_differing(there[key], here[key])}"
+            if key.startswith("model."):
+                raise ConfigError(f"{told}: the policies of {run.folder} want the model that they were trained with")
+            if any(key == one or key.startswith(f"{one}.") for one in OF_THE_ANSWERS):
+                found[key] = f"not as in the training: {told}"
+    return list(found.values())
 
 
-def run_all(commands: Mapping[Policy, Sequence[str]], jobs: int, console: Console) -> dict[str, int]:
-    """Runs the evaluations, `jobs` at once; their exit codes by the policies' names, `INTERRUPTED` after Ctrl-C."""
-    waiting = list(commands.items())
+def _differing(there: Any, here: Any) -> str:
+    """Both values, each from a little before the first place in which they differ."""
+    texts = repr(there), repr(here)
+    places = enumerate(zip(*texts, strict=False))
+    start = max(0, next((place for place, (one, other) in places if one != other), min(map(len, texts))) - 20)
+    first, second = (f"{'...' if start else ''}{text[start : start + 60]}" for text in texts)
+    return f"{first} in the study and {second} here"
+
+
+def run_all(
+    commands: Mapping[Policy, Sequence[str]], jobs: int, stop_file: Path, console: Console
+) -> dict[Policy, int]:
+    """Runs the evaluations, `jobs` at once; their exit codes, `INTERRUPTED` for those that Ctrl-C stopped."""
+    stop_file.unlink(missing_ok=True)
+    codes = dict.fromkeys(commands, INTERRUPTED)
+    waiting = list(commands)
     running: dict[Policy, tuple[subprocess.Popen[bytes], float]] = {}
-    codes: dict[str, int] = {}
-    is_stopping = False
-    while waiting or running:
-        try:
-            while waiting and len(running) < jobs:
-                policy, words = waiting.pop(0)
-                running[policy] = _started(words, log_of(policy)), time.monotonic()
-            time.sleep(0.2)
-            for policy, (process, started) in list(running.items()):
-                if (code := process.poll()) is not None:
-                    del running[policy]
-                    codes[policy.name] = INTERRUPTED if is_stopping else code
-                    how = "evaluated" if code == 0 else f"ended with {code}, see {log_of(policy)}"
-                    text = f"{policy.name}: {how}, {time.monotonic() - started:.0f} s, {len(codes)} of {len(commands)}"
-                    console.print(text, soft_wrap=True, highlight=False, markup=False)
-        except KeyboardInterrupt:
-            codes |= {policy.name: INTERRUPTED for policy, _ in waiting}
-            waiting.clear()
-            for process, _ in running.values():
-                process.send_signal(signal.SIGKILL if is_stopping else signal.SIGINT)
-            is_stopping = True
-            console.print("stopping when the evaluations have kept what they have; again: at once", highlight=False)
+    try:
+        while running or (waiting and not stop_file.exists()):
+            try:
+                if waiting and len(running) < jobs and not stop_file.exists():
+                    policy = waiting.pop(0)
+                    running[policy] = _started(commands[policy], log_of(policy), stop_file), time.monotonic()
+                    continue
+                time.sleep(0.2)
+                for policy, (process, started) in list(running.items()):
+                    if (code := process.poll()) is not None:
+                        codes[policy] = code
+                        del running[policy]
+                        how = "evaluated" if code == 0 else f"ended with {code}, see {log_of(policy)}"
+                        text = f"{policy.name}: {how}, {time.monotonic() - started:.0f} s, {len(waiting)} are waiting"
+                        console.print(text, soft_wrap=True, highlight=False, markup=False)
+            except KeyboardInterrupt:
+                if stop_file.exists():
+                    raise
+                stop_file.touch()
+                console.print("stopping when the evaluations have kept what they have; again: at once", highlight=False)
+    finally:
+        for process, _ in running.values():
+            os.killpg(process.pid, signal.SIGKILL)
     return codes
 
 
@@ -190,15 +237,12 @@ def log_of(policy: Policy) -> Path:
     return policy.folder.parent / "logs" / f"{policy.folder.name}.log"
 
 
-def _started(words: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
-    """`src/main.py` with these overrides, in a session of its own: it hears of Ctrl-C from here, once."""
-    paths = filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")])
-    log.parent.mkdir(parents=True, exist_ok=True)
+def _started(words: Sequence[str], log: Path, stop_file: Path) -> subprocess.Popen[bytes]:
+    """`src/main.py` with these overrides, in a session of its own: it hears of Ctrl-C through the file."""
     with log.open("ab") as output:
         return subprocess.Popen(
-            [sys.executable, "src/main.py", *words],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            [sys.executable, str(ROOT / "src/main.py"), *words],
+            env=environment(stop_file),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -206,40 +250,49 @@ def _started(words: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def show(policies: Sequence[Policy], study: Study, options: argparse.Namespace, console: Console) -> None:
+def show(
+    policies: Sequence[Policy], notes: Sequence[str], study: Study, options: argparse.Namespace, console: Console
+) -> None:
     """Writes benchmarks.md, benchmarks.csv and examples.md, and prints the table.
 
     Raises:
         ValueError: An evaluation is broken, or two are not by the same protocol.
     """
     answers = [one for policy in policies for one in read_answers(policy)]
-    if not answers:
-        raise ConfigError(f"no policy could be evaluated; the logs are in {options.out / 'logs'}")
     found = compare_arms(answers, study.plan.baseline)
     rows = arm_rows(found, study.plan.baseline)
+    counted = {one.name: one.accuracy.num_problems for one in found}
     texts = {
-        "benchmarks.md": report(found, answers, rows, options),
+        "benchmarks.md": report(rows, answers, counted, notes, options),
         "benchmarks.csv": csv_text(policy_rows(answers)),
         "examples.md": examples(policies, NUM_EXAMPLES),
     }
     for name, text in texts.items():
         write_atomically(options.out / name, text.encode())
-    console.print(
-        as_table(rows), "", *(options.out / name for name in texts), sep="\n", soft_wrap=True, highlight=False
-    )
+    paths = [options.out / name for name in texts]
+    console.print(as_table(rows), "", *paths, sep="\n", soft_wrap=True, highlight=False)
 
 
-def report(found: Sequence[ArmOnSet], answers: Sequence[Answers], rows: Rows, options: argparse.Namespace) -> str:
-    """The text of benchmarks.md."""
-    protocols = {one.result.name: one.result.protocol for one in answers}
-    counts = {one.name: one.accuracy.num_problems for one in found}
-    sets = [f"- `{name}`: {counts[name]} problems, protocol {protocol}" for name, protocol in protocols.items()]
+def report(
+    rows: Rows,
+    answers: Sequence[Answers],
+    counted: Mapping[str, int],
+    notes: Sequence[str],
+    options: argparse.Namespace,
+) -> str:
+    """The text of benchmarks.md: the table, how to read it, what it is of, what is missing, and the command."""
+    lines = []
+    for one in {one.result.name: one for one in answers}.values():
+        name, most = one.result.name, max(other.num_asked for other in answers if other.result.name == one.result.name)
+        left_out = f", of {most}: infrastructure failed on the others for some policy" if counted[name] < most else ""
+        lines.append(f"- `{name}`: {counted[name]} problems{left_out}; protocol {one.result.protocol}")
+    lines += [f"- {note}" for note in notes]
     command = f"make benchmarks ARGS={shlex.quote(shlex.join(options.given))}"
     parts = [
         "# The study's policies on benchmarks\n",
         markdown(rows),
         ABOUT,
-        "\n".join(sets) + "\n",
+        "\n".join(lines) + "\n",
         f"    {command}\n",
     ]
     return "\n".join(parts)
@@ -247,12 +300,13 @@ def report(found: Sequence[ArmOnSet], answers: Sequence[Answers], rows: Rows, op
 
 def as_table(rows: Rows) -> Table:
     """The most telling columns, for a terminal."""
-    header, *body = ([row[place] for place in _ON_TERMINAL] for row in rows)
+    header, *body = rows
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
-    for place, heading in enumerate(header):
-        table.add_column(heading, justify="left" if place < 2 else "right", no_wrap=place > 1, overflow="fold")
+    for name in ON_TERMINAL:
+        is_name = name in ON_TERMINAL[:2]
+        table.add_column(name, justify="left" if is_name else "right", no_wrap=not is_name, overflow="fold")
     for row in body:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(row[header.index(name)]) for name in ON_TERMINAL))
     return table
 
 

@@ -96,8 +96,9 @@ class Suite:
         failures: list[str] = []
         most = SANDBOX.max_capture_bytes
         places = (str(SOURCE), sys.prefix, sys.base_prefix, "turnwise-sandbox-")
-        for turn, result in enumerate(results):
-            ends, told = attack.may_end(turn, self.pool.isolation), result.output
+        may_end = [attack.may_end(turn, self.pool.isolation) for turn in range(len(attack.turns))]
+        for result, ends in zip(results, may_end, strict=True):
+            told = result.output
             if result.status not in ends:
                 failures.append(f"it ended with {result.status}, expected {sorted(ends)}")
             if result.wall_s > SANDBOX.wall_s + SLACK_S:

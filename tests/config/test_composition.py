@@ -207,6 +207,16 @@ def test_similarity_has_its_own_group(composed, algo: str) -> None:
     assert components.reward.shaping
 
 
+def test_what_smollm2_is_evaluated_on_is_asked_as_in_its_training(composed) -> None:
+    trained, evaluated = (composed(f"experiment=smollm2_{name}") for name in ("arithmetic", "benchmarks"))
+    assert trained.task.datasets == evaluated.task.train.datasets
+    assert trained.evaluation.temperature == evaluated.evaluation.temperature == trained.rollout.temperature
+    for name in ("model", "env"):
+        assert trained[name] == evaluated[name]
+    for name in ("max_turns", "max_tokens"):
+        assert trained.rollout[name] == evaluated.rollout[name]
+
+
 def test_system_prompt_follows_the_model(composed) -> None:
     assert build_components(composed(), "").env.system_prompt == ""
     for model in ("qwen2_5_7b_instruct", "qwen2_5_0_5b_instruct"):

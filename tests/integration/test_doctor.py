@@ -1,7 +1,6 @@
 """`mode=doctor`: each check passes on a sound configuration, and fails or warns when the thing it guards is broken."""
 
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -100,11 +99,7 @@ def test_sharding_takes_less_on_each(run: Run):
     assert "on each of 8 devices" in lines(folder, "memory")
 
 
-def test_an_adapter_needs_less_than_all_weights(run: Run):
-    whole = run("mode=doctor", folder="whole")
-    adapted = run("mode=doctor", "model.lora_rank=4", folder="adapted")
-
-    def gradients(folder: Path) -> float:
-        return float(re.findall(r"gradients ([\d.]+)", lines(folder, "memory"))[0])
-
-    assert gradients(adapted) < gradients(whole)
+def test_an_adapter_is_counted_by_its_own_parameters(run: Run):
+    pytest.importorskip("peft")
+    folder = run("mode=doctor", "model.lora_rank=4")
+    assert "0.04 million of an adapter are trained in their place" in lines(folder, "memory")

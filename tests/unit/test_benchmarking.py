@@ -2,8 +2,14 @@
 
 import importlib.util
 import json
+import signal
+import subprocess
 import sys
+import time
+from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -37,41 +43,90 @@ def trained(tmp_path: Path) -> Study:
     return read_study(root)
 
 
-def prepared(study: Study, *words: str) -> dict[Policy, list[str]]:
-    return benchmarks.prepare(study, benchmarks.parse(["--study", str(study.root), *words]))
+def options(study: Study, *words: str) -> Any:
+    return benchmarks.parse(["--study", str(study.root), *words])
+
+
+def prepared(study: Study, *words: str) -> Any:
+    return benchmarks.prepare(study, options(study, *words))
 
 
 def test_the_start_comes_first_and_then_every_run(trained: Study):
-    commands = prepared(trained, "evaluation.num_problems=4")
-    assert [policy.name for policy in commands] == [START, "gtpo seed 0", "grpo seed 0", "gtpo seed 1", "grpo seed 1"]
-    start, first, *_ = commands.values()
+    plan = prepared(trained, "evaluation.num_problems=4")
+    names = [policy.name for policy in plan.commands]
+    assert names == [START, "gtpo seed 0", "grpo seed 0", "gtpo seed 1", "grpo seed 1"]
+    start, first, *_ = plan.commands.values()
     assert start[:2] == ["mode=evaluate", "evaluation.num_problems=4"]
     assert start[2] == "model.path='package:tiny'"
     assert first[2] == f"model.path='{trained.root}/gtpo_seed0/checkpoints/last'"
     assert first[3] == f"hydra.run.dir='{trained.root}/benchmarks/gtpo_seed0'"
+    assert plan.notes == []
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["model.system_prompt=Think."], r"model.system_prompt is '.*' in gtpo_seed0 and 'Think\.' here"),
+        (["model.system_prompt=Think."], r"model.system_prompt is '.*' in the study and 'Think\.' here"),
         (["evaluation.num_problems=no"], "num_problems"),
+        (["evaluation.save_groups=false"], "save_groups=false: the answers are needed"),
+        (["evaluation.num_problems=1,2"], "num_problems=1,2: expected a single value"),
         (["task=svamp", "task.path=/nowhere"], "/nowhere"),
+        (["model.path=elsewhere"], "which policies are evaluated follows from --study"),
+        (["~model.path"], "~model.path"),
+        (["hydra.run.dir=elsewhere"], "the study itself decides hydra.run.dir"),
+        (["mode=train"], "the study itself decides mode"),
     ],
 )
 def test_what_would_be_refused_later_is_refused_at_once(trained: Study, words: list[str], message: str):
+    args = options(trained, "evaluation.num_problems=4")
+    args.words = words
     with pytest.raises((ConfigError, OSError), match=message):
-        prepared(trained, *words)
+        benchmarks.prepare(trained, args)
+
+
+def test_long_prompts_are_shown_where_they_differ(trained: Study):
+    for run in trained.runs:
+        model = {**run.record["config"]["model"], "system_prompt": "x" * 500 + "Use the tool."}
+        (run.folder / "config.json").write_text(
+            json.dumps({**run.record, "config": {"seed": run.seed, "model": model}})
+        )
+    with pytest.raises(
+        ConfigError, match=r"'\.\.\.x{20}Use the tool\.' in the study and '\.\.\.x{20}Do without\.' here"
+    ):
+        prepared(read_study(trained.root), f"model.system_prompt={'x' * 500}Do without.")
+
+
+def test_other_limits_than_those_of_the_training_are_noted(trained: Study):
+    for run in trained.runs:
+        limits = {"max_turns": 2, "max_tokens": 224}
+        record = {**run.record, "config": {**run.record["config"], "rollout": limits}}
+        (run.folder / "config.json").write_text(json.dumps(record))
+    plan = prepared(read_study(trained.root), "rollout.max_turns=3", "rollout.max_tokens=224")
+    assert plan.notes == ["not as in the training: rollout.max_turns is 2 in the study and 3 here"]
 
 
 def test_the_number_of_threads_may_differ(trained: Study):
-    assert prepared(trained, "model.num_threads=1", "evaluation.num_problems=4")
+    assert prepared(trained, "model.num_threads=1", "evaluation.num_problems=4").notes == []
 
 
 def test_weights_that_are_gone_are_named(trained: Study):
     (trained.root / "grpo_seed1/checkpoints/last").rmdir()
     with pytest.raises(ConfigError, match="grpo_seed1 has no checkpoints/last"):
         prepared(trained)
+
+
+def test_another_evaluation_in_the_same_folder_is_not_mixed_with_this_one(trained: Study):
+    config = compose_components(["mode=evaluate", "evaluation.num_problems=8"], label="").config
+    (trained.root / "benchmarks/start").mkdir(parents=True)
+    (trained.root / "benchmarks/start/config.json").write_text(json.dumps({"config": config}))
+    with pytest.raises(ConfigError, match=r"benchmarks/start belongs to another run: evaluation\.num_problems=8 there"):
+        prepared(trained, "evaluation.num_problems=4")
+
+
+def test_results_that_would_have_no_place_are_refused(trained: Study):
+    (trained.root / "benchmarks").write_text("a file")
+    with pytest.raises(OSError, match="benchmarks"):
+        prepared(trained, "evaluation.num_problems=4")
 
 
 def test_a_study_across_a_key_or_without_a_run_is_refused(tmp_path: Path):
@@ -89,9 +144,6 @@ def test_a_study_across_a_key_or_without_a_run_is_refused(tmp_path: Path):
     ("arguments", "message"),
     [
         ([], "--study"),
-        (["--study", "x", "model.path=y"], "model.path=y: which policy is evaluated"),
-        (["--study", "x", "hydra.run.dir=y"], "which policy is evaluated"),
-        (["--study", "x", "mode=train"], "which policy is evaluated"),
         (["--study", "x", "--jobs", "0"], "--jobs=0: expected >= 1"),
         (["--study", "x", "word"], "'word' is no override"),
     ],
@@ -108,26 +160,66 @@ def test_a_folder_without_a_study_is_a_mistake(tmp_path: Path, capsys: pytest.Ca
     assert "error: " in capsys.readouterr().err
 
 
+def policies_in(folder: Path) -> list[Policy]:
+    (folder / "logs").mkdir()
+    return [Policy(arm="gtpo", seed=seed, folder=folder / f"gtpo_seed{seed}") for seed in (0, 1)]
+
+
 def test_a_policy_that_fails_is_named_with_its_log_and_the_others_go_on(tmp_path: Path):
     console = Console(record=True, width=300)
-    policies = [Policy(arm="gtpo", seed=seed, folder=tmp_path / f"gtpo_seed{seed}") for seed in (0, 1)]
-    commands = {policies[0]: ["nonsense=1"], policies[1]: ["--help"]}
-    assert benchmarks.run_all(commands, jobs=1, console=console) == {"gtpo seed 0": 2, "gtpo seed 1": 0}
+    first, second = policies_in(tmp_path)
+    commands = {first: ["nonsense=1"], second: ["--help"]}
+    assert benchmarks.run_all(commands, 1, tmp_path / ".stop", console) == {first: 2, second: 0}
     said = console.export_text()
     assert f"gtpo seed 0: ended with 2, see {tmp_path}/logs/gtpo_seed0.log" in said
     assert "nonsense" in (tmp_path / "logs/gtpo_seed0.log").read_text()
     assert "gtpo seed 1: evaluated" in said
 
 
-def test_ctrl_c_stops_what_runs_and_begins_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    policies = [Policy(arm="gtpo", seed=seed, folder=tmp_path / str(seed)) for seed in (0, 1)]
-    calls = iter([KeyboardInterrupt()])
+def endless(commands: Sequence[str], log: Path, stop_file: Path) -> subprocess.Popen[bytes]:
+    """In the place of an evaluation, one that heeds the file where `commands` say so, and nothing else."""
+    heeds = f"while not os.path.exists({str(stop_file)!r}): time.sleep(0.05)"
+    code = f"import os, time\n{heeds if 'heeds' in commands else 'time.sleep(600)'}\nraise SystemExit({INTERRUPTED})"
+    return subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
 
-    def sleep(seconds: float) -> None:
-        for one in calls:
-            raise one
 
-    monkeypatch.setattr(benchmarks.time, "sleep", sleep)
-    codes = benchmarks.run_all({policy: ["--help"] for policy in policies}, jobs=1, console=Console(quiet=True))
-    assert codes == dict.fromkeys(["gtpo seed 0", "gtpo seed 1"], INTERRUPTED)
-    assert not (tmp_path / "logs/1.log").exists()
+def interrupts_after(monkeypatch: pytest.MonkeyPatch, *naps: int) -> None:
+    """Has `time.sleep` of the driver interrupted at these of its calls."""
+    calls, sleep = count(), time.sleep
+
+    def interrupted(seconds: float) -> None:
+        if next(calls) in naps:
+            raise KeyboardInterrupt
+        sleep(seconds)
+
+    monkeypatch.setattr(benchmarks.time, "sleep", interrupted)
+
+
+def test_ctrl_c_lets_what_runs_keep_what_it_has_and_begins_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*arguments: Any) -> subprocess.Popen[bytes]:
+        started.append(endless(*arguments))
+        return started[-1]
+
+    monkeypatch.setattr(benchmarks, "_started", start)
+    interrupts_after(monkeypatch, 2)
+    first, second = policies_in(tmp_path)
+    codes = benchmarks.run_all({first: ["heeds"], second: ["heeds"]}, 1, tmp_path / ".stop", Console(quiet=True))
+    assert codes == {first: INTERRUPTED, second: INTERRUPTED}
+    assert [one.returncode for one in started] == [INTERRUPTED]
+
+
+def test_a_second_ctrl_c_ends_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*arguments: Any) -> subprocess.Popen[bytes]:
+        started.append(endless(*arguments))
+        return started[-1]
+
+    monkeypatch.setattr(benchmarks, "_started", start)
+    interrupts_after(monkeypatch, 2, 4)
+    commands = dict.fromkeys(policies_in(tmp_path), ())
+    with pytest.raises(KeyboardInterrupt):
+        benchmarks.run_all(commands, 2, tmp_path / ".stop", Console(quiet=True))
+    assert [one.wait(30) for one in started] == [-signal.SIGKILL] * 2

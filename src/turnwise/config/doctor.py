@@ -27,7 +27,7 @@ from turnwise.config.wiring import (
 from turnwise.engine.hf import MIB, HFEngine
 from turnwise.env.opening import Opening, opening_messages
 from turnwise.evaluation.settings import Tools
-from turnwise.model.adapter import num_adapter_parameters
+from turnwise.model.adapter import add_adapter
 from turnwise.model.chat import ChatRenderer
 from turnwise.model.memory import GIB, ModelShape, estimate_memory
 from turnwise.model.template_report import describe_template
@@ -237,6 +237,10 @@ def check_memory(components: Components, finding: Finding, *, device_gib: float,
     device = choose_device(components)
     model, rank = components.model.empty_model(), components.model.lora_rank
     shape = ModelShape.of(model)
+    num_trained = None
+    if rank:
+        add_adapter(model, rank=rank, alpha=components.model.lora_alpha)
+        num_trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     engine = components.engine
     is_elsewhere = device_gib > 0 and components.trainer.dtype is Precision.auto
     dtype = torch.bfloat16 if is_elsewhere else compute_dtype(components, device)
@@ -248,10 +252,12 @@ def check_memory(components: Components, finding: Finding, *, device_gib: float,
         cache_bytes=engine.cache_mib * MIB if isinstance(engine, HFEngine) else 0,
         has_reference=components.loss.kl_weight > 0,
         gradient_checkpointing=components.trainer.gradient_checkpointing,
-        num_trained=num_adapter_parameters(model, rank) if rank else None,
+        num_trained=num_trained,
     )
     finding.note(f"{shape.num_parameters / 1e6:,.1f} million parameters, passes in {str(dtype).removeprefix('torch.')}")
-    finding.note(f"GiB: {', '.join(f'{name} {size / GIB:.3f}' for name, size in estimate.parts.items() if size)}")
+    if num_trained is not None:
+        finding.note(f"{num_trained / 1e6:,.2f} million of an adapter are trained in their place")
+    finding.note(f"GiB: {', '.join(f'{name} {size / GIB:.2f}' for name, size in estimate.parts.items() if size)}")
     if not isinstance(engine, HFEngine):
         finding.note("the memory of vLLM is a setting of its own and is not counted")
     needed = estimate.sharded(num_devices)

@@ -18,29 +18,28 @@ def add_adapter(model: Any, *, rank: int, alpha: float) -> None:
     torch's global generator.
 
     Raises:
-        ValueError: peft is not installed, or the rank is so high that nothing is saved.
+        ValueError: peft is not installed, the rank is so high that nothing is saved, or the model has layers of another
+            kind, such as experts whose weights lie in one tensor, which could not be merged.
     """
     width = model.config.get_text_config().hidden_size
     if rank >= width:
         raise ValueError(f"model.lora_rank={rank}: expected less than the width of the model's layers, {width}")
     try:
         from peft import LoraConfig, inject_adapter_in_model
+        from peft.tuners.lora import LoraLayer
     except ImportError as error:
         raise ValueError("model.lora_rank needs peft: pip install '.[lora]' in the repository") from error
     settings: dict[str, Any] = {"lora_alpha": alpha, "target_modules": "all-linear", "lora_dropout": 0.0}
     inject_adapter_in_model(LoraConfig(r=rank, **settings), model, adapter_name=_ADAPTER)
+    for name, layer in model.named_modules():
+        if isinstance(layer, LoraLayer) and not isinstance(layer.get_base_layer(), nn.Linear):
+            kind = type(layer.get_base_layer()).__name__
+            raise ValueError(f"model.lora_rank={rank}: {name} is a {kind}, and an adapter is merged into linear layers")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(_OF_ADAPTER in name)
         if _OF_ADAPTER in name:
             parameter.data = parameter.data.float()
     model.eval()
-
-
-def num_adapter_parameters(model: Any, rank: int) -> int:
-    """Numbers in the matrices that `add_adapter` would put into `model`, which may be on the meta device."""
-    head = model.get_output_embeddings()
-    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and layer is not head]
-    return sum(rank * (layer.in_features + layer.out_features) for layer in layers)
 
 
 def adapter_weights(model: Any) -> dict[str, Tensor]:

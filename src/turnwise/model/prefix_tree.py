@@ -167,7 +167,8 @@ def micro_batches(batch: TokenBatch, token_budget: int) -> list[list[int]]:
     """Cuts a batch into lists of sequences whose trees have at most `token_budget` tokens.
 
     A family that does not fit into what is left of a tree begins another, since every tree that holds a part of it
-    computes its prompt once more.
+    computes its prompt once more. So no fewer tokens can be computed in this order, but the trees may be more and
+    smaller.
 
     Args:
         batch: The whole step.

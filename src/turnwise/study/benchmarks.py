@@ -6,6 +6,7 @@ how further seeds would differ, the values by seed can only hint at.
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from turnwise.types import ScoredGroup, Trajectory
 START = "start"
 """Stands for the policy that every run began with, in the place of an arm."""
 _RATES = ("tool_use", "tool_errors", "truncated", "tokens_per_answer")
+"""Of `SetResult.rates`, those that are handed on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,9 @@ class Answers:
     policy: Policy
     result: SetResult
     accuracies: Mapping[str, float]
-    """Share of right answers by problem."""
+    """Share of right answers by problem that counts."""
+    num_asked: int
+    """Problems of the set, with those on which infrastructure failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +63,8 @@ class ArmOnSet:
     """Of the set; it ends in `WITHOUT_TOOL` where it was answered so."""
     arm: str
     accuracy: Share
-    by_seed: tuple[float, ...]
-    """The accuracy of each policy, in the order of their seeds."""
+    by_seed: Mapping[int | None, float]
+    """The accuracy of each policy; None stands for the start, which has no seed."""
     change: Difference | None
     """Accuracy less that of the start; None of the start."""
     ahead: Difference | None
@@ -68,53 +72,58 @@ class ArmOnSet:
     tool_gain: Difference | None
     """Accuracy with the tool less that without; None without the tool, or where only one was measured."""
     rates: Mapping[str, float]
-    """Means over the policies of the plain rates of `SetResult`."""
+    """Means over the policies of the plain rates of `SetResult`, over all problems that count for them."""
 
 
 def read_answers(policy: Policy) -> list[Answers]:
     """The finished evaluations in a policy's folder.
 
     Raises:
+        FileNotFoundError: The trajectories of one were not kept.
         ValueError: There is none, or a file is broken.
     """
     found = []
     for result in read_results(policy.folder):
-        asked = questions(_groups(policy, result.name))
-        found.append(Answers(policy=policy, result=result, accuracies={one.problem_id: one.accuracy for one in asked}))
+        groups = _groups(policy, result.name)
+        accuracies = {one.problem_id: one.accuracy for one in questions(groups)}
+        found.append(Answers(policy=policy, result=result, accuracies=accuracies, num_asked=len(groups)))
     if not found:
         raise ValueError(f"{policy.folder} holds no finished evaluation")
     return found
 
 
 def compare_arms(answers: Sequence[Answers], baseline: str) -> list[ArmOnSet]:
-    """Every arm on every set, over the problems that count for all policies of that set.
+    """Every arm on every set, over the problems that count for all policies.
+
+    Where a set was answered both with the tool and without, they count both ways.
 
     Raises:
         ValueError: Two policies answered a set by different protocols, or have no problem in common.
     """
+    by_set: defaultdict[str, list[Answers]] = defaultdict(list)
+    for one in answers:
+        by_set[one.result.name].append(one)
     found: list[ArmOnSet] = []
-    for name in dict.fromkeys(one.result.name for one in answers):
+    for name, here in by_set.items():
         with_tool = name.removesuffix(WITHOUT_TOOL)
-        here, there = (
-            [one for one in answers if one.result.name == other] for other in (name, with_tool + WITHOUT_TOOL)
-        )
-        has_pair = name == with_tool and len(there) == len(here)
-        problems = _common_problems([*here, *there] if has_pair else here, name)
-        for one in (here, there):
-            _check_protocol(one)
+        both = [by_set.get(with_tool, []), by_set.get(with_tool + WITHOUT_TOOL, [])]
+        has_pair = {one.policy for one in both[0]} == {one.policy for one in both[1]}
+        _check_protocol(here)
+        problems = _common_problems([*both[0], *both[1]] if has_pair else here, name)
         means = {arm: _means(here, arm, problems) for arm in dict.fromkeys(one.policy.arm for one in here)}
         for arm, own in means.items():
             of_arm = [one for one in here if one.policy.arm == arm]
             rates = {rate: [one.result.rates[rate] for one in of_arm if rate in one.result.rates] for rate in _RATES}
+            is_gain = has_pair and name == with_tool
             found.append(
                 ArmOnSet(
                     name=name,
                     arm=arm,
                     accuracy=share(own),
-                    by_seed=tuple(fmean(one.accuracies[problem] for problem in problems) for one in of_arm),
+                    by_seed={one.policy.seed: fmean(one.accuracies[problem] for problem in problems) for one in of_arm},
                     change=_difference(own, means.get(START)) if arm != START else None,
                     ahead=_difference(own, means.get(baseline)) if arm not in (START, baseline) else None,
-                    tool_gain=_difference(own, _means(there, arm, problems)) if has_pair else None,
+                    tool_gain=_difference(own, _means(both[1], arm, problems)) if is_gain else None,
                     rates={rate: fmean(values) for rate, values in rates.items() if values},
                 )
             )
@@ -128,12 +137,13 @@ def arm_rows(found: Iterable[ArmOnSet], baseline: str) -> Rows:
     ]
     for one in found:
         tool_use, tokens = one.rates.get("tool_use"), one.rates.get("tokens_per_answer")
+        by_seed = [f"{seed}: {100 * value:.1f}" for seed, value in one.by_seed.items() if seed is not None]
         rows.append(
             [
                 _in_words(one.name),
                 one.arm,
                 interval(one.accuracy),
-                ", ".join(f"{100 * value:.1f}" for value in one.by_seed) if len(one.by_seed) > 1 else NONE,
+                ", ".join(by_seed) or NONE,
                 *(interval(difference, sign="+") for difference in (one.change, one.ahead, one.tool_gain)),
                 NONE if tool_use is None or one.name.endswith(WITHOUT_TOOL) else f"{tool_use:.0%}",
                 NONE if tokens is None else f"{tokens:.0f}",
@@ -155,22 +165,29 @@ def policy_rows(answers: Iterable[Answers]) -> Rows:
 
 
 def examples(policies: Sequence[Policy], per_set: int) -> str:
-    """Markdown: how the start and the first seed of every arm answered the first problems of every set."""
-    shown = list({policy.arm: policy for policy in reversed(policies)}.values())[::-1]
-    parts = ["# Answers before and after\n", "The first problems of every set, and the first seed of every arm.\n"]
-    for name in [result.name for result in read_results(shown[0].folder)]:
+    """Markdown: how the start and the lowest seed of every arm answered the first problems of every set."""
+    shown: dict[str, Policy] = {}
+    for policy in sorted(policies, key=lambda one: -1 if one.seed is None else one.seed):
+        shown.setdefault(policy.arm, policy)
+    parts = ["# Answers before and after\n", "The first problems of every set, and the lowest seed of every arm.\n"]
+    for name in [result.name for result in read_results(next(iter(shown.values())).folder)]:
         parts.append(f"## {_in_words(name)}\n")
-        by_policy = {policy.name: _groups(policy, name)[:per_set] for policy in shown}
-        for place, scored in enumerate(by_policy[shown[0].name]):
-            problem = scored.group.problem
-            parts.append(
-                f"### {problem.id}\n\n{_quoted(problem.prompt[-1].content)}\n\nGold answer: `{problem.answer}`\n"
-            )
-            for policy, groups in by_policy.items():
-                trajectory, is_correct = groups[place].group.trajectories[0], groups[place].correct_G[0]
-                parts.append(f"**{policy}**, {'right' if is_correct else 'wrong'} ({trajectory.stop_reason})\n")
+        by_policy = {policy.name: _groups(policy, name)[:per_set] for policy in shown.values()}
+        for together in zip(*by_policy.values(), strict=True):
+            problem = together[0].group.problem
+            parts += [f"### {problem.id}\n", f"{_quoted(problem.prompt[-1].content)}\n", "Gold answer:\n"]
+            parts.append(_fenced(problem.answer))
+            for policy, scored in zip(by_policy, together, strict=True):
+                trajectory = scored.group.trajectories[0]
+                parts.append(f"**{policy}**, {_verdict(trajectory, is_correct=scored.correct_G[0])}\n")
                 parts += _transcript(trajectory)
     return "\n".join(parts)
+
+
+def _verdict(trajectory: Trajectory, *, is_correct: bool) -> str:
+    if trajectory.has_infrastructure_failure:
+        return f"not counted ({trajectory.stop_reason})"
+    return f"{'right' if is_correct else 'wrong'} ({trajectory.stop_reason})"
 
 
 def _groups(policy: Policy, name: str) -> list[ScoredGroup]:

@@ -14,8 +14,8 @@ class ProblemList:
     """Train problems in seeded epochs, eval problems in their given order.
 
     Every epoch holds each train problem once, shuffled by the seed and the epoch. A batch across the border
-    between two epochs never holds a problem twice. With `balanced`, the sources take turns as long as each has
-    problems left, so that a batch does not swing with the sources that it happened to draw.
+    between two epochs never holds a problem twice. With `balanced`, the sources take turns until the smallest
+    of them is used up, so that until then a batch does not swing with the sources that it happened to draw.
     """
 
     def __init__(

@@ -27,7 +27,7 @@ def read_file(path: Path) -> list[Row]:
     if not path.is_file():
         raise FileNotFoundError(f"task file {str(path)!r}: no such file")
     readers = {".json": _json_rows, ".parquet": _parquet_rows}
-    rows = list(readers.get(path.suffix, _json_lines)(path))
+    rows = list(readers.get(path.suffix, _line_rows)(path))
     if not rows:
         raise ValueError(f"{path}: holds no problem")
     return rows
@@ -84,7 +84,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 yield number, _object(_parse(line, where), where)
 
 
-def _json_lines(path: Path) -> Iterator[Row]:
+def _line_rows(path: Path) -> Iterator[Row]:
     return (Row(f"{path}:{number}", row) for number, row in json_lines(path))
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tiny_models import PolicyGradientLoss, small_model, small_policy, token_batch
+from turnwise.model.adapter import add_adapter
 from turnwise.model.policy import TorchPolicy
 
 SEQUENCES = (((20, 21, 22, 23), (0, 0, 1, 1)), ((20, 21, 24), (0, 0, 1)), ((30, 31, 32), (0, 1, 1)))
@@ -122,3 +123,20 @@ def test_checkpointed_layers_are_computed_twice_and_give_the_same_gradient() -> 
     assert calls == [1, 2]
     torch.testing.assert_close(gradients[1], gradients[0], rtol=0, atol=1e-7)
     assert gradients[0].abs().sum() > 0
+
+
+def test_a_model_whose_experts_lie_in_one_tensor_is_refused() -> None:
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    config = Qwen3MoeConfig(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=16,
+        moe_intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_experts=2,
+    )
+    with pytest.raises(ValueError, match=r"lora_rank=4: model\.layers\.0\.mlp.* is merged into linear layers"):
+        add_adapter(Qwen3MoeForCausalLM(config), rank=4, alpha=32.0)
