@@ -20,28 +20,18 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
-from rich import box
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from turnwise.config.errors import ConfigError, building
-from turnwise.config.evaluating import HOW_IT_RUNS
+from turnwise.config.evaluating import HOW_IT_RUNS, SAMPLING_FIELDS
+from turnwise.config.launch import alone_in
 from turnwise.config.provenance import check_same_run, leaves
 from turnwise.config.stopping import INTERRUPTED
 from turnwise.config.sweep import compose_components, environment, read_override
-from turnwise.study.benchmarks import (
-    START,
-    Answers,
-    Policy,
-    arm_rows,
-    compare_arms,
-    examples,
-    policy_rows,
-    read_answers,
-)
+from turnwise.study.benchmark_tables import arm_rows, examples, policy_rows, report, terminal_table
+from turnwise.study.benchmarks import START, Policy, compare_arms, read_answers
 from turnwise.study.runs import Run, Study, read_study
-from turnwise.study.tables import Rows, csv_text, markdown
+from turnwise.study.tables import csv_text
 from turnwise.study.verdicts import skipped_in_words
 from turnwise.tracker.atomic import write_atomically
 
@@ -50,17 +40,12 @@ STOP_NAME = ".stop"
 """In the folder of the results: tells the evaluations to keep what they have, and end."""
 MAY_DIFFER = ("model.num_threads", "model.missing_hint", *(f"env.{key}" for key in HOW_IT_RUNS))
 """Keys that change no answer."""
-OF_THE_ANSWERS = ("env", "rollout.max_turns", "rollout.max_tokens", "evaluation.temperature")
-"""Beside the model, what answers depend on; here an evaluation may differ from the training, and says so."""
+REFUSED = ("model", "env._target_")
+"""Keys in which an evaluation must not differ from the training."""
+NOTED = ("env", "rollout.max_turns", "rollout.max_tokens", *(f"evaluation.{name}" for name in SAMPLING_FIELDS))
+"""Keys in which it may, and says so."""
 NUM_EXAMPLES = 3
 """Problems of each set whose answers are shown."""
-ON_TERMINAL = ("set", "arm", "accuracy", "change", "gain by tool")
-"""Columns of the table that a terminal has room for."""
-ABOUT = """\
-An arm's accuracy on a problem is the mean over its seeds; brackets hold 95% intervals over problems, in percent and
-points. They say what these policies would do on more problems like these, not what further seeds would: the values by
-seed are all that is known of that. *change* is against the policy that every run began with.
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,25 +64,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     try:
         with building():
-            study = read_study(options.study)
+            study = _study_in(options.study)
             plan = prepare(study, options)
         for note in plan.notes:
             console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
-        codes = run_all(plan.commands, options.jobs, options.out / STOP_NAME, console)
-        if INTERRUPTED in codes.values():
-            again = f"make benchmarks ARGS={shlex.quote(shlex.join(options.given))}"
-            console.print(f"\nstopped; to go on: {again}", soft_wrap=True, highlight=False, markup=False)
-            return INTERRUPTED
-        failed = [f"{policy.name} could not be evaluated: {log_of(policy)}" for policy in codes if codes[policy]]
-        with building():
+        with alone_in(options.out):
+            codes = run_all(plan.commands, options.jobs, options.out / STOP_NAME, console)
+            failed = [f"{policy.name} is missing: {_last_line(log_of(policy))}" for policy in codes if codes[policy]]
+            if INTERRUPTED in codes.values():
+                console.print(f"\nstopped; to go on: {command(options)}", soft_wrap=True, highlight=False, markup=False)
+                return INTERRUPTED
             if evaluated := [policy for policy in codes if codes[policy] == 0]:
-                show(evaluated, [*plan.notes, *failed], study, options, console)
+                with building():
+                    show(evaluated, [*plan.notes, *failed], study, options, console)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     for line in failed:
         console.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
     return 1 if study.skipped or failed else 0
+
+
+def command(options: argparse.Namespace) -> str:
+    """What a reader types to have the same, or to go on."""
+    return f"make benchmarks ARGS={shlex.quote(shlex.join(options.given))}"
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -123,6 +113,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+def _study_in(folder: Path) -> Study:
+    try:
+        return read_study(folder)
+    except OSError as error:
+        raise ConfigError(
+            f"--study {folder}: expected a folder that make ablations wrote ({error.strerror})"
+        ) from error
+
+
 def prepare(study: Study, options: argparse.Namespace) -> Plan:
     """Everything that can be refused is refused here, before the first policy is loaded.
 
@@ -134,7 +133,8 @@ def prepare(study: Study, options: argparse.Namespace) -> Plan:
     if study.plan.across:
         raise ConfigError(f"--study {study.root}: goes across {study.plan.across}; one without --across is expected")
     if not study.runs:
-        raise ConfigError(f"--study {study.root}: no run of it is finished")
+        why = "; ".join(sorted({one.why for one in study.skipped}))
+        raise ConfigError(f"--study {study.root}: none of its runs can be evaluated: {why}")
     for word in options.words:
         key, values = read_override(word)
         if key.lstrip("+~") == "model.path":
@@ -145,8 +145,8 @@ def prepare(study: Study, options: argparse.Namespace) -> Plan:
     weights = {start: study.runs[0].record["config"]["model"]["path"]}
     for run in study.runs:
         folder = run.folder / "checkpoints" / "last"
-        if not folder.is_dir():
-            raise ConfigError(f"{run.folder} has no checkpoints/last: the weights are needed to evaluate them")
+        if not (folder / "config.json").is_file():
+            raise ConfigError(f"{folder} holds no weights: they are needed to evaluate them")
         weights[Policy(arm=run.arm, seed=run.seed, folder=options.out / run.folder.name)] = str(folder)
     commands = {
         policy: ["mode=evaluate", *options.words, _set("model.path", path), _set("hydra.run.dir", policy.folder)]
@@ -154,7 +154,10 @@ def prepare(study: Study, options: argparse.Namespace) -> Plan:
     }
     composed = {policy: compose_components(words, label=policy.name) for policy, words in commands.items()}
     for policy, components in composed.items():
-        check_same_run(policy.folder, {"config": components.config})
+        try:
+            check_same_run(policy.folder, {"config": components.config})
+        except ConfigError as error:
+            raise ConfigError(f"{error}: choose another --out, or remove that folder") from error
     components = composed[start]
     notes = differences(study.runs, components.config)
     if not components.evaluation.save_groups:
@@ -182,11 +185,16 @@ def differences(runs: Sequence[Run], config: Mapping[str, Any]) -> list[str]:
         there = dict(leaves(run.record["config"]))
         for key in (key for key in here if key in there and key not in MAY_DIFFER and here[key] != there[key]):
             told = f"{key} is {_differing(there[key], here[key])}"
-            if key.startswith("model."):
-                raise ConfigError(f"{told}: the policies of {run.folder} want the model that they were trained with")
-            if any(key == one or key.startswith(f"{one}.") for one in OF_THE_ANSWERS):
+            if _is_among(key, REFUSED):
+                raise ConfigError(f"{told}: the policies in {run.folder} want what they were trained with")
+            is_same_task = config["task"]["_target_"] == run.record["config"].get("task", {}).get("_target_")
+            if _is_among(key, NOTED) or (is_same_task and _is_among(key, ("task",))):
                 found[key] = f"not as in the training: {told}"
     return list(found.values())
+
+
+def _is_among(key: str, names: Sequence[str]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
 def _differing(there: Any, here: Any) -> str:
@@ -218,17 +226,20 @@ def run_all(
                     if (code := process.poll()) is not None:
                         codes[policy] = code
                         del running[policy]
-                        how = "evaluated" if code == 0 else f"ended with {code}, see {log_of(policy)}"
-                        text = f"{policy.name}: {how}, {time.monotonic() - started:.0f} s, {len(waiting)} are waiting"
+                        how = "done" if code == 0 else f"ended with {code}"
+                        num_ended = len(commands) - len(waiting) - len(running)
+                        took = f"{time.monotonic() - started:.0f} s, {num_ended} of {len(commands)}"
+                        text = f"{policy.name}: {how}, {took}"
                         console.print(text, soft_wrap=True, highlight=False, markup=False)
             except KeyboardInterrupt:
                 if stop_file.exists():
-                    raise
+                    break
                 stop_file.touch()
                 console.print("stopping when the evaluations have kept what they have; again: at once", highlight=False)
     finally:
         for process, _ in running.values():
             os.killpg(process.pid, signal.SIGKILL)
+        stop_file.unlink(missing_ok=True)
     return codes
 
 
@@ -250,64 +261,39 @@ def _started(words: Sequence[str], log: Path, stop_file: Path) -> subprocess.Pop
         )
 
 
+def _last_line(log: Path) -> str:
+    """The reason why an evaluation ended, as it says it last, and where the rest is."""
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return f"{lines[-1] if lines else 'it said nothing'} (log: {log})"
+
+
 def show(
     policies: Sequence[Policy], notes: Sequence[str], study: Study, options: argparse.Namespace, console: Console
 ) -> None:
     """Writes benchmarks.md, benchmarks.csv and examples.md, and prints the table.
 
     Raises:
-        ValueError: An evaluation is broken, or two are not by the same protocol.
+        ConfigError: An evaluation is broken.
+        ValueError: Two are not by the same protocol.
     """
-    answers = [one for policy in policies for one in read_answers(policy)]
+    answers = []
+    for policy in policies:
+        try:
+            answers += read_answers(policy)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{error}; without the folder {policy.folder} it is evaluated again") from error
     found = compare_arms(answers, study.plan.baseline)
     rows = arm_rows(found, study.plan.baseline)
     counted = {one.name: one.accuracy.num_problems for one in found}
     texts = {
-        "benchmarks.md": report(rows, answers, counted, notes, options),
+        "benchmarks.md": report(rows, answers, counted, notes, command(options)),
         "benchmarks.csv": csv_text(policy_rows(answers)),
         "examples.md": examples(policies, NUM_EXAMPLES),
     }
     for name, text in texts.items():
         write_atomically(options.out / name, text.encode())
     paths = [options.out / name for name in texts]
-    console.print(as_table(rows), "", *paths, sep="\n", soft_wrap=True, highlight=False)
-
-
-def report(
-    rows: Rows,
-    answers: Sequence[Answers],
-    counted: Mapping[str, int],
-    notes: Sequence[str],
-    options: argparse.Namespace,
-) -> str:
-    """The text of benchmarks.md: the table, how to read it, what it is of, what is missing, and the command."""
-    lines = []
-    for one in {one.result.name: one for one in answers}.values():
-        name, most = one.result.name, max(other.num_asked for other in answers if other.result.name == one.result.name)
-        left_out = f", of {most}: infrastructure failed on the others for some policy" if counted[name] < most else ""
-        lines.append(f"- `{name}`: {counted[name]} problems{left_out}; protocol {one.result.protocol}")
-    lines += [f"- {note}" for note in notes]
-    command = f"make benchmarks ARGS={shlex.quote(shlex.join(options.given))}"
-    parts = [
-        "# The study's policies on benchmarks\n",
-        markdown(rows),
-        ABOUT,
-        "\n".join(lines) + "\n",
-        f"    {command}\n",
-    ]
-    return "\n".join(parts)
-
-
-def as_table(rows: Rows) -> Table:
-    """The most telling columns, for a terminal."""
-    header, *body = rows
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
-    for name in ON_TERMINAL:
-        is_name = name in ON_TERMINAL[:2]
-        table.add_column(name, justify="left" if is_name else "right", no_wrap=not is_name, overflow="fold")
-    for row in body:
-        table.add_row(*(Text(row[header.index(name)]) for name in ON_TERMINAL))
-    return table
+    console.print(terminal_table(rows), "", *paths, sep="\n", soft_wrap=True, highlight=False)
 
 
 def _interrupt(*_: object) -> None:

@@ -40,6 +40,7 @@ def trained(tmp_path: Path) -> Study:
         record = {**run.record, "config": {**run.record["config"], "model": model}}
         (run.folder / "config.json").write_text(json.dumps(record))
         (run.folder / "checkpoints" / "last").mkdir(parents=True)
+        (run.folder / "checkpoints" / "last" / "config.json").touch()
     return read_study(root)
 
 
@@ -91,7 +92,7 @@ def test_long_prompts_are_shown_where_they_differ(trained: Study):
             json.dumps({**run.record, "config": {"seed": run.seed, "model": model}})
         )
     with pytest.raises(
-        ConfigError, match=r"'\.\.\.x{20}Use the tool\.' in the study and '\.\.\.x{20}Do without\.' here"
+        ConfigError, match=r"is \.\.\.x{20}Use the tool\.' in the study and \.\.\.x{20}Do without\.' here"
     ):
         prepared(read_study(trained.root), f"model.system_prompt={'x' * 500}Do without.")
 
@@ -105,13 +106,31 @@ def test_other_limits_than_those_of_the_training_are_noted(trained: Study):
     assert plan.notes == ["not as in the training: rollout.max_turns is 2 in the study and 3 here"]
 
 
+def test_another_environment_than_that_of_the_training_is_refused(trained: Study):
+    for run in trained.runs:
+        env = {"_target_": "turnwise.env.calculator.Calculator"}
+        record = {**run.record, "config": {**run.record["config"], "env": env}}
+        (run.folder / "config.json").write_text(json.dumps(record))
+    with pytest.raises(ConfigError, match=r"env\._target_ is .*Calculator' in the study and .*PythonTool' here"):
+        prepared(read_study(trained.root))
+
+
+def test_the_same_task_with_other_settings_is_noted(trained: Study):
+    for run in trained.runs:
+        task = {"_target_": "turnwise.task.arithmetic.Arithmetic", "families": ["gcd"]}
+        record = {**run.record, "config": {**run.record["config"], "task": task}}
+        (run.folder / "config.json").write_text(json.dumps(record))
+    (note,) = prepared(read_study(trained.root), "task.families=[gcd,lcm]").notes
+    assert note == "not as in the training: task.families is ['gcd'] in the study and ['gcd', 'lcm'] here"
+
+
 def test_the_number_of_threads_may_differ(trained: Study):
     assert prepared(trained, "model.num_threads=1", "evaluation.num_problems=4").notes == []
 
 
 def test_weights_that_are_gone_are_named(trained: Study):
-    (trained.root / "grpo_seed1/checkpoints/last").rmdir()
-    with pytest.raises(ConfigError, match="grpo_seed1 has no checkpoints/last"):
+    (trained.root / "grpo_seed1/checkpoints/last/config.json").unlink()
+    with pytest.raises(ConfigError, match="grpo_seed1/checkpoints/last holds no weights"):
         prepared(trained)
 
 
@@ -119,7 +138,7 @@ def test_another_evaluation_in_the_same_folder_is_not_mixed_with_this_one(traine
     config = compose_components(["mode=evaluate", "evaluation.num_problems=8"], label="").config
     (trained.root / "benchmarks/start").mkdir(parents=True)
     (trained.root / "benchmarks/start/config.json").write_text(json.dumps({"config": config}))
-    with pytest.raises(ConfigError, match=r"benchmarks/start belongs to another run: evaluation\.num_problems=8 there"):
+    with pytest.raises(ConfigError, match=r"benchmarks/start belongs to another run: .*: choose another --out"):
         prepared(trained, "evaluation.num_problems=4")
 
 
@@ -136,7 +155,7 @@ def test_a_study_across_a_key_or_without_a_run_is_refused(tmp_path: Path):
     synthetic_study(tmp_path / "empty", arms=["gtpo", "grpo"], num_seeds=1, num_steps=2)
     for summary in (tmp_path / "empty").glob("*/summary.json"):
         summary.unlink()
-    with pytest.raises(ConfigError, match="no run of it is finished"):
+    with pytest.raises(ConfigError, match="none of its runs can be evaluated: has not ended"):
         prepared(read_study(tmp_path / "empty"))
 
 
@@ -171,9 +190,10 @@ def test_a_policy_that_fails_is_named_with_its_log_and_the_others_go_on(tmp_path
     commands = {first: ["nonsense=1"], second: ["--help"]}
     assert benchmarks.run_all(commands, 1, tmp_path / ".stop", console) == {first: 2, second: 0}
     said = console.export_text()
-    assert f"gtpo seed 0: ended with 2, see {tmp_path}/logs/gtpo_seed0.log" in said
-    assert "nonsense" in (tmp_path / "logs/gtpo_seed0.log").read_text()
-    assert "gtpo seed 1: evaluated" in said
+    assert "gtpo seed 0: ended with 2" in said
+    assert "nonsense" in benchmarks._last_line(tmp_path / "logs/gtpo_seed0.log")
+    assert "gtpo seed 1: done" in said
+    assert "2 of 2" in said
 
 
 def endless(commands: Sequence[str], log: Path, stop_file: Path) -> subprocess.Popen[bytes]:
@@ -220,6 +240,7 @@ def test_a_second_ctrl_c_ends_what_runs(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(benchmarks, "_started", start)
     interrupts_after(monkeypatch, 2, 4)
     commands = dict.fromkeys(policies_in(tmp_path), ())
-    with pytest.raises(KeyboardInterrupt):
-        benchmarks.run_all(commands, 2, tmp_path / ".stop", Console(quiet=True))
+    codes = benchmarks.run_all(commands, 2, tmp_path / ".stop", Console(quiet=True))
+    assert codes == dict.fromkeys(commands, INTERRUPTED)
     assert [one.wait(30) for one in started] == [-signal.SIGKILL] * 2
+    assert not (tmp_path / ".stop").exists()

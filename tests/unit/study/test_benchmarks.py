@@ -10,17 +10,8 @@ from builders import group, problem, trajectory
 from turnwise.evaluation.kept import KeptEvaluation
 from turnwise.evaluation.protocol import EvaluationProtocol
 from turnwise.evaluation.shares import paired_difference, share
-from turnwise.study.benchmarks import (
-    START,
-    Answers,
-    ArmOnSet,
-    Policy,
-    arm_rows,
-    compare_arms,
-    examples,
-    policy_rows,
-    read_answers,
-)
+from turnwise.study.benchmark_tables import arm_rows, examples, policy_rows, report
+from turnwise.study.benchmarks import START, Answers, ArmOnSet, Policy, compare_arms, read_answers
 from turnwise.tracker.evaluations import SetResult
 from turnwise.types import ScoredGroup, StopReason
 
@@ -32,7 +23,7 @@ def result(name: str, accuracies: Mapping[str, float], protocol: str = "0" * 12,
         protocol=protocol,
         num_samples=1,
         shares={"accuracy": share(list(accuracies.values()))},
-        rates={"tool_use": tool_use, "tokens_per_answer": 20.0},
+        rates={"tool_use": tool_use, "truncated": 0.25, "tokens_per_answer": 20.0},
     )
 
 
@@ -76,6 +67,13 @@ def test_change_is_against_the_start_and_ahead_against_the_baseline_problem_by_p
     assert found["grpo"].change == paired_difference([0.0, 1.0, 1.0], [0.0, 1.0, 0.0])
     assert found["grpo"].ahead == paired_difference([0.0, 1.0, 1.0], [1.0, 0.5, 0.0])
     assert (found[START].change, found[START].ahead, found["gtpo"].ahead) == (None, None, None)
+
+
+def test_arms_are_compared_over_the_seeds_that_both_have():
+    found = by_arm(compare_arms([*STUDY[:2], *STUDY[3:]], "gtpo"))  # without seed 1 of gtpo
+    assert found["grpo"].ahead == paired_difference([0.0, 1.0, 1.0], [1.0, 1.0, 0.0])
+    found = by_arm(compare_arms([*STUDY[:2], STUDY[4]], "gtpo"))
+    assert found["grpo"].ahead is None
 
 
 def test_the_gain_by_the_tool_pairs_the_two_ways_to_answer():
@@ -128,13 +126,23 @@ def test_the_table_says_who_was_measured_and_by_how_much():
     assert gtpo[7] == "62%"
     assert gtpo[4].startswith("+16.7 [")
     assert grpo[5].startswith("+16.7 [")
-    assert grpo[7:] == ["50%", "20"]
+    assert grpo[7:] == ["50%", "25%", "20"]
 
 
 def test_without_the_tool_nothing_is_said_of_its_use():
     (_, row) = arm_rows(compare_arms([answers(START, None, "words_without_tool", a=1.0)], "gtpo"), "gtpo")
     assert row[0] == "words, no tool"
     assert row[6:8] == ["–", "–"]
+
+
+def test_the_report_says_what_is_missing_and_how_many_problems_count():
+    found = compare_arms([*STUDY[:-1], answers("grpo", 1, a=0.0, b=1.0)], "gtpo")
+    counted = {one.name: one.accuracy.num_problems for one in found}
+    told = report(arm_rows(found, "gtpo"), STUDY, counted, ["gtpo seed 2 is missing"], "make benchmarks")
+    assert "- words: 2 problems x 1 samples, of 3: infrastructure failed on the others for some policy" in told
+    assert "- gtpo seed 2 is missing" in told
+    assert "    make benchmarks\n" in told
+    assert "of 3" not in report([["set"]], STUDY, {"words": 3}, [], "")
 
 
 def test_every_policy_has_a_line_for_programs():
