@@ -70,10 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
         with alone_in(options.out):
             codes = run_all(plan.commands, options.jobs, options.out / STOP_NAME, console)
-            failed = [f"{policy.name} is missing: {_last_line(log_of(policy))}" for policy in codes if codes[policy]]
             if INTERRUPTED in codes.values():
                 console.print(f"\nstopped; to go on: {command(options)}", soft_wrap=True, highlight=False, markup=False)
                 return INTERRUPTED
+            failed = [f"{policy.name} is missing: {_last_line(log_of(policy))}" for policy in codes if codes[policy]]
             if evaluated := [policy for policy in codes if codes[policy] == 0]:
                 with building():
                     show(evaluated, [*plan.notes, *failed], study, options, console)
@@ -106,7 +106,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.jobs < 1:
         parser.error(f"--jobs={options.jobs}: expected >= 1")
     for word in options.words:
-        if "=" not in word:
+        if "=" not in word and not word.startswith("~"):
             parser.error(f"{word!r} is no override: expected KEY=VALUE")
     options.study = options.study.expanduser().absolute()
     options.out = (options.out or options.study / "benchmarks").expanduser().absolute()

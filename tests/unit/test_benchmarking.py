@@ -174,6 +174,23 @@ def test_mistakes_on_the_command_line(arguments: list[str], message: str, capsys
     assert message in capsys.readouterr().err
 
 
+def test_what_is_composed_may_be_taken_out_again(trained: Study):
+    plan = prepared(trained, "task=suite_words", "~task.members.gsm8k", "~task.members.svamp")
+    assert all("~task.members.gsm8k" in words for words in plan.commands.values())
+
+
+def test_after_ctrl_c_the_line_to_go_on_is_the_last(
+    trained: Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def stopped(commands: Any, *_: object) -> dict[Policy, int]:
+        return dict.fromkeys(commands, INTERRUPTED)
+
+    monkeypatch.setattr(benchmarks, "run_all", stopped)
+    words = ["--study", str(trained.root), "evaluation.num_problems=4"]
+    assert benchmarks.main(words) == INTERRUPTED
+    assert "stopped; to go on: make benchmarks ARGS=" in capsys.readouterr().out.splitlines()[-1]
+
+
 def test_a_folder_without_a_study_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert benchmarks.main(["--study", str(tmp_path)]) == 2
     assert "error: " in capsys.readouterr().err
