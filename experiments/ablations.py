@@ -11,7 +11,7 @@ import argparse
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -25,7 +25,7 @@ from turnwise.config.stopping import INTERRUPTED
 from turnwise.config.sweep import LAUNCHERS, check_plan, launcher_overrides, read_axis, read_override
 from turnwise.study.kept import checked
 from turnwise.study.results import write_results
-from turnwise.study.runs import Plan, Study, read_plan, read_study, write_plan
+from turnwise.study.runs import Plan, Study, read_plan, read_seeds, read_study, write_plan
 from turnwise.study.statistics import Metric, compare
 from turnwise.study.tables import comparison_table
 from turnwise.study.verdicts import skipped_in_words
@@ -112,7 +112,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         if unknown or not options.arms:
             parser.error(f"--arms: {f'unknown {unknown}' if unknown else 'no arm named'}; known: {', '.join(known)}")
     if options.seeds is not None:
-        options.seeds = _seeds(options.seeds, parser.error)
+        try:
+            options.seeds = read_seeds(options.seeds)
+        except ValueError as error:
+            parser.error(f"--seeds={error}")
     for name in ("arms", "seeds"):
         values = getattr(options, name)
         if values is not None and len(set(values)) < len(values):
@@ -133,16 +136,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
             parser.error("--report-only reads a study as it lies: give --out, and nothing else")
     options.out = (options.out or ROOT / f"runs/ablations/{datetime.now():%Y-%m-%d_%H-%M-%S}").expanduser().absolute()
     return options
-
-
-def _seeds(text: str, error: Callable[[str], object]) -> tuple[int, ...]:
-    """`3` is a count, `0,4` and `4,` are seeds."""
-    words = text.removesuffix(",").split(",")
-    if not all(word.isascii() and word.isdecimal() for word in words):
-        error(f"--seeds={text}: expected a count, or non-negative integers separated by commas")
-    if text.isdecimal() and int(text) == 0:
-        error("--seeds=0: expected >= 1; seed 0 alone is written 0,")
-    return tuple(range(int(text))) if text.isdecimal() else tuple(map(int, words))
 
 
 def is_for_hydra(word: str) -> bool:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from turnwise.config.stopping import INTERRUPTED
 from turnwise.config.sweep import compose_components, environment, read_override
 from turnwise.study.benchmark_tables import arm_rows, examples, policy_rows, report, terminal_table
 from turnwise.study.benchmarks import START, Policy, compare_arms, read_answers
-from turnwise.study.runs import Run, Study, read_study
+from turnwise.study.runs import Run, Study, read_seeds, read_study
 from turnwise.study.tables import csv_text
 from turnwise.study.verdicts import skipped_in_words
 from turnwise.tracker.atomic import write_atomically
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     try:
         with building():
-            study = _study_in(options.study)
+            study = _study_in(options.study, options.seeds)
             plan = prepare(study, options)
         for note in plan.notes:
             console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
@@ -94,15 +94,21 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line; a mistake in it ends with one line on it and exit code 2, before anything is evaluated."""
     parser = argparse.ArgumentParser(
         prog="benchmarks",
-        usage="%(prog)s --study FOLDER [--jobs N] [--out FOLDER] [KEY=VALUE ...]",
+        usage="%(prog)s --study FOLDER [--seeds N] [--jobs N] [--out FOLDER] [KEY=VALUE ...]",
         description=(__doc__ or "").partition("\n")[0],
     )
     parser.add_argument("--study", type=Path, required=True, help="folder of a study that `make ablations` ran")
+    parser.add_argument("--seeds", help="how many, or which: 3 means 0,1,2; 7, means seed 7 (default: the study's)")
     parser.add_argument("--jobs", type=int, default=1, help="how many policies at once (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="folder of the results (default: benchmarks/ in that of the study)")
     parser.add_argument("words", nargs="*", metavar="KEY=VALUE", help="overrides for every evaluation")
     options = parser.parse_intermixed_args(arguments)
     options.given = sys.argv[1:] if arguments is None else list(arguments)
+    if options.seeds is not None:
+        try:
+            options.seeds = read_seeds(options.seeds)
+        except ValueError as error:
+            parser.error(f"--seeds={error}")
     if options.jobs < 1:
         parser.error(f"--jobs={options.jobs}: expected >= 1")
     for word in options.words:
@@ -113,13 +119,20 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _study_in(folder: Path) -> Study:
+def _study_in(folder: Path, seeds: Sequence[int] | None) -> Study:
+    """The study, or the part of it that has these seeds."""
     try:
-        return read_study(folder)
+        study = read_study(folder)
     except OSError as error:
         raise ConfigError(
             f"--study {folder}: expected a folder that make ablations wrote ({error.strerror})"
         ) from error
+    if seeds is None:
+        return study
+    if unknown := [seed for seed in seeds if seed not in study.plan.seeds]:
+        raise ConfigError(f"--seeds: {unknown} are none of the study's, which are {list(study.plan.seeds)}")
+    runs, skipped = (tuple(one for one in ones if one.seed in seeds) for ones in (study.runs, study.skipped))
+    return replace(study, runs=runs, skipped=skipped)
 
 
 def prepare(study: Study, options: argparse.Namespace) -> Plan:

@@ -164,6 +164,8 @@ def test_a_study_across_a_key_or_without_a_run_is_refused(tmp_path: Path):
     [
         ([], "--study"),
         (["--study", "x", "--jobs", "0"], "--jobs=0: expected >= 1"),
+        (["--study", "x", "--seeds", "0"], "--seeds=0: expected >= 1; seed 0 alone is written 0,"),
+        (["--study", "x", "--seeds", "a"], "--seeds=a: expected a count"),
         (["--study", "x", "word"], "'word' is no override"),
     ],
 )
@@ -172,6 +174,15 @@ def test_mistakes_on_the_command_line(arguments: list[str], message: str, capsys
         benchmarks.parse(arguments)
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_some_seeds_of_the_study(trained: Study):
+    (trained.root / "grpo_seed0/checkpoints/last/config.json").unlink()  # nobody asks for it
+    args = options(trained, "--seeds", "1,", "evaluation.num_problems=4")
+    plan = benchmarks.prepare(benchmarks._study_in(trained.root, args.seeds), args)
+    assert [policy.name for policy in plan.commands] == [START, "gtpo seed 1", "grpo seed 1"]
+    with pytest.raises(ConfigError, match=r"--seeds: \[7\] are none of the study's, which are \[0, 1\]"):
+        benchmarks._study_in(trained.root, (0, 7))
 
 
 def test_what_is_composed_may_be_taken_out_again(trained: Study):

@@ -147,6 +147,20 @@ class Study:
         return [(run, others[run.seed]) for run in self.of(arm, setting) if run.seed in others]
 
 
+def read_seeds(text: str) -> tuple[int, ...]:
+    """The seeds that a command line names: `3` is a count and means 0, 1 and 2; `0,4` and `4,` are seeds.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    words = text.removesuffix(",").split(",")
+    if not all(word.isascii() and word.isdecimal() for word in words):
+        raise ValueError(f"{text}: expected a count, or non-negative integers separated by commas")
+    if text.isdecimal() and int(text) == 0:
+        raise ValueError("0: expected >= 1; seed 0 alone is written 0,")
+    return tuple(range(int(text))) if text.isdecimal() else tuple(map(int, words))
+
+
 def write_plan(root: Path, plan: Plan) -> None:
     """Writes `root`/study.json."""
     root.mkdir(parents=True, exist_ok=True)
