@@ -15,6 +15,7 @@ from turnwise.config.build import build_components
 from turnwise.config.modes import Train
 from turnwise.config.options import option_groups
 from turnwise.task.benchmark import Benchmark
+from turnwise.task.reasoning_gym import ReasoningGym
 from turnwise.task.suite import Suite
 from turnwise.types import Problem
 
@@ -85,7 +86,7 @@ READ = {
     "deepscaler_train": ("Find $x$.", r"-\frac{2}{3}", "deepscaler"),
 }
 """Its statement, answer and source."""
-SUITES = ("math", "dapo_17k", "deepscaler", "suite_math", "suite_paper")
+SUITES = ("math", "dapo_17k", "deepscaler", "suite_math", "suite_paper", "suite_words")
 LOCAL = ("gsm8k", "math500", "aime24", "amc23", "svamp", "humaneval", "strategyqa_dev")
 
 
@@ -133,10 +134,12 @@ def test_suites_hold_what_they_are_for(composed) -> None:
     assert list(of["suite_math"].members) == [
         *("gsm8k", "math500", "aime24", "aime25", "amc23", "svamp", "asdiv", "olympiadbench", "minerva_math")
     ]
+    assert list(of["suite_words"].members) == ["svamp", "gsm8k"]
+    assert isinstance(of["suite_words"].train, ReasoningGym)
     assert list(of["suite_paper"].members) == [
         *("aime24", "math500", "svamp", "strategyqa", "commonsenseqa", "humaneval")
     ]
-    assert [one.has_train for one in of.values()] == [True, True, True, False, False]
+    assert [one.has_train for one in of.values()] == [True, True, True, False, False, True]
     assert all(name == member.name for one in of.values() for name, member in one.members.items())
 
 
