@@ -26,11 +26,12 @@ def main() -> None:
     from turnwise.config.label import register_label
     from turnwise.config.options import CONF_DIR, register_help
     from turnwise.config.schema import register_schemas
+    from turnwise.ranks import joined
 
-    register_label()
-    register_help()
-    register_schemas()
-    with clean_exit(job=job.__code__):
+    with clean_exit(job=job.__code__), joined() as ranks:
+        register_label(ranks.started)
+        register_help()
+        register_schemas()
         hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(job)()
 
 

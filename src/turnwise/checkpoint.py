@@ -15,11 +15,15 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from turnwise.model.sharding import is_dealt_out, read_parts, write_parts
 from turnwise.protocols import Policy
+from turnwise.ranks import ALONE, Ranks
 from turnwise.types import TokenBatch
 
 _PREFIX = "step_"
 _TEMPORARY = ".tmp-"
+_WHOLE, _PARTS = "optimiser.pt", "optimiser"
+"""The optimiser's state of one process, and that of a policy that is dealt out."""
 
 
 class Cursor(Protocol):
@@ -34,10 +38,11 @@ class Cursor(Protocol):
         ...
 
 
-def save(folder: Path, step: int, *, policy: Policy, task: Cursor, keep: int) -> Path:
+def save(folder: Path, step: int, *, policy: Policy, task: Cursor, keep: int, ranks: Ranks = ALONE) -> Path:
     """Writes `folder`/step_<step>, points `folder`/last at it and removes what is no longer kept.
 
-    It holds the weights in the Hugging Face layout, `optimiser.pt`, `rng.pt` (Python, NumPy, torch, every CUDA
+    It holds the weights in the Hugging Face layout, the optimiser's state (`optimiser.pt`, or a folder `optimiser` with
+    the parts of all ranks, written by torch.distributed.checkpoint), `rng.pt` (Python, NumPy, torch, every CUDA
     device) and `state.json` (step, task cursor, versions, and every other file with its size). All of it is written
     under a temporary name, forced to disk, then renamed: a kill or a full disk leaves the earlier checkpoints as they
     were.
@@ -48,6 +53,7 @@ def save(folder: Path, step: int, *, policy: Policy, task: Cursor, keep: int) ->
         policy: Gives weights and optimiser state.
         task: Gives the cursor.
         keep: Newest checkpoints to keep; 0 keeps all. The one that `last` names is always kept.
+        ranks: Who trains the policy: all of them call this, and see the same folder.
 
     Returns:
         The checkpoint's folder.
@@ -57,27 +63,35 @@ def save(folder: Path, step: int, *, policy: Policy, task: Cursor, keep: int) ->
     """
     if step < 0 or keep < 0:
         raise ValueError(f"step={step}, keep={keep}: expected both >= 0")
-    folder.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(folder)
     target = folder / f"{_PREFIX}{step}"
-    if (folder / "last").resolve() == target.resolve() and _damage(target) is None:
-        return target  # a run that was resumed here and stopped before its next step
     draft = folder / f"{_TEMPORARY}{target.name}"
+    is_there = (folder / "last").resolve() == target.resolve() and _damage(target) is None
+    if ranks.gather(is_there)[0]:
+        return target  # a run that was resumed here and stopped before its next step
     try:
-        draft.mkdir()
+        if ranks.is_first:
+            folder.mkdir(parents=True, exist_ok=True)
+            _remove_leftovers(folder)
+            draft.mkdir()
+        ranks.wait()
         policy.save_pretrained(draft)
-        _dump(policy.state_dict(), draft / "optimiser.pt")
-        _dump(_rng_state(), draft / "rng.pt")
-        _write_state(draft, step, task)
-        for path in [*draft.rglob("*"), draft]:
-            _force_to_disk(path)
-        if target.exists():
-            target.rename(folder / f"{_TEMPORARY}replaced-{target.name}")
-        draft.rename(target)
-        _point_last(folder, target)
+        _write_optimiser(policy.state_dict(), draft)
+        ranks.wait()
+        if ranks.is_first:
+            _dump(_rng_state(), draft / "rng.pt")
+            _write_state(draft, step, task)
+            for path in [*draft.rglob("*"), draft]:
+                _force_to_disk(path)
+            if target.exists():
+                target.rename(folder / f"{_TEMPORARY}replaced-{target.name}")
+            draft.rename(target)
+            _point_last(folder, target)
     finally:
-        _remove_leftovers(folder)
-    _prune(folder, keep)
+        if ranks.is_first:
+            _remove_leftovers(folder)
+    if ranks.is_first:
+        _prune(folder, keep)
+    ranks.wait()
     return target
 
 
@@ -99,7 +113,7 @@ def restore(path: Path, policy: Policy, task: Cursor) -> int:
     if (damage := _damage(path)) is not None:
         raise ValueError(f"checkpoint {path}: {damage}")
     state = json.loads((path / "state.json").read_text())
-    optimiser, rng = _load(path / "optimiser.pt"), _load(path / "rng.pt")
+    optimiser, rng = _read_optimiser(policy.state_dict(), path), _load(path / "rng.pt")
     policy.load_pretrained(path)
     policy.load_state_dict(optimiser)
     task.load_state_dict(state["task"])
@@ -119,6 +133,25 @@ def load_batch(path: Path) -> TokenBatch:
         ValueError: The file is torn or no batch.
     """
     return TokenBatch(**_load(path))
+
+
+def _write_optimiser(state: dict[str, Any], folder: Path) -> None:
+    """A file; or a folder to which every rank adds its parts, and which any number of ranks can read."""
+    if is_dealt_out(state):
+        write_parts(state, folder / _PARTS)
+    else:
+        _dump(state, folder / _WHOLE)
+
+
+def _read_optimiser(state: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The state that was written, in the form of `state`, the policy's own of this moment."""
+    if is_dealt_out(state) != (folder / _PARTS).is_dir():
+        wanted = "several processes (trainer=fsdp)" if is_dealt_out(state) else "one process (trainer=single)"
+        raise ValueError(f"checkpoint {folder} was not written by {wanted}, as this run is")
+    if is_dealt_out(state):
+        read_parts(state, folder / _PARTS)
+        return state
+    return _load(folder / _WHOLE)
 
 
 def _write_state(draft: Path, step: int, task: Cursor) -> None:

@@ -7,7 +7,8 @@ from typing import Any, cast
 
 import pytest
 
-from turnwise.trainer import Trainer, TrainerSettings
+from turnwise.trainer import Trainer
+from turnwise.trainer_settings import TrainerSettings
 
 
 @pytest.mark.parametrize(

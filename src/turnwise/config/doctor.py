@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from itertools import chain
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from rich.console import Console
@@ -34,7 +35,7 @@ from turnwise.model.template_report import describe_template
 from turnwise.protocols import Task
 from turnwise.reward.grading import ungradable
 from turnwise.tracker.atomic import write_atomically
-from turnwise.trainer import Precision
+from turnwise.trainer_settings import Precision
 from turnwise.types import Isolation, Problem
 
 
@@ -80,6 +81,8 @@ class Finding:
 @dataclass(frozen=True, kw_only=True)
 class Doctor:
     """Checks template, problems, gold answers, prompts, tool and memory of a configuration; trains nothing."""
+
+    takes_ranks: ClassVar[bool] = False
 
     device_gib: float = 0.0
     """Memory of the GPU that the run is meant for, in GiB, where trainer.dtype=auto is bfloat16; 0: this machine's."""

@@ -26,6 +26,8 @@ from yaml import YAMLError
 
 from turnwise.config.options import option_groups
 from turnwise.env.breaker import BrokenToolError
+from turnwise.ranks import current
+from turnwise.rollout.divided import RankFailed
 
 _WANTS_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
 _MAX_LENGTH = 600
@@ -50,17 +52,23 @@ class JobEnded(Exception):
 def building() -> Iterator[None]:
     """For the phase before the first step: bad values, files and missing packages are the user's to mend.
 
-    The same exceptions later are failures, so this must not enclose training.
+    The same exceptions later are failures, so this must not enclose training. Where several ranks build, a mistake that
+    one of them meets ends all of them: they meet at the end of the block, and must not within it.
 
     Raises:
         ConfigError: In place of ValueError, OSError and ImportError.
     """
+    mistake: ConfigError | None = None
     try:
         yield
-    except ConfigError:
-        raise
+    except ConfigError as error:
+        mistake = error
     except (ValueError, OSError, ImportError) as error:
-        raise ConfigError(_one_line(str(error) or repr(error), _MAX_LIST_LENGTH)) from error
+        mistake = ConfigError(_one_line(str(error) or repr(error), _MAX_LIST_LENGTH))
+        mistake.__cause__ = error
+    for rank, met in enumerate(current().gather(None if mistake is None else str(mistake))):
+        if met is not None:
+            raise mistake or ConfigError(f"rank {rank}: {met}")
 
 
 @contextmanager
@@ -68,7 +76,7 @@ def clean_exit(job: CodeType | None = None) -> Iterator[None]:
     """Ends the process with one line on stderr, and exit code 2 when the user made a mistake, 1 when the tool broke.
 
     Hydra prints errors its own way unless HYDRA_FULL_ERROR asks for exceptions, so it is asked here; a user who
-    sets that variable sees every traceback.
+    sets that variable sees every traceback. Of several ranks, which all end by the same mistake, the first says so.
 
     Args:
         job: For the context around Hydra: the code of the job's function. A ValueError or OSError that Hydra meets
@@ -85,10 +93,13 @@ def clean_exit(job: CodeType | None = None) -> Iterator[None]:
     except JobEnded as end:
         if job is None:  # Hydra notes it and starts the next job
             raise
-        print(f"error: {end.text}", file=sys.stderr)
+        _say(end.text)
         sys.exit(end.exit_code)
     except BrokenToolError as error:
-        print(f"error: {error}; once it works, the same command with this hydra.run.dir goes on", file=sys.stderr)
+        _say(f"{error}; once it works, the same command with this hydra.run.dir goes on")
+        sys.exit(1)
+    except RankFailed as error:
+        _say(str(error))
         sys.exit(1)
     except (ConfigError, HydraException, OmegaConfBaseException, YAMLError) as error:
         _exit(error, explain(error))
@@ -168,5 +179,10 @@ def _one_line(text: str, max_length: int = _MAX_LENGTH) -> str:
 def _exit(error: Exception, line: str) -> NoReturn:
     if _WANTS_TRACEBACKS:
         raise error
-    print(f"error: {line}", file=sys.stderr)
+    _say(line)
     sys.exit(2)
+
+
+def _say(line: str) -> None:
+    if current().is_first:
+        print(f"error: {line}", file=sys.stderr)

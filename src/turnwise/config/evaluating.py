@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from turnwise.config.parts import Components
-from turnwise.config.wiring import evaluation_reward, rollout_limits
+from turnwise.config.wiring import divided, evaluation_reward, rollout_limits
 from turnwise.env.no_tool import NoTool
 from turnwise.env.python_tool import PythonToolPool
 from turnwise.evaluation.evaluate import Arm, Evaluator
@@ -17,7 +17,8 @@ from turnwise.evaluation.protocol import EvaluationProtocol, problems_digest
 from turnwise.evaluation.settings import Tools
 from turnwise.model.chat import ChatRenderer
 from turnwise.protocols import EnvironmentPool, RolloutEngine
-from turnwise.rollout.sampler import RolloutSampler
+from turnwise.ranks import current
+from turnwise.rollout.sampler import RolloutSampler, Sampler
 from turnwise.tracker.evaluations import WITHOUT_TOOL, set_folder
 from turnwise.types import Problem
 
@@ -42,7 +43,7 @@ HOW_IT_RUNS = (
 
 def start_evaluator(
     components: Components,
-    rollouts: RolloutSampler,
+    rollouts: Sampler,
     environments: EnvironmentPool,
     engine: RolloutEngine,
     renderer: ChatRenderer,
@@ -70,11 +71,13 @@ def start_evaluator(
     samplers = {"": rollouts}
     if components.evaluation.tools is not Tools.on:
         judges = environments.judge if isinstance(environments, PythonToolPool) else None
-        samplers[WITHOUT_TOOL] = RolloutSampler(
-            engine=engine,
-            environments=without_tool(components).start(judges),
-            renderer=renderer,
-            limits=rollout_limits(components),
+        samplers[WITHOUT_TOOL] = divided(
+            RolloutSampler(
+                engine=engine,
+                environments=without_tool(components).start(judges),
+                renderer=renderer,
+                limits=rollout_limits(components),
+            )
         )
     arms = [
         Arm(suffix=suffix, rollouts=samplers[suffix], protocol=protocol)
@@ -90,6 +93,7 @@ def start_evaluator(
         weights=weights,
         say=say,
         tells_progress=tells_progress,
+        ranks=current(),
     )
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import time
 from collections.abc import Mapping, Sequence
 from typing import cast
 
@@ -58,8 +59,13 @@ def given_overrides(hydra: DictConfig) -> list[str]:
     return cast(list[str], OmegaConf.to_container(hydra.overrides.task, resolve=False))
 
 
-def register_label() -> None:
-    """Lets folders be named by it: `${run_label:}`, and `${job_label:}` where all jobs of a sweep need their own."""
+def register_label(started: float | None = None) -> None:
+    """Lets folders be named: `${run_label:}`, and `${job_label:}` where all jobs of a sweep need their own.
+
+    `${started:%H-%M}` is the moment `started`, by default this one, in local time by the pattern of `strftime`: unlike
+    Hydra's own `now` the same in all processes of a run.
+    """
+    moment = time.localtime(started)
 
     def run(*, _root_: DictConfig) -> str:
         return label_of(_root_.hydra)
@@ -67,5 +73,9 @@ def register_label() -> None:
     def job(*, _root_: DictConfig) -> str:
         return run_label(_root_.hydra.runtime.choices, given_overrides(_root_.hydra), every=True)
 
+    def when(pattern: str) -> str:
+        return time.strftime(pattern, moment)
+
+    OmegaConf.register_new_resolver("started", when, replace=True)
     OmegaConf.register_new_resolver("run_label", run, replace=True)
     OmegaConf.register_new_resolver("job_label", job, replace=True)

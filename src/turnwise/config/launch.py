@@ -1,9 +1,10 @@
 """One run, from its composed configuration to its end."""
 
 import fcntl
+import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import cast
 
@@ -12,11 +13,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from turnwise.config.build import build_components, build_mode
-from turnwise.config.errors import ConfigError, JobEnded
+from turnwise.config.errors import ConfigError, JobEnded, building
 from turnwise.config.label import given_overrides, label_of
+from turnwise.config.parts import Mode
 from turnwise.config.provenance import CONFIG_FILE, check_same_run, describe_run, write_config
 from turnwise.config.stopping import INTERRUPTED, is_told_to_stop
 from turnwise.env.breaker import BrokenToolError
+from turnwise.ranks import Ranks, current
 from turnwise.report.summary import Outcome, summarise_run, write_summary
 from turnwise.tracker.atomic import write_atomically
 
@@ -41,18 +44,24 @@ def launch(config: DictConfig) -> None:
 
 
 def _launch(config: DictConfig, hydra: DictConfig) -> None:
-    run_dir, label = Path(hydra.runtime.output_dir), label_of(hydra)
+    run_dir, label, ranks = Path(hydra.runtime.output_dir), label_of(hydra), current()
     path = run_dir / CONFIG_FILE
     before = path.read_bytes() if path.exists() else None
+    if not ranks.is_first:
+        logging.disable(logging.WARNING)  # the first rank says the same
     try:
         if is_told_to_stop():
             raise KeyboardInterrupt
-        components = build_components(config, label)
-        mode = build_mode(config)
-        record = describe_run(components, choices=hydra.runtime.choices, overrides=given_overrides(hydra))
-        check_same_run(run_dir, record)
-        with alone_in(run_dir):
-            write_config(run_dir, record)
+        with ExitStack() as held:
+            with building():
+                components = build_components(config, label)
+                mode = build_mode(config)
+                _check_ranks(ranks, mode, hydra)
+                record = describe_run(components, choices=hydra.runtime.choices, overrides=given_overrides(hydra))
+                if ranks.is_first:
+                    check_same_run(run_dir, record)
+                    held.enter_context(alone_in(run_dir))
+                    write_config(run_dir, record)
             try:
                 mode(components, run_dir)
             except ConfigError as error:
@@ -65,11 +74,26 @@ def _launch(config: DictConfig, hydra: DictConfig) -> None:
                     raise
                 raise JobEnded(f"{label}: {error}", 1) from error
     except (ConfigError, KeyboardInterrupt):
-        if before is None:
+        if ranks.is_first and before is None:
             _remove_if_unused(run_dir, label)
-        elif path.read_bytes() != before:
+        elif ranks.is_first and path.read_bytes() != before:
             write_atomically(path, before)
         raise
+
+
+def _check_ranks(ranks: Ranks, mode: Mode, hydra: DictConfig) -> None:
+    """Refuses what torchrun's processes cannot do together.
+
+    Raises:
+        ConfigError: The mode is for one process, or there are several jobs.
+    """
+    if ranks.count > 1 and hydra.mode is RunMode.MULTIRUN:
+        raise ConfigError(f"--multirun under torchrun, which started {ranks.count} processes: expected one run a start")
+    if ranks.count > 1 and not mode.takes_ranks:
+        raise ConfigError(
+            f"mode={hydra.runtime.choices.mode} is for one process, and torchrun started {ranks.count}: expected a plain "
+            f"python src/main.py"
+        )
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import ClassVar
 
 from turnwise import checkpoint
 from turnwise.config.checks import check_has_tool, check_prompts, check_similarity, check_task, warn_of_gold
@@ -36,6 +37,8 @@ from turnwise.trainer import Trainer
 @dataclass(frozen=True, kw_only=True)
 class Train:
     """Trains the policy, from the last checkpoint of the folder when there is one."""
+
+    takes_ranks: ClassVar[bool] = True
 
     def __call__(self, components: Components, run_dir: Path) -> None:
         """Runs to the end; leaves summary.json and report.html however it ends."""
@@ -101,6 +104,8 @@ class Train:
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
     """Scores a model on the evaluation sets, by the very path that evaluations during training take."""
+
+    takes_ranks: ClassVar[bool] = True
 
     second_opinion: bool = True
     """Grade every answer by exact numbers with sympy, and by math-verify alone, too, and say where they disagree."""

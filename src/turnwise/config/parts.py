@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import nn
 
@@ -26,7 +26,7 @@ from turnwise.reward.grading import Grader
 from turnwise.reward.information_gain import GoldAnswer
 from turnwise.reward.overlong import OverlongPenalty
 from turnwise.rollout.sampler import RolloutSettings
-from turnwise.trainer import TrainerSettings
+from turnwise.trainer_settings import TrainerSettings
 from turnwise.warmstart.settings import WarmStartSettings
 
 
@@ -158,6 +158,9 @@ class Components:
 
 class Mode(Protocol):
     """What to do with the components: a frozen dataclass of `turnwise.config.modes`, called once."""
+
+    takes_ranks: ClassVar[bool]
+    """Whether several processes that torchrun started can do it together."""
 
     def __call__(self, components: Components, run_dir: Path) -> None:
         """Starts what it needs inside `errors.building()`, does its work, leaves its files in `run_dir`."""

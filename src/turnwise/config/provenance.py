@@ -14,7 +14,7 @@ from turnwise.config.errors import ConfigError
 from turnwise.config.options import CONF_DIR
 from turnwise.config.parts import Components
 from turnwise.tracker.atomic import write_atomically
-from turnwise.trainer import Device
+from turnwise.trainer_settings import Device
 from turnwise.types import Isolation
 
 CONFIG_FILE = "config.json"

@@ -15,7 +15,7 @@ from turnwise.evaluation.settings import Tools
 from turnwise.model.attention import FLASH
 from turnwise.task.benchmark import Benchmark
 from turnwise.task.suite import Suite
-from turnwise.trainer import Device, Precision
+from turnwise.trainer_settings import Device, Precision
 from turnwise.worked_examples import ExampleRole
 
 

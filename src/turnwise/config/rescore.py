@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
@@ -31,6 +32,8 @@ LARGE_BYTES = 16 * 2**20
 @dataclass(frozen=True, kw_only=True)
 class Rescore:
     """Recomputes reward, return and advantage of the bundles of an earlier run under this configuration; no model."""
+
+    takes_ranks: ClassVar[bool] = False
 
     path: str
     """Folder of the run whose `groups/` are read; nothing in it is changed."""

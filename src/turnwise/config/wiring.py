@@ -19,7 +19,9 @@ from turnwise.config.provenance import record_isolation
 from turnwise.config.stopping import INTERRUPTED, cancel_when_told
 from turnwise.model.chat import ChatRenderer
 from turnwise.model.policy import TorchPolicy
+from turnwise.model.sharding import Sharding, make_mesh
 from turnwise.protocols import EnvironmentPool, Policy, Probe, Reward, RolloutEngine, Tracker
+from turnwise.ranks import current
 from turnwise.report.closing import closing_table
 from turnwise.report.evaluations import write_table
 from turnwise.report.page import write_report
@@ -27,19 +29,20 @@ from turnwise.report.summary import Outcome, read_summary, summarise_run, write_
 from turnwise.reward.outcome import OutcomeReward
 from turnwise.rollout.episode import RolloutLimits
 from turnwise.rollout.gold import GoldProbe
-from turnwise.rollout.sampler import RolloutSampler
+from turnwise.rollout.divided import DividedSampler
+from turnwise.rollout.sampler import RolloutSampler, Sampler
 from turnwise.seeding import seed_everything
 from turnwise.tracker.composite import CompositeTracker
 from turnwise.tracker.progress import ProgressTracker
-from turnwise.trainer import Device, Precision
+from turnwise.trainer_settings import Device, Precision, ShardedTrainerSettings
 from turnwise.types import Isolation
 
 T = TypeVar("T")
 
 
 def announce(components: Components, run_dir: Path) -> Console:
-    """Says what starts where, and seeds every global generator."""
-    console = Console()
+    """Says what starts where, and seeds every global generator. Of several ranks the first one's console speaks."""
+    console = Console(quiet=not current().is_first)
     console.print(f"{components.label}, seed {components.seed}, in {run_dir}", highlight=False, soft_wrap=True)
     seed_everything(components.seed)
     return console
@@ -59,13 +62,31 @@ def choose_device(components: Components) -> torch.device:
         keep_freed_memory()
         if components.model.num_threads:
             torch.set_num_threads(components.model.num_threads)
-    return torch.device(str(wanted))
+        return torch.device("cpu")
+    return torch.device("cuda", current().local_index) if current().count > 1 else torch.device("cuda")
+
+
+def start_sharding(components: Components, device: torch.device) -> Sharding | None:
+    """How the policy is dealt out over the ranks, which meet here; None where the trainer is for one process."""
+    settings = components.trainer
+    if not isinstance(settings, ShardedTrainerSettings):
+        return None
+    return Sharding(
+        mesh=make_mesh(device.type, current().count, settings.shard_size),
+        device=device,
+        dtype=compute_dtype(components, device),
+        cpu_offload=settings.cpu_offload,
+    )
 
 
 def start_policy(
-    components: Components, renderer: ChatRenderer, model: nn.Module, reference: nn.Module | None = None
+    components: Components,
+    renderer: ChatRenderer,
+    model: nn.Module,
+    reference: nn.Module | None = None,
+    sharding: Sharding | None = None,
 ) -> TorchPolicy:
-    """The policy with its optimiser, and the frozen model that its loss compares it with."""
+    """The policy with its optimiser, and the frozen model that its loss compares it with; dealt out if so wanted."""
     settings = components.trainer
     return TorchPolicy(
         model,
@@ -76,7 +97,7 @@ def start_policy(
         max_grad_norm=settings.max_grad_norm,
         token_budget=settings.token_budget,
         logit_chunk=settings.logit_chunk,
-        dtype=compute_dtype(components, next(model.parameters()).device),
+        dtype=compute_dtype(components, sharding.device if sharding else next(model.parameters()).device),
         num_epochs=settings.num_epochs,
         num_minibatches=settings.num_minibatches,
         has_entropy_gradient=components.loss.entropy_weight > 0,
@@ -84,6 +105,8 @@ def start_policy(
         gradient_checkpointing=settings.gradient_checkpointing,
         lora_rank=components.model.lora_rank,
         lora_alpha=components.model.lora_alpha,
+        ranks=current(),
+        sharding=sharding,
     )
 
 
@@ -160,7 +183,9 @@ def rollout_limits(components: Components) -> RolloutLimits:
 def start_tracker(
     components: Components, run_dir: Path, console: Console, first_step: int, num_steps: int | None = None
 ) -> Tracker:
-    """The chosen tracker and the display on the terminal."""
+    """The chosen tracker and the display on the terminal; of several ranks only the first has any."""
+    if not current().is_first:
+        return CompositeTracker([])
     recorded = components.tracker.start(
         run_dir, first_step=first_step, label=components.label, config=components.config
     )
@@ -173,7 +198,9 @@ def start_tracker(
 def start_environments(components: Components, run_dir: Path, console: Console) -> EnvironmentPool:
     """The environment with what it needs; says and records how programs of the policy are kept apart."""
     environments = components.env.start()
-    record_isolation(run_dir, isolation := environments.isolation)
+    isolation = environments.isolation
+    if current().is_first:
+        record_isolation(run_dir, isolation)
     if isolation is Isolation.unsafe:
         console.print("[bold red]the policy's programs are not isolated: they can do all that you can[/]")
     elif isolation is not None:
@@ -190,16 +217,22 @@ def start_engine(components: Components, renderer: ChatRenderer, device: torch.d
 @asynccontextmanager
 async def sampling(
     components: Components, renderer: ChatRenderer, engine: RolloutEngine, environments: EnvironmentPool
-) -> AsyncIterator[RolloutSampler]:
+) -> AsyncIterator[Sampler]:
     """The engine joined with the environments, both ended on the way out."""
     try:
-        sampler = RolloutSampler(
-            engine=engine, environments=environments, renderer=renderer, limits=rollout_limits(components)
+        yield divided(
+            RolloutSampler(
+                engine=engine, environments=environments, renderer=renderer, limits=rollout_limits(components)
+            )
         )
-        yield sampler
     finally:
         await environments.close()
         await engine.close()
+
+
+def divided(sampler: RolloutSampler) -> Sampler:
+    """The sampler, or where there are several ranks one that shares the problems out over them."""
+    return sampler if current().count == 1 else DividedSampler(sampler, current())
 
 
 def run_to_end(work: Coroutine[Any, Any, T]) -> T:

@@ -12,8 +12,10 @@ from turnwise.evaluation.protocol import EvaluationProtocol
 from turnwise.evaluation.settings import EvaluationSettings
 from turnwise.evaluation.shares import paired_difference
 from turnwise.protocols import Reward
+from turnwise.ranks import ALONE, Ranks
 from turnwise.reward.grading import Grader
-from turnwise.rollout.sampler import RolloutSampler
+from turnwise.rollout.sampler import Sampler
+from turnwise.rollout.scoring import score
 from turnwise.seeding import derive_seed
 from turnwise.tracker.evaluations import WITHOUT_TOOL, Difference, SetResult, set_folder
 from turnwise.types import Problem, ScoredGroup
@@ -25,7 +27,7 @@ class Arm:
 
     suffix: str
     """Ends the names of its results: nothing with the tool, `WITHOUT_TOOL` without."""
-    rollouts: RolloutSampler
+    rollouts: Sampler
     protocol: Callable[[Sequence[Problem]], EvaluationProtocol]
     """That of this arm for some problems."""
 
@@ -67,6 +69,8 @@ class Evaluator:
     """Told in words what a person should know."""
     tells_progress: bool = False
     """Whether that is, after every wave, how far it is."""
+    ranks: Ranks = ALONE
+    """The processes that evaluate together: each samples and grades its share of every wave, the first keeps it all."""
 
     async def __call__(self, eval_sets: Mapping[str, Sequence[Problem]], step: int) -> Evaluation:
         """Evaluates the weights that the engine holds, which have seen `step` steps of training.
@@ -99,6 +103,7 @@ class Evaluator:
             self.weights,
             problems=problems,
             keeps_groups=settings.save_groups,
+            writes=self.ranks.is_first,
         )
         if self.tells_progress:
             known = f", {len(kept.scored_groups)} of them kept earlier" if kept.scored_groups else ""
@@ -115,12 +120,12 @@ class Evaluator:
             self.grader.grade_all(  # all at once and on every core: the reward then finds the verdicts known
                 [
                     (trajectory.answer, group.problem.answer)
-                    for group in rollout.groups
+                    for group in rollout.groups[self.ranks.share(len(rollout.groups))]
                     for trajectory in group.trajectories
                     if not group.problem.tests
                 ]
             )
-            kept.append([self.reward(group) for group in rollout.groups])
+            kept.append(score(rollout.groups, self.reward, self.ranks))
             if self.tells_progress and len(problems) > len(wave):
                 self.say(_progress(full_name, kept.scored_groups, len(problems)))
         return kept
@@ -138,7 +143,7 @@ class Evaluator:
                 f"warning: {full_name}: infrastructure failed in {rates['excluded']:.1%} of the trajectories, which "
                 f"count neither as right nor as wrong; {len(asked)} of {len(scored_groups)} problems are left"
             )
-        if self.second_opinion:
+        if self.second_opinion and self.ranks.is_first:
             judged = judge(scored_groups, self.grader)
             rates |= opinion_rates(judged, asked)
             write_disagreements(kept.folder / f"disagreements_step_{step}.jsonl", judged)

@@ -20,6 +20,7 @@ class KeptEvaluation:
             earlier is taken for this evaluation's.
         problems: Those of the set, in the order in which they are asked.
         keeps_groups: Whether the trajectories are kept, or the record alone.
+        writes: Whether this process keeps anything at all; another one that evaluates the same does if not.
 
     Raises:
         ValueError: Trajectories of other weights, of another protocol or of other problems lie there and would be
@@ -35,24 +36,26 @@ class KeptEvaluation:
         *,
         problems: Sequence[Problem],
         keeps_groups: bool,
+        writes: bool = True,
     ) -> None:
         self.folder = folder
         self.protocol = protocol
         self._step = step
         self._record = SetRecord(protocol=protocol.content, weights=weights, result=None)
         self._bundle = bundle_path(folder, step)
-        self._keeps_groups = keeps_groups
+        self._writes, self._keeps_groups = writes, writes and keeps_groups
         self.scored_groups: list[ScoredGroup] = []
         if weights and record_path(folder, step).exists():
             check_kept(folder, step, protocol, weights)
             if self._bundle.exists():
                 self.scored_groups = [scored for scored, _ in read_groups(self._bundle)]
                 self._check_order(problems)
-        else:
+        elif writes:
             self._bundle.unlink(missing_ok=True)
-        if keeps_groups:
+        if self._keeps_groups:
             self._bundle.parent.mkdir(parents=True, exist_ok=True)
-        write_record(folder, step, self._record)
+        if writes:
+            write_record(folder, step, self._record)
 
     def first(self) -> list[ScoredGroup]:
         """The trajectories of the earliest finished evaluation before this one by the same protocol; none: nothing."""
@@ -72,8 +75,9 @@ class KeptEvaluation:
 
     def finish(self, result: SetResult) -> None:
         """Writes the result into the record."""
-        record = SetRecord(protocol=self._record.protocol, weights=self._record.weights, result=result)
-        write_record(self.folder, self._step, record)
+        if self._writes:
+            record = SetRecord(protocol=self._record.protocol, weights=self._record.weights, result=result)
+            write_record(self.folder, self._step, record)
 
     def _check_order(self, problems: Sequence[Problem]) -> None:
         kept = [scored.group.problem.id for scored in self.scored_groups]

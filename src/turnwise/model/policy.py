@@ -16,18 +16,23 @@ from torch import Tensor, nn
 from turnwise.core.mismatch import mismatch_figures
 from turnwise.model.adapter import adapter_weights, add_adapter, load_adapter_weights, merged_weights
 from turnwise.model.chat import ChatRenderer
-from turnwise.model.scorer import TokenScorer
+from turnwise.model.scorer import TokenScorer, checkpoint_layers
+from turnwise.model.sharding import Sharding, load_optimiser_state, load_weights, optimiser_state, whole
 from turnwise.protocols import PolicyLoss, Update
+from turnwise.ranks import ALONE, Ranks
 from turnwise.types import TokenBatch
 
 log = logging.getLogger(__name__)
+_TOKENS, _COMPUTED = "tokens", "computed tokens"
+"""Counted beside the loss's figures."""
 
 
 class TorchPolicy:
-    """A causal language model of transformers, trained in this process.
+    """A causal language model of transformers, trained in this process, or by several that have a part of it each.
 
-    The weights that are trained are float32 whatever the precision of the passes. The model stays in evaluation mode:
-    dropout would make the log-probs of an update differ from those of the rollout.
+    With several ranks all of them call the same methods with the same arguments in the same order, and get the same;
+    each computes its share of a batch. The weights that are trained are float32 whatever the precision of the passes.
+    The model stays in evaluation mode: dropout would make the log-probs of an update differ from those of the rollout.
     """
 
     def __init__(
@@ -49,6 +54,8 @@ class TorchPolicy:
         gradient_checkpointing: bool = False,
         lora_rank: int = 0,
         lora_alpha: float = 32.0,
+        ranks: Ranks = ALONE,
+        sharding: Sharding | None = None,
     ) -> None:
         """Takes `model` over and converts the weights that are trained to float32: all of them, or an adapter's.
 
@@ -70,6 +77,7 @@ class TorchPolicy:
                 inside it.
             lora_rank: Rank of the adapter that is trained in place of the weights; 0 trains all of them.
             lora_alpha: Scale of the adapter, which counts `lora_alpha / lora_rank` times.
+            ranks: Who trains the same policy; `sharding`: how it is dealt out over them.
 
         Raises:
             ValueError: If the model cannot be scored (`TokenScorer`), or an adapter is wanted and peft is missing.
@@ -81,14 +89,17 @@ class TorchPolicy:
         else:
             model.float()
         if gradient_checkpointing:
-            _checkpoint_layers(self._model)
+            checkpoint_layers(self._model)
         self._renderer = renderer
         self._max_grad_norm = max_grad_norm
         self._num_epochs = num_epochs
         self._num_minibatches = num_minibatches
         self._has_entropy_gradient = has_entropy_gradient
         self._has_halved_budget = False
+        self._ranks = ranks
+        self._is_sharded = sharding is not None
         scoring: dict[str, Any] = {"token_budget": token_budget, "logit_chunk": logit_chunk, "dtype": dtype}
+        scoring |= {"ranks": ranks, "sharding": sharding}
         self._scorer = TokenScorer(model, **scoring)
         self._reference = None if reference is None else TokenScorer(reference.eval().requires_grad_(False), **scoring)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -176,7 +187,7 @@ class TorchPolicy:
         try:
             figures, logprobs_N = self._differentiate(batch, sequence_numbers, loss)
         except torch.OutOfMemoryError:
-            if self._has_halved_budget:
+            if self._has_halved_budget or self._ranks.count > 1:  # the others are in the midst of their passes
                 raise
             self._has_halved_budget = True
         else:
@@ -194,9 +205,8 @@ class TorchPolicy:
         self._optimizer.zero_grad(set_to_none=True)
         parts = self._scorer.parts(batch)
         logprobs_N = torch.zeros(batch.token_ids.numel(), device=batch.token_ids.device)
-        # Without a loss token the loss is still asked, so that its figures stand in every line.
-        summed: Counter[str] = Counter() if parts else Counter(loss(logprobs_N, batch, logprobs_N).metrics)
-        num_tokens = num_computed = 0
+        summed: Counter[str] = Counter()
+        failures: list[str] = []
         with self._scorer.casting_once():
             for sequences in parts:
                 part = batch.select(sequences).to(self._scorer.device)
@@ -206,19 +216,24 @@ class TorchPolicy:
                     output = loss(scores.logprobs_N, part, entropy_N)
                     if not math.isfinite(value := output.loss.item()):
                         names = [sequence_numbers[sequence] for sequence in sequences]
-                        raise FloatingPointError(f"the loss of sequences {names} is {value}")
+                        failures.append(f"the loss of sequences {names} is {value}")
                     output.loss.backward()
                 logprobs_N[batch.places(sequences)] = scores.logprobs_N.detach().to(logprobs_N)
                 entropy = scores.entropy_N.detach().sum().item() / batch.num_loss_tokens
                 summed.update({**output.metrics, "loss/entropy": entropy})
-                num_tokens += part.token_ids.numel()
-                num_computed += scores.num_computed_tokens
-        figures = {
-            **summed,
-            "update/num_micro_batches": len(parts),
-            "update/shared_fraction": 1 - num_computed / num_tokens if parts else 0.0,
-        }
-        return figures, logprobs_N
+                if sequences:
+                    summed.update({_TOKENS: part.token_ids.numel(), _COMPUTED: scores.num_computed_tokens})
+        of_ranks = self._ranks.gather((dict(summed), failures))
+        if met := [failure for _, of_rank in of_ranks for failure in of_rank]:
+            raise FloatingPointError(met[0])
+        # Without a loss token the loss is still asked, so that its figures stand in every line.
+        summed = Counter() if parts else Counter(loss(logprobs_N, batch, logprobs_N).metrics)
+        for of_rank, _ in of_ranks:
+            summed.update(of_rank)
+        num_tokens, num_computed = summed.pop(_TOKENS, 0), summed.pop(_COMPUTED, 0)
+        shared_fraction = 1 - num_computed / num_tokens if parts else 0.0
+        figures = {**summed, "update/num_micro_batches": len(parts), "update/shared_fraction": shared_fraction}
+        return figures, self._ranks.total(logprobs_N)
 
     @property
     def num_positions(self) -> int:
@@ -235,25 +250,33 @@ class TorchPolicy:
         return self._scorer.logprobs(batch)
 
     def weights(self) -> Mapping[str, Tensor]:
-        """The current weights under their Hugging Face names: views, or with an adapter merged into them copies."""
-        return merged_weights(self._model) if self._has_adapter else self._model.state_dict()
+        """The current weights under their Hugging Face names: views, or copies if merged or gathered from all ranks."""
+        weights = merged_weights(self._model) if self._has_adapter else self._model.state_dict()
+        return {name: whole(tensor) for name, tensor in weights.items()}
 
     def save_pretrained(self, folder: Path) -> None:
-        """Writes weights, config and tokenizer in the Hugging Face layout."""
+        """Writes weights, config and tokenizer in the Hugging Face layout; of several ranks the first does."""
         from transformers.utils import logging as transformers_logging
 
         transformers_logging.disable_progress_bar()
-        self._model.save_pretrained(folder, state_dict=self.weights())
-        self._renderer.save_pretrained(folder)
+        weights = self.weights()
+        if self._ranks.is_first:
+            self._model.save_pretrained(folder, state_dict=weights)
+            self._renderer.save_pretrained(folder)
 
     def load_pretrained(self, folder: Path) -> None:
         """Reads the weights that `save_pretrained` wrote; those under an adapter never changed."""
         if not self._has_adapter:
-            saved = type(self._model).from_pretrained(folder, dtype=torch.float32)
-            self._model.load_state_dict(saved.state_dict())
+            saved = type(self._model).from_pretrained(folder, dtype=torch.float32).state_dict()
+            load_weights(self._model, saved) if self._is_sharded else self._model.load_state_dict(saved)
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimiser's state and, as `adapter`, the adapter's weights; all weights merged are saved apart."""
+        """The optimiser's state and, as `adapter`, the adapter's weights; all weights merged are saved apart.
+
+        Of a policy that is dealt out, this rank's parts, by the names of the weights.
+        """
+        if self._is_sharded:
+            return optimiser_state(self._model, self._optimizer)
         return {**self._optimizer.state_dict(), "adapter": adapter_weights(self._model)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -264,21 +287,14 @@ class TorchPolicy:
         """
         state = dict(state)
         load_adapter_weights(self._model, state.pop("adapter", {}))
-        self._optimizer.load_state_dict(state)
+        if self._is_sharded:
+            load_optimiser_state(self._model, self._optimizer, state)
+        else:
+            self._optimizer.load_state_dict(state)
 
     def _step(self) -> float:
-        norm = nn.utils.clip_grad_norm_(self._model.parameters(), self._max_grad_norm).item()
+        norm = whole(nn.utils.clip_grad_norm_(self._model.parameters(), self._max_grad_norm)).item()
         if not math.isfinite(norm):
             raise FloatingPointError(f"the gradient's norm is {norm}")
         self._optimizer.step()
         return norm
-
-
-def _checkpoint_layers(model: Any) -> None:
-    """Switches on the checkpointing of transformers, whose layers do it in training mode only."""
-    # The first is the name from transformers 5.23 on, under which the second is deprecated.
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False})
-    for module in model.modules():
-        if getattr(module, "gradient_checkpointing", False):
-            module.training = True  # of this module alone: those inside it, dropout for one, stay in evaluation mode

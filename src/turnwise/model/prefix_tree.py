@@ -1,5 +1,6 @@
 """Packed sequences as trees: what several of them begin with is held, and computed, once."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -92,9 +93,14 @@ class PrefixTree:
 def plant(batch: TokenBatch) -> PrefixTree:
     """The tree of the sequences with a loss token; those whose tokens before the first of these are equal share them.
 
+    A batch without a sequence gives a tree of one token from which nothing is predicted: a rank that has nothing left
+    to score goes through the model with it, since the others wait for its part of the weights.
+
     Raises:
         ValueError: A sequence begins with a loss token, which nothing predicts.
     """
+    if batch.num_sequences == 0:
+        return _seed(batch.token_ids.device)
     edges = batch.cu_seqlens.tolist()
     prompts = prompt_lengths(batch)
     token_ids = batch.token_ids.tolist()
@@ -131,6 +137,14 @@ def plant(batch: TokenBatch) -> PrefixTree:
     )
 
 
+def _seed(device: torch.device) -> PrefixTree:
+    """A tree of a single token."""
+    zero = torch.zeros(1, dtype=torch.int64, device=device)
+    return PrefixTree(
+        token_ids_M=zero, position_ids_M=zero, predictors_L=zero[:0], segments=(Segment(length=1, prefix=None),)
+    )
+
+
 def trained_sequences(batch: TokenBatch) -> list[int]:
     """The sequences that have a loss token."""
     return batch.sequence_index[batch.loss_mask].unique().tolist()
@@ -163,7 +177,40 @@ def families(batch: TokenBatch, sequences: Sequence[int], prompts: Sequence[int]
     return list(found.values())
 
 
-def micro_batches(batch: TokenBatch, token_budget: int) -> list[list[int]]:
+def deal(batch: TokenBatch, num_ranks: int) -> list[list[int]]:
+    """Shares the sequences with a loss token out over ranks, so that each computes about as many tokens.
+
+    Families stay together, unless one holds more than a rank's fair share; the largest are dealt first, each to the
+    rank with the fewest tokens.
+
+    Returns:
+        The sequences of each rank, in ascending order.
+    """
+    trained = trained_sequences(batch)
+    if num_ranks == 1:
+        return [trained]
+    prompts, lengths = prompt_lengths(batch), batch.cu_seqlens.diff().tolist()
+
+    def size(piece: list[int]) -> int:
+        prompt = prompts[piece[0]]
+        return prompt + sum(lengths[sequence] - prompt for sequence in piece)
+
+    fair = sum(map(size, found := families(batch, trained, prompts))) / num_ranks
+    pieces = []
+    for family in found:
+        num_pieces = min(len(family), math.ceil(size(family) / fair))
+        edges = [place * len(family) // num_pieces for place in range(num_pieces + 1)]
+        pieces += [family[start:end] for start, end in pairwise(edges)]
+    shares: list[list[int]] = [[] for _ in range(num_ranks)]
+    loads = [0] * num_ranks
+    for piece in sorted(pieces, key=size, reverse=True):
+        rank = loads.index(min(loads))
+        shares[rank] += piece
+        loads[rank] += size(piece)
+    return [sorted(share) for share in shares]
+
+
+def micro_batches(batch: TokenBatch, token_budget: int, sequences: Sequence[int] | None = None) -> list[list[int]]:
     """Cuts a batch into lists of sequences whose trees have at most `token_budget` tokens.
 
     A family that does not fit into what is left of a tree begins another, since every tree that holds a part of it
@@ -173,6 +220,7 @@ def micro_batches(batch: TokenBatch, token_budget: int) -> list[list[int]]:
     Args:
         batch: The whole step.
         token_budget: Tokens of a tree; a single sequence may exceed it and then stands alone.
+        sequences: Those to cut, each with a loss token; None: all that have one.
 
     Returns:
         Sequence indices, families together; those without a loss token appear nowhere, for they have no gradient.
@@ -181,7 +229,7 @@ def micro_batches(batch: TokenBatch, token_budget: int) -> list[list[int]]:
     lengths = batch.cu_seqlens.diff().tolist()
     parts: list[list[int]] = []
     size = 0
-    for family in families(batch, trained_sequences(batch), prompts):
+    for family in families(batch, trained_sequences(batch) if sequences is None else sequences, prompts):
         prompt = prompts[family[0]]
         whole = prompt + sum(lengths[sequence] - prompt for sequence in family)
         if not parts or size + whole > token_budget:

@@ -103,6 +103,7 @@ class _TokenLogprobs(torch.autograd.Function):
         scoring: Scoring = ctx.scoring
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         hidden_gradient = torch.empty_like(hidden_LH) if needs_hidden else None
+        wide = torch.promote_types(ctx.weight_dtype, torch.float32)  # of sums over chunks
         weight_gradient: Tensor | None = None
         bias_gradient: Tensor | None = None
         has_entropy_gradient = scoring.wants_entropy and bool(gradients[1].any())
@@ -129,10 +130,11 @@ class _TokenLogprobs(torch.autograd.Function):
                 if hidden_gradient is not None:
                     hidden_gradient[chunk] = logits_CV @ head[0]
                 if needs_weight:
-                    weight_gradient = _sum(weight_gradient, logits_CV.T @ hidden_CH, ctx.weight_dtype)
+                    weight_gradient = _sum(weight_gradient, logits_CV.T @ hidden_CH, wide)
                 if needs_bias:
-                    bias_gradient = _sum(bias_gradient, logits_CV.sum(0), ctx.weight_dtype)
-        return hidden_gradient, weight_gradient, bias_gradient, None, None, None
+                    bias_gradient = _sum(bias_gradient, logits_CV.sum(0), wide)
+        sums = (None if one is None else one.to(ctx.weight_dtype) for one in (weight_gradient, bias_gradient))
+        return hidden_gradient, *sums, None, None, None
 
 
 def _distribution(logits_RV: Tensor, targets_R: Tensor, scoring: Scoring) -> tuple[Tensor, Tensor, Tensor]:

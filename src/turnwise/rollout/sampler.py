@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Protocol
 
 from turnwise.core.truncation import NO_TOP_K, NO_TOP_P, check_truncation
 from turnwise.protocols import EngineSession, EnvironmentPool, Renderer, RolloutEngine
@@ -61,6 +62,28 @@ class Rollout:
             for trajectory in group.trajectories
             for turn in trajectory.turns
         )
+
+
+class Sampler(Protocol):
+    """Samples groups of trajectories; `RolloutSampler` in one process, `divided.DividedSampler` in several."""
+
+    @property
+    def isolation(self) -> Isolation | None:
+        """How the programs of tools are kept apart; None where there are none."""
+        ...
+
+    async def sample(
+        self,
+        problems: Sequence[Problem],
+        *,
+        group_size: int,
+        temperature: float,
+        seed: int,
+        top_k: int = NO_TOP_K,
+        top_p: float = NO_TOP_P,
+    ) -> Rollout:
+        """Groups of `group_size` trajectories, in the order of the problems."""
+        ...
 
 
 class RolloutSampler:

@@ -3,6 +3,7 @@
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from rich.console import Console
 
@@ -27,6 +28,8 @@ SOURCES = {
 @dataclass(frozen=True, kw_only=True)
 class WarmStart:
     """Teaches a model turns by imitation, from the last checkpoint of the folder when there is one."""
+
+    takes_ranks: ClassVar[bool] = False
 
     def __call__(self, components: Components, run_dir: Path) -> None:
         """Leaves a model that `model.path` takes, and the figures in metrics.jsonl and summary.json."""

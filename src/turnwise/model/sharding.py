@@ -1,0 +1,120 @@
+"""A policy dealt out over several devices by PyTorch's FSDP2, and its parts put together again."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:  # PyTorch's sharding takes a while to import, and most runs do without
+    from torch.distributed.device_mesh import DeviceMesh
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharding:
+    """How a model is dealt out: each device holds its part of every weight, gradient and moment.
+
+    Weights are gathered for as long as their layer is at work, in the forward pass and in the backward pass again, so
+    that between passes nobody holds any that an optimiser step has made old. Gradients are summed over the ranks, not
+    averaged, because the losses of the parts of a step add up to the loss of the step.
+    """
+
+    mesh: "DeviceMesh"
+    """One dimension: all devices share the policy. Two: replicas, each of which is shared by a row (HSDP)."""
+    device: torch.device
+    """Where passes are computed."""
+    dtype: torch.dtype
+    """Precision of the passes: weights are gathered in it. The parts that are held stay float32."""
+    cpu_offload: bool = False
+    """Hold parts, gradients and moments in the host's memory."""
+
+    def __call__(self, whole: nn.Module, model: Any) -> None:
+        """Deals out `model`, layer by layer, and what lies outside of the layers with `whole`, the module around it."""
+        from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+
+        half = None if self.dtype is torch.float32 else self.dtype
+        options: dict[str, Any] = {
+            "mesh": self.mesh,
+            "reshard_after_forward": True,
+            "mp_policy": MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32),
+            "offload_policy": CPUOffloadPolicy() if self.cpu_offload else OffloadPolicy(),
+        }
+        for layer in model.get_decoder().layers:
+            _summing(fully_shard(layer, **options))
+        _summing(fully_shard(whole, **options))
+
+
+def make_mesh(device_type: str, num_ranks: int, shard_size: int) -> "DeviceMesh":
+    """The devices of all ranks, as `Sharding.mesh` wants them.
+
+    Args:
+        device_type: cpu or cuda.
+        num_ranks: Of the run; a process alone becomes a group of one.
+        shard_size: Ranks that share one copy of the policy; 0: all.
+    """
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    if shard_size in (0, num_ranks):
+        return init_device_mesh(device_type, (num_ranks,), mesh_dim_names=("shard",))
+    shape = (num_ranks // shard_size, shard_size)
+    return init_device_mesh(device_type, shape, mesh_dim_names=("replicate", "shard"))
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor put together from the parts of all ranks, each of which must ask; any other tensor as it is."""
+    from torch.distributed.tensor import DTensor
+
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Each rank takes its part of `weights`, which every rank has whole."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+
+    set_model_state_dict(model, dict(weights), options=StateDictOptions(full_state_dict=True))
+
+
+def optimiser_state(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
+    """This rank's parts of it, by the names of the weights."""
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+
+    return get_optimizer_state_dict(model, optimiser)
+
+
+def load_optimiser_state(model: nn.Module, optimiser: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Puts back what `optimiser_state` gave."""
+    from torch.distributed.checkpoint.state_dict import set_optimizer_state_dict
+
+    set_optimizer_state_dict(model, optimiser, dict(state))
+
+
+def is_dealt_out(state: dict[str, Any]) -> bool:
+    """Whether some tensor of `state` is a part of one that several ranks hold."""
+    from torch.distributed.tensor import DTensor
+    from torch.utils._pytree import tree_leaves
+
+    return any(isinstance(leaf, DTensor) for leaf in tree_leaves(state))
+
+
+def write_parts(state: dict[str, Any], folder: Path) -> None:
+    """Each rank writes its parts of `state`, by torch.distributed.checkpoint."""
+    import torch.distributed.checkpoint as dcp
+
+    dcp.save(state, checkpoint_id=folder)
+
+
+def read_parts(state: dict[str, Any], folder: Path) -> None:
+    """Each rank reads its parts into the tensors of `state`, however many ranks wrote them."""
+    import torch.distributed.checkpoint as dcp
+
+    dcp.load(state, checkpoint_id=folder)
+
+
+def _summing(sharded: Any) -> None:
+    sharded.set_gradient_divide_factor(1.0)
+    sharded.set_force_sum_reduction_for_comms(True)  # gloo knows no other sum with a factor

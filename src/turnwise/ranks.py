@@ -1,0 +1,108 @@
+"""The processes of one run: each samples its share of a step's groups and holds its shard of the policy."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+T = TypeVar("T")
+_PATIENCE = timedelta(hours=2)
+"""How long a rank waits for the others, whose rollouts may take longer; one that has died is noticed at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """This process's place among those that train one policy together. By default it is alone.
+
+    What the ranks tell one another here goes through the CPU. Every rank must come to each `gather`, `total` and
+    `wait`, and to all of them in the same order.
+    """
+
+    index: int = 0
+    count: int = 1
+    local_index: int = 0
+    """Place among the ranks of this machine, which is the number of its GPU."""
+    started: float = 0.0
+    """When the first rank started, in seconds since the epoch; the same number on every rank."""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it is this rank that writes files and speaks to the user."""
+        return self.index == 0
+
+    def share(self, size: int) -> slice:
+        """Which of `size` things are this rank's: consecutive ones, and as many as any other's, or one more."""
+        return slice(self.index * size // self.count, (self.index + 1) * size // self.count)
+
+    def gather(self, value: T) -> list[T]:
+        """What each rank gave, in their order."""
+        if self.count == 1:
+            return [value]
+        import torch.distributed as dist
+
+        values: list[Any] = [None] * self.count
+        dist.all_gather_object(values, value)
+        return values
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum over the ranks of tensors of one shape, on the device of this one's."""
+        if self.count == 1:
+            return tensor
+        import torch.distributed as dist
+
+        summed = tensor.detach().cpu().clone()
+        dist.all_reduce(summed)
+        return summed.to(tensor.device)
+
+    def wait(self) -> None:
+        """Returns when every rank has come here."""
+        self.gather(None)
+
+
+ALONE = Ranks()
+_current = ALONE
+
+
+def current() -> Ranks:
+    """The ranks that `joined` met; otherwise this process is alone."""
+    return _current
+
+
+@contextmanager
+def joined() -> Iterator[Ranks]:
+    """Meets the processes that torchrun started together with this one, and leaves them at the end of this process.
+
+    Raises:
+        ValueError: torchrun's environment is incomplete or nobody is met.
+    """
+    global _current
+    alone = replace(ALONE, started=time.time())
+    _current = _meet(alone) if {"RANK", "WORLD_SIZE"} <= os.environ.keys() else alone
+    try:
+        yield _current
+    finally:
+        if _current.count > 1:
+            import torch.distributed as dist
+
+            dist.destroy_process_group()
+
+
+def _meet(alone: Ranks) -> Ranks:
+    import torch
+    import torch.distributed as dist
+
+    has_gpu = torch.cuda.is_available()
+    local_index = int(os.environ.get("LOCAL_RANK", "0"))
+    if has_gpu:
+        torch.cuda.set_device(local_index)
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if has_gpu else "gloo", timeout=_PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"the other processes of torchrun cannot be met: {error}") from error
+    met = Ranks(index=dist.get_rank(), count=dist.get_world_size(), local_index=local_index)
+    return replace(met, started=met.gather(alone.started)[0])

@@ -1,0 +1,105 @@
+"""Rollouts over several processes: each rank samples its share of the problems, and all get all groups."""
+
+import asyncio
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+
+from turnwise.core.truncation import NO_TOP_K, NO_TOP_P
+from turnwise.ranks import Ranks
+from turnwise.rollout.sampler import Rollout, Sampler
+from turnwise.types import Group, Isolation, Problem
+
+
+class RankFailed(RuntimeError):
+    """Another rank failed while all of them sampled; its own traceback says more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Share:
+    """What one rank tells the others of its share; `failure` is empty unless it met an exception."""
+
+    groups: list[Group]
+    tool_s: float = 0.0
+    failure: str = ""
+    is_stopped: bool = False
+
+
+class DividedSampler:
+    """Shares the problems of every call out over the ranks; fulfils `Sampler`.
+
+    A call is where the ranks meet, so it is also where they agree to end: what one of them meets, an exception or a
+    signal, ends the call on all.
+    """
+
+    def __init__(self, sampler: Sampler, ranks: Ranks) -> None:
+        self._sampler = sampler
+        self._ranks = ranks
+        self._sampling: asyncio.Task[Rollout] | None = None
+        self._is_told_to_stop = False
+
+    @property
+    def isolation(self) -> Isolation | None:
+        """How the programs of tools are kept apart on this rank; None where there are none."""
+        return self._sampler.isolation
+
+    def stop(self) -> None:
+        """Ends the present call or the next one, on every rank, with `asyncio.CancelledError`."""
+        self._is_told_to_stop = True
+        if self._sampling is not None:
+            self._sampling.cancel()
+
+    async def sample(
+        self,
+        problems: Sequence[Problem],
+        *,
+        group_size: int,
+        temperature: float,
+        seed: int,
+        top_k: int = NO_TOP_K,
+        top_p: float = NO_TOP_P,
+    ) -> Rollout:
+        """Samples as `RolloutSampler.sample` does; every rank must ask for the same, and all get the same groups.
+
+        `wall_s` are this rank's seconds until the last one was done, `tool_s` those of the rank with the most.
+
+        Raises:
+            RankFailed: Another rank met an exception. One of this rank's own is raised as it is.
+            asyncio.CancelledError: Some rank was told to stop.
+        """
+        started = perf_counter()
+        own, error = _Share(groups=[], is_stopped=self._is_told_to_stop), None
+        if not self._is_told_to_stop:
+            self._sampling = asyncio.create_task(
+                self._sampler.sample(
+                    problems[self._ranks.share(len(problems))],
+                    group_size=group_size,
+                    temperature=temperature,
+                    seed=seed,
+                    top_k=top_k,
+                    top_p=top_p,
+                )
+            )
+            try:
+                rollout = await self._sampling
+                own = replace(own, groups=rollout.groups, tool_s=rollout.tool_s)
+            except asyncio.CancelledError:
+                own = replace(own, is_stopped=True)
+            except Exception as met:
+                error = met
+                own = replace(own, failure="".join(traceback.format_exception_only(met)).strip())
+            self._sampling = None
+        shares = await asyncio.to_thread(self._ranks.gather, own)
+        if error is not None:
+            raise error
+        for rank, share in enumerate(shares):
+            if share.failure:
+                raise RankFailed(f"rank {rank}: {share.failure}")
+        if any(share.is_stopped for share in shares):
+            raise asyncio.CancelledError
+        return Rollout(
+            groups=[group for share in shares for group in share.groups],
+            wall_s=perf_counter() - started,
+            tool_s=max(share.tool_s for share in shares),
+        )

@@ -1,0 +1,17 @@
+"""r[i, j] of a step's groups, each of them scored on one rank only."""
+
+from collections.abc import Sequence
+
+from turnwise.protocols import Reward
+from turnwise.ranks import ALONE, Ranks
+from turnwise.types import Group, ScoredGroup
+
+
+def score(groups: Sequence[Group], reward: Reward, ranks: Ranks = ALONE) -> list[ScoredGroup]:
+    """Scores every group, in order; with several ranks each scores its share and all get all verdicts.
+
+    So no rank ever trains on other rewards than its neighbours, even where a verdict depends on a clock, as that of an
+    answer does whose grading runs into a limit.
+    """
+    shares = ranks.gather([reward(group) for group in groups[ranks.share(len(groups))]])
+    return [scored for share in shares for scored in share]
