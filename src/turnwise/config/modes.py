@@ -30,6 +30,7 @@ from turnwise.config.wiring import (
 )
 from turnwise.lookahead import train_ahead
 from turnwise.model.attention import choose_attention
+from turnwise.tracker.evaluations import take_back
 from turnwise.trainer import Trainer
 
 
@@ -67,6 +68,7 @@ class Train:
             num_steps = components.trainer.num_steps
             if first_step > num_steps:
                 raise ConfigError(f"trainer.num_steps={num_steps}: {run_dir} already holds {first_step} steps")
+            take_back(run_dir, first_step)
             tracker = start_tracker(components, run_dir, console, first_step)
 
         async def run() -> None:

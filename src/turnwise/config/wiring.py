@@ -3,7 +3,7 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar, cast
@@ -16,7 +16,8 @@ from turnwise.config.allocator import keep_freed_memory
 from turnwise.config.errors import ConfigError
 from turnwise.config.parts import Components
 from turnwise.config.provenance import record_isolation
-from turnwise.config.stopping import INTERRUPTED, cancel_when_told
+from turnwise.config.stopping import INTERRUPTED, Preempted, cancel_when_told, on_first_signal
+from turnwise.disk import DISK_ERRORS
 from turnwise.model.chat import ChatRenderer
 from turnwise.model.policy import TorchPolicy
 from turnwise.protocols import EnvironmentPool, Policy, Probe, Reward, RolloutEngine, Tracker
@@ -205,23 +206,31 @@ async def sampling(
 def run_to_end(work: Coroutine[Any, Any, T]) -> T:
     """Runs `work`; SIGINT, SIGTERM and the file of `stopping.STOP_FILE` cancel it.
 
-    It may finish what it must before KeyboardInterrupt is raised.
+    It may finish what it must before KeyboardInterrupt is raised, after SIGTERM as `Preempted`. A second signal ends
+    the process at once, whatever it is at.
     """
+    told: list[signal.Signals] = []
 
     async def cancellable() -> T:
-        task = asyncio.current_task()
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
         assert task is not None
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        stop = task.cancel
+
+        def first(number: signal.Signals) -> None:
+            told.append(number)
+            loop.call_soon_threadsafe(stop)
+
         watcher = asyncio.create_task(cancel_when_told(task))
-        try:
-            return await work
-        finally:
-            watcher.cancel()
+        with on_first_signal(first):
+            try:
+                return await work
+            finally:
+                watcher.cancel()
 
     try:
         return asyncio.run(cancellable())
     except asyncio.CancelledError:
-        raise KeyboardInterrupt from None
+        raise (Preempted if signal.SIGTERM in told else KeyboardInterrupt) from None
 
 
 def seconds_before(run_dir: Path) -> float:
@@ -243,20 +252,31 @@ def closing(run_dir: Path, tracker: Tracker | ExitStack, console: Console) -> It
     try:
         yield
         outcome = Outcome.finished
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as told:
         outcome, why = Outcome.stopped, "interrupted; the same command with this hydra.run.dir goes on from here"
-        raise SystemExit(INTERRUPTED) from None
+        raise SystemExit(0 if isinstance(told, Preempted) else INTERRUPTED) from None
     except Exception as error:
         why = f"{type(error).__name__}: {error}"
         raise
     finally:
-        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not cost the report
-        try:
-            tracker.close()
-        finally:
-            summary = summarise_run(run_dir, outcome=outcome, why=why, wall_s=perf_counter() - started)
-            write_summary(run_dir, summary)
-            results = write_table(run_dir)
-            write_report(run_dir)
-            console.print(closing_table(run_dir, summary, results))
-            signal.signal(signal.SIGINT, previous)
+        # A first signal must not cost the report; after one that stopped the run, the next ends the process anyway.
+        with nullcontext() if outcome is Outcome.stopped else on_first_signal(lambda _: None):
+            try:
+                _leave_word(run_dir, tracker, console, outcome, why, perf_counter() - started)
+            except OSError as error:
+                if outcome is Outcome.finished or error.errno not in DISK_ERRORS:
+                    raise
+                say(console, f"warning: {error}: there is no report")  # why the run ended matters more
+
+
+def _leave_word(
+    run_dir: Path, tracker: Tracker | ExitStack, console: Console, outcome: Outcome, why: str, wall_s: float
+) -> None:
+    try:
+        tracker.close()
+    finally:
+        summary = summarise_run(run_dir, outcome=outcome, why=why, wall_s=wall_s)
+        write_summary(run_dir, summary)
+        results = write_table(run_dir)
+        write_report(run_dir)
+        console.print(closing_table(run_dir, summary, results))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from turnwise.core.mismatch import mismatch_figures
 from turnwise.model.adapter import adapter_weights, add_adapter, load_adapter_weights, merged_weights
 from turnwise.model.chat import ChatRenderer
+from turnwise.model.fitting import check_optimiser, check_vocabulary, check_weights
 from turnwise.model.scorer import TokenScorer
 from turnwise.protocols import PolicyLoss, Update
 from turnwise.types import TokenBatch
@@ -247,9 +248,15 @@ class TorchPolicy:
         self._renderer.save_pretrained(folder)
 
     def load_pretrained(self, folder: Path) -> None:
-        """Reads the weights that `save_pretrained` wrote; those under an adapter never changed."""
+        """Reads the weights that `save_pretrained` wrote; those under an adapter never changed.
+
+        Raises:
+            ValueError: They are those of another model, or of one with another vocabulary.
+        """
+        check_vocabulary(folder, self._renderer.vocabulary)
         if not self._has_adapter:
             saved = type(self._model).from_pretrained(folder, dtype=torch.float32)
+            check_weights(saved.state_dict(), self._model.state_dict())
             self._model.load_state_dict(saved.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
@@ -260,10 +267,11 @@ class TorchPolicy:
         """Restores what `state_dict` gave.
 
         Raises:
-            ValueError: It belongs to another adapter.
+            ValueError: It belongs to another adapter or optimiser.
         """
         state = dict(state)
         load_adapter_weights(self._model, state.pop("adapter", {}))
+        check_optimiser(state, self._optimizer)
         self._optimizer.load_state_dict(state)
 
     def _step(self) -> float:
