@@ -1,5 +1,6 @@
 """Entry point: `python src/main.py algo=gtpo reward.shaping=true`; `--help` lists the groups and their options."""
 
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,4 +37,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:  # while all that main needs was imported
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

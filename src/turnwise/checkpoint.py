@@ -1,10 +1,9 @@
 """Checkpoints that are either whole or not there, and from which a run goes on exactly."""
 
 import json
-import os
+import logging
 import pickle
 import platform
-import random
 import shutil
 from collections.abc import Mapping
 from dataclasses import fields
@@ -12,18 +11,26 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 
+from turnwise.disk import force_to_disk, naming
+from turnwise.manifest import damage_of, write_manifest
 from turnwise.model.sharding import is_dealt_out, read_parts, write_parts
 from turnwise.protocols import Policy
 from turnwise.ranks import ALONE, Ranks
+from turnwise.seeding import generator_states, set_generator_states
+from turnwise.tracker.atomic import write_atomically
 from turnwise.types import TokenBatch
 
+RECORD = "run.json"
+"""In a checkpoint: the record of the run that made it, a copy of the `config.json` beside the checkpoints."""
 _PREFIX = "step_"
 _TEMPORARY = ".tmp-"
 _WHOLE, _PARTS = "optimiser.pt", "optimiser"
 """The optimiser's state of one process, and that of a policy that is dealt out."""
+_EVALUATION = "evaluation.json"
+
+log = logging.getLogger(__name__)
 
 
 class Cursor(Protocol):
@@ -43,81 +50,128 @@ def save(folder: Path, step: int, *, policy: Policy, task: Cursor, keep: int, ra
 
     It holds the weights in the Hugging Face layout, the optimiser's state (`optimiser.pt`, or a folder `optimiser` with
     the parts of all ranks, written by torch.distributed.checkpoint), `rng.pt` (Python, NumPy, torch, every CUDA
-    device) and `state.json` (step, task cursor, versions, and every other file with its size). All of it is written
-    under a temporary name, forced to disk, then renamed: a kill or a full disk leaves the earlier checkpoints as they
-    were.
+    device), `state.json` (step, task cursor, versions), `run.json` where the run's folder has a `config.json`, and
+    `files.json`: size and SHA-256 of every other file. All of it is written under a temporary name, forced to disk,
+    then renamed: a kill or a full disk leaves the earlier checkpoints as they were. Checkpoints of later steps, which
+    the run has taken back if there are any, go.
 
     Args:
         folder: The run's checkpoints; made when missing.
         step: The step that a resumed run begins with, which is the number of finished steps.
         policy: Gives weights and optimiser state.
         task: Gives the cursor.
-        keep: Newest checkpoints to keep; 0 keeps all. The one that `last` names is always kept.
+        keep: Newest checkpoints to keep beside the one that `best` names; 0 keeps all.
         ranks: Who trains the policy: all of them call this, and see the same folder.
 
     Returns:
         The checkpoint's folder.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: It cannot be written; `filename` is the checkpoint's.
     """
     if step < 0 or keep < 0:
         raise ValueError(f"step={step}, keep={keep}: expected both >= 0")
     target = folder / f"{_PREFIX}{step}"
     draft = folder / f"{_TEMPORARY}{target.name}"
-    is_there = (folder / "last").resolve() == target.resolve() and _damage(target) is None
+    is_there = (folder / "last").resolve() == target.resolve() and damage_of(target) is None
     if ranks.gather(is_there)[0]:
         return target  # a run that was resumed here and stopped before its next step
     try:
+        with naming(target):
+            if ranks.is_first:
+                folder.mkdir(parents=True, exist_ok=True)
+                _remove_leftovers(folder)
+                draft.mkdir()
+            ranks.wait()
+            policy.save_pretrained(draft)
+            _write_optimiser(policy.state_dict(), draft)
+            ranks.wait()
+            if ranks.is_first:
+                _complete(draft, step, task)
         if ranks.is_first:
-            folder.mkdir(parents=True, exist_ok=True)
-            _remove_leftovers(folder)
-            draft.mkdir()
-        ranks.wait()
-        policy.save_pretrained(draft)
-        _write_optimiser(policy.state_dict(), draft)
-        ranks.wait()
-        if ranks.is_first:
-            _dump(_rng_state(), draft / "rng.pt")
-            _write_state(draft, step, task)
-            for path in [*draft.rglob("*"), draft]:
-                _force_to_disk(path)
             if target.exists():
                 target.rename(folder / f"{_TEMPORARY}replaced-{target.name}")
             draft.rename(target)
-            _point_last(folder, target)
+            _point(folder, "last", target)
     finally:
         if ranks.is_first:
             _remove_leftovers(folder)
     if ranks.is_first:
-        _prune(folder, keep)
+        _tidy(folder, step, keep)
     ranks.wait()
     return target
 
 
+def note_accuracy(folder: Path, step: int, accuracy: float | None, *, keep: int) -> None:
+    """Notes what the weights that have seen `step` steps came to, if there is a checkpoint of them.
+
+    `folder`/best names the checkpoint with the highest accuracy that was noted, the earliest of equals; it is kept
+    however old it becomes.
+
+    Args:
+        folder: The run's checkpoints.
+        step: Where the evaluation stands.
+        accuracy: Over all evaluation sets, such as `tracker.evaluations.overall_accuracy`; None notes nothing.
+        keep: As for `save`.
+    """
+    path = folder / f"{_PREFIX}{step}"
+    if accuracy is not None and path.is_dir():
+        write_atomically(path / _EVALUATION, (json.dumps({"accuracy": accuracy}) + "\n").encode())
+        _tidy(folder, step, keep)
+
+
 def latest(folder: Path) -> Path | None:
-    """The checkpoint to resume from: the one that `last` names, else the newest; None without a whole one."""
-    candidates = [(folder / "last").resolve(), *reversed(_checkpoints(folder))]
-    return next((path for path in candidates if _damage(path) is None), None)
+    """The checkpoint to resume from: the one that `last` names, else the newest, whose every byte is as written.
+
+    A damaged one that is passed over is named in a warning. Without any checkpoint it is None.
+
+    Raises:
+        ValueError: There are checkpoints, but none is whole; the message names what is wrong with each.
+    """
+    candidates = [(folder / "last").resolve(), *reversed([path.resolve() for path in _checkpoints(folder)])]
+    damaged: list[str] = []
+    for path in dict.fromkeys(path for path in candidates if path.is_dir()):
+        if (damage := damage_of(path, reads_all=True)) is None:
+            if damaged:
+                log.warning("a damaged checkpoint is passed over: %s; going on from %s", "; ".join(damaged), path)
+            return path
+        damaged.append(f"{path}: {damage}")
+    if damaged:
+        raise ValueError(
+            f"no checkpoint is whole: {'; '.join(damaged)}. Put back a copy of one of them, or remove {folder} to "
+            f"start from step 0"
+        )
+    return None
 
 
 def restore(path: Path, policy: Policy, task: Cursor) -> int:
     """Puts weights, optimiser, task cursor and every random generator back as `save` found them.
 
+    Args:
+        path: What `latest` gave. Here the sizes of its files are looked at again, and not every byte.
+        policy: Takes weights and optimiser state.
+        task: Takes the cursor.
+
     Returns:
         The step to begin with.
 
     Raises:
-        ValueError: The checkpoint is torn or not one at all; the message names the file.
+        ValueError: The checkpoint is torn or not one at all, or of another model, optimiser or task; the message names
+            the file or what differs.
     """
-    if (damage := _damage(path)) is not None:
+    if (damage := damage_of(path)) is not None:
         raise ValueError(f"checkpoint {path}: {damage}")
     state = json.loads((path / "state.json").read_text())
     optimiser, rng = _read_optimiser(policy.state_dict(), path), _load(path / "rng.pt")
-    policy.load_pretrained(path)
-    policy.load_state_dict(optimiser)
-    task.load_state_dict(state["task"])
-    _set_rng_state(rng)
+    if (there := sorted(state["task"])) != (here := sorted(task.state_dict())):
+        raise ValueError(f"checkpoint {path}: its task keeps {there}, this one keeps {here}: it is of another task")
+    try:
+        policy.load_pretrained(path)
+        policy.load_state_dict(optimiser)
+        task.load_state_dict(state["task"])
+    except ValueError as error:
+        raise ValueError(f"checkpoint {path} is of another run: {error}") from error
+    set_generator_states(rng)
     return state["step"]
 
 
@@ -154,35 +208,27 @@ def _read_optimiser(state: dict[str, Any], folder: Path) -> dict[str, Any]:
     return _load(folder / _WHOLE)
 
 
+def _complete(draft: Path, step: int, task: Cursor) -> None:
+    """Writes what one process knows of the checkpoint, and forces all of it to disk."""
+    _dump(generator_states(), draft / "rng.pt")
+    _write_state(draft, step, task)
+    if (record := draft.parent.parent / "config.json").exists():
+        shutil.copyfile(record, draft / RECORD)
+    write_manifest(draft)
+    for path in [*draft.rglob("*"), draft]:
+        force_to_disk(path)
+
+
 def _write_state(draft: Path, step: int, task: Cursor) -> None:
     packages = {name: metadata.version(name) for name in ("torch", "transformers", "numpy")}
-    state = {
-        "step": step,
-        "task": task.state_dict(),
-        "versions": {"python": platform.python_version(), **packages},
-        "files": {str(p.relative_to(draft)): p.stat().st_size for p in sorted(draft.rglob("*")) if p.is_file()},
-    }
+    versions = {"python": platform.python_version(), **packages}
+    state = {"step": step, "task": task.state_dict(), "versions": versions}
     (draft / "state.json").write_text(json.dumps(state, indent=2) + "\n")
 
 
-def _damage(path: Path) -> str | None:
-    """Why `path` is no whole checkpoint, or None when it is one."""
-    try:
-        state = json.loads((path / "state.json").read_text())
-        sizes = {name: (path / name).stat().st_size for name in state["files"]}
-    except OSError as error:
-        return f"{error.filename}: {error.strerror}"
-    except (ValueError, KeyError, TypeError) as error:
-        return f"state.json is torn: {error!r}"
-    torn = [f"{name} has {sizes[name]} bytes of {size}" for name, size in state["files"].items() if sizes[name] != size]
-    return "; ".join(torn) or None
-
-
 def _dump(state: dict[str, Any], path: Path) -> None:
-    try:
-        torch.save(state, path)
-    except RuntimeError as error:  # torch's own word for a full disk is "unexpected pos"
-        raise OSError(f"{path} cannot be written, is the disk full? {error}") from error
+    with path.open("wb") as file:  # given a path, torch would not say that the disk is full
+        torch.save(state, file)
 
 
 def _load(path: Path) -> Any:
@@ -192,47 +238,44 @@ def _load(path: Path) -> Any:
         raise ValueError(f"checkpoint file {path} cannot be read: {error}") from error
 
 
-def _rng_state() -> dict[str, Any]:
-    """The state of every generator in plain containers and tensors, which load without running pickled code."""
-    numpy_state: Any = np.random.get_state(legacy=False)
-    numpy_state["state"]["key"] = numpy_state["state"]["key"].tolist()
-    return {
-        "python": random.getstate(),
-        "numpy": numpy_state,
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def _set_rng_state(state: dict[str, Any]) -> None:
-    numpy_state = state["numpy"]
-    numpy_state["state"]["key"] = np.array(numpy_state["state"]["key"], dtype=np.uint32)
-    random.setstate(state["python"])
-    np.random.set_state(numpy_state)
-    torch.set_rng_state(state["torch"])
-    for device, device_state in enumerate(state["cuda"][: torch.cuda.device_count()]):
-        torch.cuda.set_rng_state(device_state, device)
-
-
 def _checkpoints(folder: Path) -> list[Path]:
     """Folders named like checkpoints, oldest first."""
     numbers = [path.name.removeprefix(_PREFIX) for path in folder.glob(f"{_PREFIX}*") if path.is_dir()]
     return [folder / f"{_PREFIX}{number}" for number in sorted(map(int, filter(str.isdecimal, numbers)))]
 
 
-def _point_last(folder: Path, target: Path) -> None:
-    link = folder / f"{_TEMPORARY}last"
+def _point(folder: Path, name: str, target: Path) -> None:
+    link = folder / f"{_TEMPORARY}{name}"
     link.symlink_to(target.name)
-    link.replace(folder / "last")
-    _force_to_disk(folder)
+    if (folder / name).is_dir() and not (folder / name).is_symlink():
+        shutil.rmtree(folder / name)  # a copy of the folder by what knows no links
+    link.replace(folder / name)
+    force_to_disk(folder)
 
 
-def _prune(folder: Path, keep: int) -> None:
-    if keep:
-        current = (folder / "last").resolve()
-        for path in _checkpoints(folder)[:-keep]:
-            if path.resolve() != current:
-                shutil.rmtree(path)
+def _tidy(folder: Path, step: int, keep: int) -> None:
+    """Removes checkpoints after `step`, points `best`, and removes what is older than the `keep` newest."""
+    paths = {int(path.name.removeprefix(_PREFIX)): path for path in _checkpoints(folder)}
+    for later in [number for number in paths if number > step]:
+        shutil.rmtree(paths.pop(later))
+    noted = {path: accuracy for path in paths.values() if (accuracy := _noted_accuracy(path)) is not None}
+    best = max(noted, key=noted.__getitem__, default=None)
+    if best is None:
+        (folder / "best").unlink(missing_ok=True)
+    elif (folder / "best").resolve() != best.resolve():
+        _point(folder, "best", best)
+    last = (folder / "last").resolve()
+    for path in list(paths.values())[:-keep] if keep else []:
+        if path != best and path.resolve() != last:
+            shutil.rmtree(path)
+
+
+def _noted_accuracy(path: Path) -> float | None:
+    """What `note_accuracy` noted of a checkpoint; None where it did not, or the note is damaged: the run goes on."""
+    try:
+        return float(json.loads((path / _EVALUATION).read_text())["accuracy"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _remove_leftovers(folder: Path) -> None:
@@ -241,11 +284,3 @@ def _remove_leftovers(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
-
-
-def _force_to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

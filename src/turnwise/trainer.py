@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from turnwise import checkpoint
-from turnwise.evaluation.evaluate import Evaluation, Evaluator
+from turnwise.evaluation.evaluate import Evaluator
 from turnwise.protocols import (
     AdvantageEstimator,
     Policy,
@@ -26,6 +26,7 @@ from turnwise.rollout.sampler import Rollout, RolloutSettings, Sampler
 from turnwise.rollout.scoring import score
 from turnwise.rollout.summary import staleness, summarise
 from turnwise.seeding import derive_seed
+from turnwise.tracker.evaluations import overall_accuracy
 from turnwise.trainer_settings import TrainerSettings
 from turnwise.types import TokenBatch
 
@@ -89,7 +90,7 @@ class Trainer:
         """Gives the engine the current weights and, when it is due, evaluates them."""
         await self.engine.load_weights(self.policy.weights(), version=step)
         if self.evaluates_at(step):
-            self.tracker.log((await self.evaluate(step)).metrics, step)
+            await self.evaluate(step)
 
     async def sample(self, step: int) -> Rollout:
         """Groups of trajectories of the task's next problems, by the weights that the engine holds."""
@@ -165,16 +166,20 @@ class Trainer:
             checkpoint.save_batch(batch, path)
             raise FloatingPointError(f"step {step}: {error}; its batch is in {path}") from error
 
-    async def evaluate(self, step: int) -> Evaluation:
+    async def evaluate(self, step: int) -> None:
         """Scores the weights that the engine holds, which have seen `step` steps, on every evaluation set."""
-        return await self.evaluator(self.task.eval_sets(self.evaluator.settings.num_problems), step)
+        metrics = (await self.evaluator(self.task.eval_sets(self.evaluator.settings.num_problems), step)).metrics
+        self.tracker.log(metrics, step)
+        if self.ranks.is_first:
+            keep = self.settings.keep_checkpoints
+            checkpoint.note_accuracy(self.checkpoints, step, overall_accuracy(metrics), keep=keep)
 
     async def finish(self, next_step: int) -> None:
-        """The evaluation after the last step, and its checkpoint unless that step left one."""
-        await self.engine.load_weights(self.policy.weights(), version=next_step)
-        self.tracker.log((await self.evaluate(next_step)).metrics, next_step)
+        """The checkpoint of the last step unless that step left one, and the evaluation after it."""
         if not self.saves_at(next_step):
             self.save(next_step)
+        await self.engine.load_weights(self.policy.weights(), version=next_step)
+        await self.evaluate(next_step)
 
     def save(self, next_step: int) -> None:
         """Writes a checkpoint from which step `next_step` follows."""

@@ -32,7 +32,7 @@ class TrainerSettings:
     save_every: int = 10
     """Steps between checkpoints; there is always one at the end."""
     keep_checkpoints: int = 2
-    """Newest checkpoints to keep; 0 keeps all."""
+    """Newest checkpoints to keep, beside the one whose evaluation was best; 0 keeps all."""
     learning_rate: float = 2e-4
     """Learning rate of AdamW, constant after the warm-up."""
     warmup_steps: int = 0

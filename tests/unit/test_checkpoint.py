@@ -121,12 +121,16 @@ def test_saving_draws_no_random_number(tmp_path):
 def test_layout(tmp_path):
     path = save(tmp_path, 4)
     assert path == tmp_path / "step_4"
-    assert names(path) == ["config.json", "model.pt", "optimiser.pt", "rng.pt", "state.json"]
+    assert names(path) == ["config.json", "files.json", "model.pt", "optimiser.pt", "rng.pt", "state.json"]
     state = json.loads((path / "state.json").read_text())
     assert state["step"] == 4
     assert state["task"] == {"cursor": 0}
     assert state["versions"]["torch"].startswith(torch.__version__.split("+")[0])
-    assert state["files"]["config.json"] == 2
+    files = json.loads((path / "files.json").read_text())
+    assert list(files) == ["config.json", "model.pt", "optimiser.pt", "rng.pt", "state.json"]
+    # What `printf {} | sha256sum` prints.
+    digest = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+    assert files["config.json"] == {"bytes": 2, "sha256": digest}
     assert str((tmp_path / "last").readlink()) == "step_4"  # relative: the folder can be moved
 
 
@@ -143,12 +147,75 @@ def test_keep_zero_keeps_all(tmp_path):
     assert names(tmp_path) == ["last", "step_1", "step_2", "step_3"]
 
 
-def test_what_last_names_is_never_removed(tmp_path):
-    for step in (8, 9):
+def test_steps_that_were_taken_back_go_when_the_first_is_written_anew(tmp_path):
+    for step in (3, 8, 9):
         save(tmp_path, step)
-    save(tmp_path, 3, keep=1)  # a run that began again below what lies in the folder
-    assert names(tmp_path) == ["last", "step_3", "step_9"]
+    (tmp_path / "last").unlink()
+    (tmp_path / "last").symlink_to("step_3")
     assert checkpoint.latest(tmp_path) == (tmp_path / "step_3").resolve()
+    save(tmp_path, 4)
+    assert names(tmp_path) == ["last", "step_3", "step_4"]
+    assert checkpoint.latest(tmp_path) == (tmp_path / "step_4").resolve()
+
+
+def test_a_checkpoint_holds_the_record_of_its_run(tmp_path):
+    (tmp_path / "config.json").write_text('{"config": {"seed": 3}}')
+    path = save(tmp_path / "checkpoints", 1)
+    assert json.loads((path / checkpoint.RECORD).read_text()) == {"config": {"seed": 3}}
+    assert checkpoint.RECORD in json.loads((path / "files.json").read_text())
+
+
+def note(folder, step, accuracy, keep=1):
+    checkpoint.note_accuracy(folder, step, accuracy, keep=keep)
+
+
+def test_the_best_is_kept_and_named(tmp_path):
+    for step, accuracy in enumerate([0.2, 0.6, 0.4, 0.6, 0.5], start=1):
+        save(tmp_path, step, keep=1)
+        note(tmp_path, step, accuracy)
+    assert names(tmp_path) == ["best", "last", "step_2", "step_5"]
+    assert str((tmp_path / "best").readlink()) == "step_2"  # the earliest of equals
+    save(tmp_path, 6, keep=1)
+    note(tmp_path, 6, 0.7)
+    assert names(tmp_path) == ["best", "last", "step_6"]
+
+
+def test_an_evaluation_away_from_a_checkpoint_makes_no_best(tmp_path):
+    save(tmp_path, 2)
+    note(tmp_path, 3, 0.9)
+    note(tmp_path, 2, None)
+    assert names(tmp_path) == ["last", "step_2"]
+
+
+def test_the_best_of_a_step_that_is_made_anew_is_forgotten(tmp_path):
+    for step, accuracy in [(1, 0.3), (2, 0.9)]:
+        save(tmp_path, step)
+        note(tmp_path, step, accuracy, keep=0)
+    (tmp_path / "step_2" / "rng.pt").write_bytes(b"")  # so the run goes on from 1
+    save(tmp_path, 2)
+    assert str((tmp_path / "best").readlink()) == "step_1"
+    note(tmp_path, 2, 0.2, keep=0)
+    assert str((tmp_path / "best").readlink()) == "step_1"
+
+
+def test_a_broken_note_of_the_accuracy_costs_the_mark_and_not_the_run(tmp_path):
+    save(tmp_path, 1)
+    note(tmp_path, 1, 0.9)
+    (tmp_path / "step_1" / "evaluation.json").write_text("{")
+    save(tmp_path, 2, keep=1)
+    assert names(tmp_path) == ["last", "step_2"]
+
+
+def test_a_folder_that_was_copied_without_links_goes_on(tmp_path):
+    save(tmp_path / "there", 1)
+    note(tmp_path / "there", 1, 0.5)
+    shutil.copytree(tmp_path / "there", tmp_path / "here")  # which follows links
+    found = checkpoint.latest(tmp_path / "here")
+    assert found is not None
+    assert checkpoint.restore(found, FakePolicy(), FakeTask()) == 1
+    save(tmp_path / "here", 2, keep=1)
+    assert names(tmp_path / "here") == ["best", "last", "step_1", "step_2"]
+    assert all((tmp_path / "here" / link).is_symlink() for link in ("best", "last"))
 
 
 def test_saving_the_last_step_again_leaves_the_whole_checkpoint_alone(tmp_path):
@@ -189,8 +256,9 @@ def test_a_full_disk_is_told_as_such(tmp_path):
             (folder / "optimiser.pt").symlink_to("/dev/full")
 
     save(tmp_path, 1)
-    with pytest.raises(OSError, match=r"optimiser\.pt cannot be written, is the disk full\?"):
+    with pytest.raises(OSError, match=r"No space left on device: .*/step_2'") as refused:
         save(tmp_path, 2, policy=OnFullDisk())
+    assert (refused.value.errno, refused.value.filename) == (errno.ENOSPC, str(tmp_path / "step_2"))
     assert names(tmp_path) == ["last", "step_1"]
 
 
@@ -210,7 +278,7 @@ def test_a_kill_before_the_rename_leaves_the_previous_one(tmp_path, monkeypatch)
 def test_a_kill_between_rename_and_link_still_finds_a_whole_one(tmp_path, monkeypatch):
     save(tmp_path, 1)
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint, "_point_last", lambda folder, target: None)
+        patched.setattr(checkpoint, "_point", lambda folder, name, target: None)
         save(tmp_path, 2)
     assert str((tmp_path / "last").readlink()) == "step_1"
     latest = checkpoint.latest(tmp_path)
@@ -218,7 +286,7 @@ def test_a_kill_between_rename_and_link_still_finds_a_whole_one(tmp_path, monkey
     assert checkpoint.restore(latest, FakePolicy(), FakeTask()) == 1
 
 
-@pytest.mark.parametrize("harm", ["truncated", "missing", "no_state", "torn_state"])
+@pytest.mark.parametrize("harm", ["truncated", "missing", "no_manifest", "torn_manifest", "empty_manifest"])
 def test_a_torn_checkpoint_is_never_picked_and_is_named(tmp_path, harm):
     save(tmp_path, 1)
     torn = save(tmp_path, 2)
@@ -229,16 +297,51 @@ def test_a_torn_checkpoint_is_never_picked_and_is_named(tmp_path, harm):
     elif harm == "missing":
         (torn / "model.pt").unlink()
         reason = "model.pt: No such file"
-    elif harm == "no_state":
-        (torn / "state.json").unlink()
-        reason = "state.json: No such file"
+    elif harm == "no_manifest":
+        (torn / "files.json").unlink()
+        reason = "files.json: No such file"
+    elif harm == "torn_manifest":
+        (torn / "files.json").write_text('{"config.json": {"byt')
+        reason = "files.json is torn"
     else:
-        (torn / "state.json").write_text('{"step": 2, "ta')
-        reason = "state.json is torn"
+        (torn / "files.json").write_text("{}")
+        reason = "files.json is torn"
 
     assert checkpoint.latest(tmp_path) == tmp_path / "step_1"
     with pytest.raises(ValueError, match=f"step_2: .*{reason}"):
         checkpoint.restore(torn, FakePolicy(), FakeTask())
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["model.pt", "optimiser.pt", "rng.pt", "state.json", "config.json"])
+def test_a_flipped_bit_is_noticed_and_named_once(tmp_path, caplog, name):
+    save(tmp_path, 1)
+    flip_a_bit(save(tmp_path, 2) / name)
+    assert checkpoint.latest(tmp_path) == tmp_path / "step_1"
+    (record,) = caplog.records
+    assert f"step_2: {name} is not as it was written; going on from {tmp_path / 'step_1'}" in record.getMessage()
+
+
+def test_where_no_checkpoint_is_whole_nothing_begins_in_silence(tmp_path):
+    for step in (1, 2):
+        flip_a_bit(save(tmp_path, step) / "model.pt")
+    with pytest.raises(ValueError, match=r"no checkpoint is whole: .*step_2: model\.pt is .*step_1: .* or remove"):
+        checkpoint.latest(tmp_path)
+
+
+def test_a_checkpoint_of_another_task_is_refused(tmp_path):
+    class OtherTask(FakeTask):
+        def state_dict(self):
+            return {"epoch": 0, "cursor": self.cursor}
+
+    path = save(tmp_path, 1)
+    with pytest.raises(ValueError, match=r"step_1: its task keeps \['cursor'\], this one keeps \['cursor', 'epoch'\]"):
+        checkpoint.restore(path, FakePolicy(), OtherTask())
 
 
 def test_damage_that_keeps_the_size_is_named_too(tmp_path):

@@ -3,15 +3,19 @@
 from collections.abc import Mapping, Sequence
 from itertools import chain
 
+import torch
 from rich.console import Console
 
 from turnwise.config.errors import ConfigError
 from turnwise.config.parts import Components
 from turnwise.config.wiring import say
+from turnwise.engine.hf import HFEngine
 from turnwise.env.opening import opening_messages
 from turnwise.model.chat import ChatRenderer
 from turnwise.protocols import Task
+from turnwise.ranks import Ranks
 from turnwise.reward.grading import ungradable
+from turnwise.trainer_settings import ShardedTrainerSettings
 from turnwise.types import Problem
 
 MAX_LISTED = 10
@@ -48,6 +52,36 @@ def check_has_tool(components: Components, mode: str) -> None:
             f"mode={mode} env=no_tool: a first turn without a call is a format error, so every trajectory would have "
             f"one; expected an environment with a tool, and evaluation.tools=both to measure what it is worth"
         )
+
+
+def check_ranks(components: Components, ranks: Ranks, device: torch.device) -> None:
+    """Refuses what several processes cannot train together.
+
+    Raises:
+        ConfigError: The trainer, the batch, the adapter, the engine or the device does not go with so many processes.
+    """
+    trainer, count = components.trainer, ranks.count
+    if not isinstance(trainer, ShardedTrainerSettings):
+        if count > 1:
+            raise ConfigError(
+                f"torchrun started {count} processes, and trainer=single is for one: expected trainer=fsdp"
+            )
+        return
+    if (num_problems := components.rollout.num_problems) % count:
+        raise ConfigError(
+            f"rollout.num_problems={num_problems}: {count} processes cannot share them evenly, expected a multiple of "
+            f"{count}"
+        )
+    if trainer.shard_size and count % trainer.shard_size:
+        raise ConfigError(f"trainer.shard_size={trainer.shard_size}: expected a divisor of the {count} processes, or 0")
+    if trainer.cpu_offload and device.type == "cpu":
+        raise ConfigError("trainer.cpu_offload=true: the device is the CPU already, expected a GPU, or false")
+    if (rank := components.model.lora_rank) > 0:
+        raise ConfigError(f"model.lora_rank={rank} trainer=fsdp: an adapter is not dealt out, expected trainer=single")
+    if trainer.max_staleness:
+        raise ConfigError(f"trainer.max_staleness={trainer.max_staleness} trainer=fsdp: expected 0")
+    if count > 1 and not isinstance(components.engine, HFEngine):
+        raise ConfigError(f"torchrun started {count} processes: expected engine=hf, the only one for several so far")
 
 
 def check_task(components: Components, task: Task, renderer: ChatRenderer) -> None:

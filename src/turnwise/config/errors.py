@@ -1,6 +1,6 @@
 """A mistake of the user ends with one clear line and exit code 2, a bug or failure with its traceback and 1.
 
-A tool that broke, which no traceback would explain, ends with one line and exit code 1.
+A tool that broke and a disk that is full, which no traceback would explain, end with one line and exit code 1.
 """
 
 import difflib
@@ -25,6 +25,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandat
 from yaml import YAMLError
 
 from turnwise.config.options import option_groups
+from turnwise.disk import DISK_ERRORS
 from turnwise.env.breaker import BrokenToolError
 from turnwise.ranks import current
 from turnwise.rollout.divided import RankFailed
@@ -33,6 +34,7 @@ _WANTS_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
 _MAX_LENGTH = 600
 _MAX_LIST_LENGTH = 2400
 """Of a line that may list what is wrong, such as files that are missing."""
+_GOES_ON = "once it works, the same command with this hydra.run.dir goes on"
 
 
 class ConfigError(ValueError):
@@ -73,7 +75,7 @@ def building() -> Iterator[None]:
 
 @contextmanager
 def clean_exit(job: CodeType | None = None) -> Iterator[None]:
-    """Ends the process with one line on stderr, and exit code 2 when the user made a mistake, 1 when the tool broke.
+    """Ends the process with one line on stderr: exit code 2 for the user's mistake, 1 for a broken tool or full disk.
 
     Hydra prints errors its own way unless HYDRA_FULL_ERROR asks for exceptions, so it is asked here; a user who
     sets that variable sees every traceback. Of several ranks, which all end by the same mistake, the first says so.
@@ -96,7 +98,7 @@ def clean_exit(job: CodeType | None = None) -> Iterator[None]:
         _say(end.text)
         sys.exit(end.exit_code)
     except BrokenToolError as error:
-        _say(f"{error}; once it works, the same command with this hydra.run.dir goes on")
+        _say(f"{error}; {_GOES_ON}")
         sys.exit(1)
     except RankFailed as error:
         _say(str(error))
@@ -104,6 +106,9 @@ def clean_exit(job: CodeType | None = None) -> Iterator[None]:
     except (ConfigError, HydraException, OmegaConfBaseException, YAMLError) as error:
         _exit(error, explain(error))
     except (ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            print(f"error: {error.filename or 'the disk'}: {error.strerror}; {_GOES_ON}", file=sys.stderr)
+            sys.exit(1)
         if job is None or any(frame.f_code is job for frame, _ in traceback.walk_tb(error.__traceback__)):
             raise
         _exit(error, f"{explain(error)} (command line: {' '.join(sys.argv[1:])})")

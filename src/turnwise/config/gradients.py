@@ -9,6 +9,7 @@ from torch import Tensor
 
 from turnwise.advantage.rloo import RlooAdvantage
 from turnwise.config.checks import check_similarity, check_task
+from turnwise.config.ending import run_to_end
 from turnwise.config.errors import ConfigError, building
 from turnwise.config.parts import Components
 from turnwise.config.wiring import (
@@ -16,7 +17,6 @@ from turnwise.config.wiring import (
     evaluation_reward,
     load_model,
     policy_dtype,
-    run_to_end,
     sampling,
     start_engine,
     start_policy,

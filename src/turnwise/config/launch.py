@@ -74,9 +74,9 @@ def _launch(config: DictConfig, hydra: DictConfig) -> None:
                     raise
                 raise JobEnded(f"{label}: {error}", 1) from error
     except (ConfigError, KeyboardInterrupt):
-        if ranks.is_first and before is None:
+        if before is None and ranks.is_first:
             _remove_if_unused(run_dir, label)
-        elif ranks.is_first and path.read_bytes() != before:
+        elif before is not None and ranks.is_first and path.read_bytes() != before:
             write_atomically(path, before)
         raise
 
@@ -91,8 +91,8 @@ def _check_ranks(ranks: Ranks, mode: Mode, hydra: DictConfig) -> None:
         raise ConfigError(f"--multirun under torchrun, which started {ranks.count} processes: expected one run a start")
     if ranks.count > 1 and not mode.takes_ranks:
         raise ConfigError(
-            f"mode={hydra.runtime.choices.mode} is for one process, and torchrun started {ranks.count}: expected a plain "
-            f"python src/main.py"
+            f"mode={hydra.runtime.choices.mode} is for one process, and torchrun started {ranks.count}: expected "
+            f"python src/main.py without torchrun"
         )
 
 

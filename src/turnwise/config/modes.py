@@ -7,30 +7,39 @@ from pathlib import Path
 from typing import ClassVar
 
 from turnwise import checkpoint
-from turnwise.config.checks import check_has_tool, check_prompts, check_similarity, check_task, warn_of_gold
+from turnwise.config.checks import (
+    check_has_tool,
+    check_prompts,
+    check_ranks,
+    check_similarity,
+    check_task,
+    warn_of_gold,
+)
+from turnwise.config.ending import closing, run_to_end
 from turnwise.config.errors import ConfigError, building
 from turnwise.config.evaluating import check_kept_evaluations, start_evaluator
 from turnwise.config.parts import Components
 from turnwise.config.provenance import record_removed
+from turnwise.config.stopping import Stop
 from turnwise.config.wiring import (
     announce,
     choose_device,
-    closing,
     compute_dtype,
-    load_model,
+    load_policy_model,
     load_reference,
-    policy_dtype,
-    run_to_end,
     sampling,
     say,
     start_engine,
     start_environments,
     start_policy,
     start_probe,
+    start_sharding,
     start_tracker,
 )
 from turnwise.lookahead import train_ahead
 from turnwise.model.attention import choose_attention
+from turnwise.ranks import current
+from turnwise.tracker.evaluations import take_back
 from turnwise.trainer import Trainer
 
 
@@ -54,26 +63,32 @@ class Train:
             check_similarity(components)
             renderer = components.model.load_renderer()
             check_task(components, task, renderer)
-            record_removed(run_dir, task.removed)
+            if current().is_first:
+                record_removed(run_dir, task.removed)
             warn_of_gold(components, task.eval_sets(components.evaluation.num_problems), console)
             device = choose_device(components)
-            model = load_model(components, device, policy_dtype(components, device))
-            reference = load_reference(components, device)
-            policy = start_policy(components, renderer, model, reference)
+            check_ranks(components, current(), device)
+            model, reference = load_policy_model(components, device), load_reference(components, device)
             kernel, reason = choose_attention(components.model.attention, device, compute_dtype(components, device))
             console.print(f"[dim]attention of the update: {kernel} ({reason})[/]", highlight=False)
-            probe = start_probe(components, policy, renderer, model)
             environments = start_environments(components, run_dir, console)
             engine = start_engine(components, renderer, device)
+        with building():  # from here on the ranks work together, so all of them must have come so far
+            policy = start_policy(components, renderer, model, reference, start_sharding(components, device))
+            probe = start_probe(components, policy, renderer, model)
             found = checkpoint.latest(run_dir / "checkpoints")
             first_step = 0 if found is None else checkpoint.restore(found, policy, task)
             num_steps = components.trainer.num_steps
             if first_step > num_steps:
                 raise ConfigError(f"trainer.num_steps={num_steps}: {run_dir} already holds {first_step} steps")
+            if current().is_first:
+                take_back(run_dir, first_step)
             tracker = start_tracker(components, run_dir, console, first_step)
 
+        stop = Stop()
+
         async def run() -> None:
-            async with sampling(components, renderer, engine, environments) as rollouts:
+            async with sampling(components, renderer, engine, environments, stop) as rollouts:
                 trainer = Trainer(
                     seed=components.seed,
                     settings=components.trainer,
@@ -91,6 +106,7 @@ class Train:
                     loss=components.loss,
                     tracker=tracker,
                     checkpoints=run_dir / "checkpoints",
+                    ranks=current(),
                 )
                 if components.trainer.max_staleness:
                     await train_ahead(trainer, first_step)
@@ -98,7 +114,7 @@ class Train:
                     await trainer.train(first_step)
 
         with closing(run_dir, tracker, console):
-            run_to_end(run())
+            run_to_end(run(), stop)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,8 +148,10 @@ class Evaluate:
             engine = start_engine(components, renderer, device)
             tracker = start_tracker(components, run_dir, console, first_step=0, num_steps=0)
 
+        stop = Stop()
+
         async def run() -> None:
-            async with sampling(components, renderer, engine, environments) as rollouts:
+            async with sampling(components, renderer, engine, environments, stop) as rollouts:
                 evaluator = start_evaluator(
                     components,
                     rollouts,
@@ -150,5 +168,6 @@ class Evaluate:
             tracker.log(evaluation.metrics, 0)
 
         with closing(run_dir, tracker, console):
-            renderer.save_pretrained(run_dir / "tokenizer")
-            run_to_end(run())
+            if current().is_first:
+                renderer.save_pretrained(run_dir / "tokenizer")
+            run_to_end(run(), stop)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from turnwise.checkpoint import RECORD
 from turnwise.config.errors import ConfigError
 from turnwise.config.options import CONF_DIR
 from turnwise.config.parts import Components
@@ -52,14 +53,20 @@ def check_same_run(run_dir: Path, record: Mapping[str, Any]) -> None:
     """Refuses to mix two runs in one folder; an absent or empty folder and the same run's own are fine.
 
     Raises:
-        ConfigError: `run_dir` holds a run with another configuration (the first differing keys are named with both
-            values), an unreadable record, or files that are no run's.
+        ConfigError: `run_dir` or a checkpoint in it is of a run with another configuration (the first differing keys
+            are named with both values); or it holds an unreadable record, or files that are no run's.
     """
     path = run_dir / CONFIG_FILE
     if not path.exists():
         if run_dir.exists() and any(run_dir.iterdir()):
             raise ConfigError(f"hydra.run.dir={run_dir} is not empty and holds no {CONFIG_FILE}: name another folder")
         return
+    _check_config(path, record, f"hydra.run.dir={run_dir} belongs to another run")
+    for step in sorted((run_dir / "checkpoints").glob(f"step_*/{RECORD}")):
+        _check_config(step, record, f"the checkpoint {step.parent} belongs to another run")
+
+
+def _check_config(path: Path, record: Mapping[str, Any], refusal: str) -> None:
     try:
         there = dict(leaves(json.loads(path.read_text(encoding="utf-8"))["config"]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -70,7 +77,7 @@ def check_same_run(run_dir: Path, record: Mapping[str, Any]) -> None:
     if differing:
         pairs = [f"{key}={there.get(key)} there, {here.get(key)} here" for key in differing[:3]]
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
-        raise ConfigError(f"hydra.run.dir={run_dir} belongs to another run: {'; '.join(pairs)}{more}")
+        raise ConfigError(f"{refusal}: {'; '.join(pairs)}{more}")
 
 
 def write_config(run_dir: Path, record: Mapping[str, Any]) -> None:

@@ -14,12 +14,12 @@ from typing import ClassVar
 import torch
 
 from turnwise.config.checks import check_similarity
+from turnwise.config.ending import closing
 from turnwise.config.errors import ConfigError, building
 from turnwise.config.parts import Components
 from turnwise.config.provenance import CONFIG_FILE, leaves
 from turnwise.config.wiring import (
     announce,
-    closing,
 )
 from turnwise.report.changes import changes_table
 from turnwise.rollout.rescoring import Changes, RescoredStep, joined, rescore_step

@@ -2,8 +2,14 @@
 
 import asyncio
 import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from turnwise.ranks import current
 
 STOP_FILE = "TURNWISE_STOP_FILE"
 """Environment variable with the path of a file; when it appears, every run that was given it saves and ends.
@@ -11,8 +17,14 @@ STOP_FILE = "TURNWISE_STOP_FILE"
 It is for the jobs of a multirun: on Ctrl-C a launcher kills its workers while they save, or they never hear of it.
 """
 INTERRUPTED = 130
-"""Exit code of a run that was told to stop: 128 + SIGINT."""
+"""Exit code of a run that was told to stop by SIGINT or the file: 128 + SIGINT. After SIGTERM it is 0."""
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SHOW_CURSOR = b"\x1b[?25h"
 _POLL_S = 0.3
+
+
+class Preempted(KeyboardInterrupt):
+    """Told to stop by SIGTERM, as whoever lends the machine does before taking it away: no failure."""
 
 
 def is_told_to_stop() -> bool:
@@ -21,8 +33,51 @@ def is_told_to_stop() -> bool:
     return bool(path) and Path(path).exists()
 
 
-async def cancel_when_told(task: asyncio.Task[Any]) -> None:
-    """Waits for the file, then cancels `task`."""
+class Stop:
+    """What is called when a run is told to stop: `act`, which several ranks replace, since they must agree first."""
+
+    def __init__(self) -> None:
+        self.act: Callable[[], Any] = lambda: None
+
+    def __call__(self) -> None:
+        """Acts."""
+        self.act()
+
+
+async def stop_when_told(stop: Stop) -> None:
+    """Waits for the file, then calls `stop`."""
     while not is_told_to_stop():
         await asyncio.sleep(_POLL_S)
-    task.cancel()
+    stop()
+
+
+@contextmanager
+def on_first_signal(act: Callable[[signal.Signals], None]) -> Iterator[None]:
+    """The first SIGINT or SIGTERM calls `act`; the next of either is the kernel's, which ends the process at once.
+
+    That stays so until the process ends: whoever has asked twice does not wait for an operation that hangs. Without a
+    signal everything is as before on the way out. What the process was started to ignore, it goes on to ignore.
+
+    Args:
+        act: Called between two instructions of the main thread, so it should do little.
+    """
+
+    def first(number: int, _: object) -> None:
+        for one in heeded:
+            signal.signal(one, signal.SIG_DFL)
+        if current().count > 1:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which torchrun sends after a Ctrl-C that we know of
+        if sys.stdout.isatty():
+            os.write(sys.stdout.fileno(), _SHOW_CURSOR)  # which a display hides, and nobody would bring back
+        act(signal.Signals(number))
+
+    before = {one: signal.getsignal(one) for one in _SIGNALS}
+    heeded = [one for one in _SIGNALS if before[one] is not signal.SIG_IGN]
+    for one in heeded:
+        signal.signal(one, first)
+    try:
+        yield
+    finally:
+        for one in heeded:
+            if signal.getsignal(one) is first:
+                signal.signal(one, before[one])

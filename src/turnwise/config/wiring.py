@@ -1,11 +1,8 @@
 """The live parts that modes have in common: made from the components, and ended whatever happens."""
 
-import asyncio
-import signal
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from time import perf_counter
 from typing import Any, TypeVar, cast
 
 import torch
@@ -16,20 +13,16 @@ from turnwise.config.allocator import keep_freed_memory
 from turnwise.config.errors import ConfigError
 from turnwise.config.parts import Components
 from turnwise.config.provenance import record_isolation
-from turnwise.config.stopping import INTERRUPTED, cancel_when_told
+from turnwise.config.stopping import Stop
 from turnwise.model.chat import ChatRenderer
 from turnwise.model.policy import TorchPolicy
 from turnwise.model.sharding import Sharding, make_mesh
 from turnwise.protocols import EnvironmentPool, Policy, Probe, Reward, RolloutEngine, Tracker
 from turnwise.ranks import current
-from turnwise.report.closing import closing_table
-from turnwise.report.evaluations import write_table
-from turnwise.report.page import write_report
-from turnwise.report.summary import Outcome, read_summary, summarise_run, write_summary
 from turnwise.reward.outcome import OutcomeReward
+from turnwise.rollout.divided import DividedSampler
 from turnwise.rollout.episode import RolloutLimits
 from turnwise.rollout.gold import GoldProbe
-from turnwise.rollout.divided import DividedSampler
 from turnwise.rollout.sampler import RolloutSampler, Sampler
 from turnwise.seeding import seed_everything
 from turnwise.tracker.composite import CompositeTracker
@@ -115,11 +108,15 @@ def policy_dtype(components: Components, device: torch.device) -> torch.dtype:
     return compute_dtype(components, device) if components.model.lora_rank else torch.float32
 
 
+def load_policy_model(components: Components, device: torch.device) -> nn.Module:
+    """The model that is trained on `device`: there already, or in the host's memory if it is dealt out from there."""
+    place = torch.device("cpu") if isinstance(components.trainer, ShardedTrainerSettings) else device
+    return load_model(components, device, policy_dtype(components, device), place)
+
+
 def load_reference(components: Components, device: torch.device) -> nn.Module | None:
     """The starting weights, in a resumed run too, where the loss has a KL term; else None, and no memory is spent."""
-    if not components.loss.kl_weight:
-        return None
-    return load_model(components, device, policy_dtype(components, device))  # in another it would not be the policy
+    return load_policy_model(components, device) if components.loss.kl_weight else None
 
 
 def start_probe(components: Components, policy: Policy, renderer: ChatRenderer, model: nn.Module) -> Probe:
@@ -147,13 +144,15 @@ def evaluation_reward(components: Components) -> Reward:
     return OutcomeReward(grader=components.reward.grader)
 
 
-def load_model(components: Components, device: torch.device, dtype: torch.dtype) -> nn.Module:
+def load_model(
+    components: Components, device: torch.device, dtype: torch.dtype, place: torch.device | None = None
+) -> nn.Module:
     """The model, when the rollouts fit into its context.
 
     Raises:
         ConfigError: `rollout.max_tokens` is more than the model has positions.
     """
-    model = components.model.load_model(device, dtype, compute_dtype(components, device))
+    model = components.model.load_model(device, dtype, compute_dtype(components, device), place)
     if components.rollout.max_tokens > (positions := num_positions(model)):
         raise ConfigError(
             f"rollout.max_tokens={components.rollout.max_tokens}: model.path={components.model.path} has {positions} "
@@ -216,15 +215,21 @@ def start_engine(components: Components, renderer: ChatRenderer, device: torch.d
 
 @asynccontextmanager
 async def sampling(
-    components: Components, renderer: ChatRenderer, engine: RolloutEngine, environments: EnvironmentPool
+    components: Components,
+    renderer: ChatRenderer,
+    engine: RolloutEngine,
+    environments: EnvironmentPool,
+    stop: Stop | None = None,
 ) -> AsyncIterator[Sampler]:
-    """The engine joined with the environments, both ended on the way out."""
+    """The engine joined with the environments, both ended on the way out; `stop` is made an affair of all ranks."""
     try:
-        yield divided(
-            RolloutSampler(
-                engine=engine, environments=environments, renderer=renderer, limits=rollout_limits(components)
-            )
+        sampler = RolloutSampler(
+            engine=engine, environments=environments, renderer=renderer, limits=rollout_limits(components)
         )
+        shared = divided(sampler)
+        if stop is not None and isinstance(shared, DividedSampler):
+            stop.act = shared.stop
+        yield shared
     finally:
         await environments.close()
         await engine.close()
@@ -233,63 +238,3 @@ async def sampling(
 def divided(sampler: RolloutSampler) -> Sampler:
     """The sampler, or where there are several ranks one that shares the problems out over them."""
     return sampler if current().count == 1 else DividedSampler(sampler, current())
-
-
-def run_to_end(work: Coroutine[Any, Any, T]) -> T:
-    """Runs `work`; SIGINT, SIGTERM and the file of `stopping.STOP_FILE` cancel it.
-
-    It may finish what it must before KeyboardInterrupt is raised.
-    """
-
-    async def cancellable() -> T:
-        task = asyncio.current_task()
-        assert task is not None
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        watcher = asyncio.create_task(cancel_when_told(task))
-        try:
-            return await work
-        finally:
-            watcher.cancel()
-
-    try:
-        return asyncio.run(cancellable())
-    except asyncio.CancelledError:
-        raise KeyboardInterrupt from None
-
-
-def seconds_before(run_dir: Path) -> float:
-    """What earlier starts of the run took, as far as they came to write it down."""
-    try:
-        return read_summary(run_dir).wall_s
-    except (FileNotFoundError, ValueError):
-        return 0.0
-
-
-@contextmanager
-def closing(run_dir: Path, tracker: Tracker | ExitStack, console: Console) -> Iterator[None]:
-    """Whatever ends the run: closes the tracker, or those on a stack, and leaves and prints how it ended.
-
-    That is summary.json, report.html and the closing table.
-    """
-    started = perf_counter() - seconds_before(run_dir)
-    outcome, why = Outcome.failed, ""
-    try:
-        yield
-        outcome = Outcome.finished
-    except KeyboardInterrupt:
-        outcome, why = Outcome.stopped, "interrupted; the same command with this hydra.run.dir goes on from here"
-        raise SystemExit(INTERRUPTED) from None
-    except Exception as error:
-        why = f"{type(error).__name__}: {error}"
-        raise
-    finally:
-        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not cost the report
-        try:
-            tracker.close()
-        finally:
-            summary = summarise_run(run_dir, outcome=outcome, why=why, wall_s=perf_counter() - started)
-            write_summary(run_dir, summary)
-            results = write_table(run_dir)
-            write_report(run_dir)
-            console.print(closing_table(run_dir, summary, results))
-            signal.signal(signal.SIGINT, previous)

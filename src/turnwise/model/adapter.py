@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from turnwise.model.fitting import check_weights
+
 _ADAPTER = "default"
 _OF_ADAPTER = ".lora_"
 _OF_BASE = ".base_layer."
@@ -55,10 +57,7 @@ def load_adapter_weights(model: Any, weights: Mapping[str, Tensor]) -> None:
         ValueError: They are those of another adapter.
     """
     own = adapter_weights(model)
-    if {name: tensor.shape for name, tensor in own.items()} != {name: one.shape for name, one in weights.items()}:
-        raise ValueError(
-            f"the checkpoint's adapter has {len(weights)} tensors that do not fit the {len(own)} of this one"
-        )
+    check_weights(weights, own)
     for name, tensor in weights.items():
         own[name].copy_(tensor)
 

@@ -85,14 +85,19 @@ class CausalLM:
         return ChatRenderer(tokenizer, name, options=self.template_options, more_stop_ids=_taught_stops(source))
 
     def load_model(
-        self, device: torch.device, dtype: torch.dtype, compute_dtype: torch.dtype | None = None
+        self,
+        device: torch.device,
+        dtype: torch.dtype,
+        compute_dtype: torch.dtype | None = None,
+        place: torch.device | None = None,
     ) -> nn.Module:
         """The model in evaluation mode.
 
         Args:
-            device: Where its weights go.
+            device: Where it computes.
             dtype: Of its weights.
             compute_dtype: What attention computes in where autocast makes that differ from `dtype`.
+            place: Where its weights are; None: on `device`.
         """
         from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM
@@ -105,7 +110,7 @@ class CausalLM:
             model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation=str(attention))
         except (OSError, ValueError, SafetensorError) as error:
             raise ValueError(f"model.path={self.path!r}: no model can be loaded, {_first_line(error)}") from error
-        return cast(nn.Module, model).to(device).eval()
+        return cast(nn.Module, model).to(place or device).eval()
 
     def empty_model(self) -> nn.Module:
         """The model without weights, on the meta device: its shapes cost neither memory nor a download of weights."""

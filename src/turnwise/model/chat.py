@@ -98,6 +98,11 @@ class ChatRenderer:
         """The text of tokens as it is, control tokens included."""
         return self._tokenizer.decode(list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """Token to id, added tokens included."""
+        return self._tokenizer.get_vocab()
+
     def save_pretrained(self, folder: Path) -> None:
         """Writes the tokenizer and its template in the Hugging Face layout."""
         self._tokenizer.save_pretrained(folder)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from turnwise.core.mismatch import mismatch_figures
 from turnwise.model.adapter import adapter_weights, add_adapter, load_adapter_weights, merged_weights
 from turnwise.model.chat import ChatRenderer
+from turnwise.model.fitting import check_optimiser, check_vocabulary, check_weights
 from turnwise.model.scorer import TokenScorer, checkpoint_layers
 from turnwise.model.sharding import Sharding, load_optimiser_state, load_weights, optimiser_state, whole
 from turnwise.protocols import PolicyLoss, Update
@@ -69,12 +70,10 @@ class TorchPolicy:
             token_budget: Computed tokens per micro-batch; a longer sequence stands alone.
             logit_chunk: Tokens whose logits over the vocabulary exist at the same time.
             dtype: Precision of forward and backward passes: float32, or bfloat16 by autocast.
-            num_epochs: Passes over the batch of an update.
-            num_minibatches: Optimiser steps of one pass.
+            num_epochs: Passes over the batch of an update, each in `num_minibatches` optimiser steps.
             has_entropy_gradient: Whether the loss differentiates the entropies.
             reference: The frozen model that a KL term compares with; scored once an update.
-            gradient_checkpointing: Compute each layer a second time in the backward pass instead of keeping what is
-                inside it.
+            gradient_checkpointing: Compute layers again in the backward pass instead of keeping what is inside them.
             lora_rank: Rank of the adapter that is trained in place of the weights; 0 trains all of them.
             lora_alpha: Scale of the adapter, which counts `lora_alpha / lora_rank` times.
             ranks: Who trains the same policy; `sharding`: how it is dealt out over them.
@@ -94,10 +93,8 @@ class TorchPolicy:
         self._max_grad_norm = max_grad_norm
         self._num_epochs = num_epochs
         self._num_minibatches = num_minibatches
-        self._has_entropy_gradient = has_entropy_gradient
-        self._has_halved_budget = False
-        self._ranks = ranks
-        self._is_sharded = sharding is not None
+        self._has_entropy_gradient, self._has_halved_budget = has_entropy_gradient, False
+        self._ranks, self._is_sharded = ranks, sharding is not None
         scoring: dict[str, Any] = {"token_budget": token_budget, "logit_chunk": logit_chunk, "dtype": dtype}
         scoring |= {"ranks": ranks, "sharding": sharding}
         self._scorer = TokenScorer(model, **scoring)
@@ -121,10 +118,9 @@ class TorchPolicy:
             The log-probs of the loss tokens as the update found the policy, and as metrics the loss's own figures;
             `loss/entropy`, nats, mean over loss tokens; `loss/grad_norm`, before clipping; `update/num_micro_batches`;
             `update/shared_fraction`, the share of the tokens that were not computed because a sibling has them too: all
-            of them means over the optimiser steps that had a loss token. `mismatch/*`,
-            between the sampler and the policy as the update found it. `update/num_steps`, the optimiser steps;
-            `time/update_s`. Without a loss token in the whole batch there is neither an entropy nor a mismatch, and the
-            rest is 0.
+            of them means over the optimiser steps that had a loss token. `mismatch/*`, between the sampler and the
+            policy as the update found it. `update/num_steps`, the optimiser steps; `time/update_s`. Without a loss
+            token in the whole batch there is neither an entropy nor a mismatch, and the rest is 0.
 
         Raises:
             FloatingPointError: A log-prob, loss or gradient is not finite. The optimiser step that it belongs to is
@@ -265,16 +261,19 @@ class TorchPolicy:
             self._renderer.save_pretrained(folder)
 
     def load_pretrained(self, folder: Path) -> None:
-        """Reads the weights that `save_pretrained` wrote; those under an adapter never changed."""
+        """Reads the weights that `save_pretrained` wrote; those under an adapter never changed.
+
+        Raises:
+            ValueError: They are those of another model, or of one with another vocabulary.
+        """
+        check_vocabulary(folder, self._renderer.vocabulary)
         if not self._has_adapter:
             saved = type(self._model).from_pretrained(folder, dtype=torch.float32).state_dict()
+            check_weights(saved, self._model.state_dict())
             load_weights(self._model, saved) if self._is_sharded else self._model.load_state_dict(saved)
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimiser's state and, as `adapter`, the adapter's weights; all weights merged are saved apart.
-
-        Of a policy that is dealt out, this rank's parts, by the names of the weights.
-        """
+        """The optimiser's state, of this rank's parts if dealt out, and the adapter's weights as `adapter`."""
         if self._is_sharded:
             return optimiser_state(self._model, self._optimizer)
         return {**self._optimizer.state_dict(), "adapter": adapter_weights(self._model)}
@@ -283,13 +282,14 @@ class TorchPolicy:
         """Restores what `state_dict` gave.
 
         Raises:
-            ValueError: It belongs to another adapter.
+            ValueError: It belongs to another adapter or optimiser.
         """
         state = dict(state)
         load_adapter_weights(self._model, state.pop("adapter", {}))
         if self._is_sharded:
             load_optimiser_state(self._model, self._optimizer, state)
         else:
+            check_optimiser(state, self._optimizer)
             self._optimizer.load_state_dict(state)
 
     def _step(self) -> float:

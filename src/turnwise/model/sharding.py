@@ -55,10 +55,11 @@ def make_mesh(device_type: str, num_ranks: int, shard_size: int) -> "DeviceMesh"
         shard_size: Ranks that share one copy of the policy; 0: all.
     """
     import torch.distributed as dist
+    from torch._C._distributed_c10d import HashStore
     from torch.distributed.device_mesh import init_device_mesh
 
     if not dist.is_initialized():
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
     if shard_size in (0, num_ranks):
         return init_device_mesh(device_type, (num_ranks,), mesh_dim_names=("shard",))
     shape = (num_ranks // shard_size, shard_size)
@@ -103,16 +104,16 @@ def is_dealt_out(state: dict[str, Any]) -> bool:
 
 def write_parts(state: dict[str, Any], folder: Path) -> None:
     """Each rank writes its parts of `state`, by torch.distributed.checkpoint."""
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict_saver import save
 
-    dcp.save(state, checkpoint_id=folder)
+    save(state, checkpoint_id=folder)
 
 
 def read_parts(state: dict[str, Any], folder: Path) -> None:
     """Each rank reads its parts into the tensors of `state`, however many ranks wrote them."""
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict_loader import load
 
-    dcp.load(state, checkpoint_id=folder)
+    load(state, checkpoint_id=folder)
 
 
 def _summing(sharded: Any) -> None:

@@ -26,6 +26,7 @@ _ARTEFACTS = {
     "transcripts.jsonl": "what the model got right itself, as messages",
     "model": "weights in the Hugging Face layout",
     "checkpoints/last": "weights in the Hugging Face layout, and where to resume",
+    "checkpoints/best": "those of the best evaluation that fell on a checkpoint",
 }
 
 

@@ -39,7 +39,8 @@ def start() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (_MAX_BYTES, hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends whoever asks, and then the socket is closed
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # it is for whoever asks: the end of that closes the socket
     logging.disable(logging.ERROR)
     _parse_in_two_stages()
 

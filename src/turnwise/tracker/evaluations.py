@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from turnwise.tracker.atomic import write_atomically
+from turnwise.tracker.bundle import bundle_path
 
 WITHOUT_TOOL = "_without_tool"
 """Ends the name of an evaluation set that was answered without the tool."""
@@ -136,6 +137,15 @@ def recorded_steps(folder: Path) -> list[int]:
     """Steps of which the folder of a set holds a record, in order."""
     names = (path.name.removeprefix("step_").removesuffix(".json") for path in folder.glob("step_*.json"))
     return sorted(int(name) for name in names)
+
+
+def take_back(run_dir: Path, first_step: int) -> None:
+    """Removes the evaluations of a run from `first_step` on, which it is about to make anew, and their trajectories."""
+    for folder in (run_dir / FOLDER).glob("*"):
+        for step in recorded_steps(folder):
+            if step >= first_step:
+                bundle_path(folder, step).unlink(missing_ok=True)
+                record_path(folder, step).unlink()
 
 
 def read_results(run_dir: Path) -> Iterator[SetResult]:

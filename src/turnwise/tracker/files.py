@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from turnwise.disk import naming
 from turnwise.protocols import PGK, Metrics
 from turnwise.tracker.atomic import write_atomically
 from turnwise.tracker.bundle import bundle_path, bundle_steps, write_groups
@@ -54,8 +55,9 @@ class FilesTracker:
     def log(self, metrics: Metrics, step: int) -> None:
         """Appends one line."""
         figures = {name: _finite(value) for name, value in metrics.items()}
-        self._metrics.write(json.dumps({"step": step, **figures}, allow_nan=False) + "\n")
-        self._metrics.flush()
+        with naming(self._run_dir / "metrics.jsonl"):
+            self._metrics.write(json.dumps({"step": step, **figures}, allow_nan=False) + "\n")
+            self._metrics.flush()
 
     def log_groups(self, groups: Sequence[ScoredGroup], returns: PGK, advantages: PGK, step: int) -> None:
         """Writes the step's bundle when one is due."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from turnwise.env.opening import Opening, opening_messages
 from turnwise.protocols import Renderer, Reward, Task, Tracker
-from turnwise.rollout.sampler import RolloutSampler, RolloutSettings
+from turnwise.rollout.sampler import RolloutSettings
 from turnwise.rollout.summary import summarise
 from turnwise.seeding import derive_seed
 from turnwise.tracker.atomic import write_atomically
@@ -72,7 +72,7 @@ class Waves:
             tally.add(self._read(number), self.keep_per_problem)
         return tally
 
-    async def sample(self, rollouts: RolloutSampler, tracker: Tracker, first_wave: int) -> None:
+    async def sample(self, rollouts: Sampler, tracker: Tracker, first_wave: int) -> None:
         """Samples the waves from `first_wave` on, each logged as a step."""
         self._write_transcripts(first_wave)
         tally = self.tally(first_wave)

@@ -80,9 +80,9 @@ def test_a_checkpoint_is_a_plain_model_and_a_resumed_adapter_goes_on_exactly(tmp
 
 
 def test_the_state_of_another_adapter_is_refused() -> None:
-    with pytest.raises(ValueError, match="28 tensors that do not fit the 28 of this one"):
+    with pytest.raises(ValueError, match=r"lora_A\.default\.weight is \(4, 32\) there, \(2, 32\) here; .* and 25 more"):
         adapted(lora_rank=2).load_state_dict(adapted().state_dict())
-    with pytest.raises(ValueError, match="28 tensors that do not fit the 0 of this one"):
+    with pytest.raises(ValueError, match=r"lora_A\.default\.weight is \(4, 32\) there, absent here; .* and 25 more"):
         small_policy().load_state_dict(adapted().state_dict())
 
 

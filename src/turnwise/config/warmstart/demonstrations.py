@@ -9,10 +9,15 @@ from rich.console import Console
 from torch import nn
 
 from turnwise.config.checks import check_has_tool
+from turnwise.config.ending import run_to_end
 from turnwise.config.errors import ConfigError, building
 from turnwise.config.parts import Components
 from turnwise.config.warmstart.lesson import Lesson, one_step_a_batch
-from turnwise.config.wiring import choose_device, rollout_limits, run_to_end, start_environments
+from turnwise.config.wiring import (
+    choose_device,
+    rollout_limits,
+    start_environments,
+)
 from turnwise.model.chat import ChatRenderer
 from turnwise.model.tiny import new_tiny_model, train_tokenizer
 from turnwise.protocols import Demonstrated, EnvironmentPool

@@ -7,12 +7,16 @@ from typing import ClassVar
 
 from rich.console import Console
 
+from turnwise.config.ending import closing, run_to_end
 from turnwise.config.errors import ConfigError, building
 from turnwise.config.parts import Components
 from turnwise.config.warmstart.demonstrations import from_demonstrations
 from turnwise.config.warmstart.self_generated import from_itself
 from turnwise.config.warmstart.transcripts import from_transcripts
-from turnwise.config.wiring import announce, closing, run_to_end, start_tracker
+from turnwise.config.wiring import (
+    announce,
+    start_tracker,
+)
 from turnwise.seeding import derive_seed
 from turnwise.tracker.files import read_metrics
 from turnwise.warmstart.imitation import NLL, TRAIN_NLL, Imitation, hold_out

@@ -6,13 +6,13 @@ from pathlib import Path
 from rich.console import Console
 
 from turnwise.config.checks import check_has_tool, check_prompts
+from turnwise.config.ending import run_to_end
 from turnwise.config.errors import ConfigError, building
 from turnwise.config.parts import Components
 from turnwise.config.warmstart.lesson import Lesson, load_policy
 from turnwise.config.wiring import (
     choose_device,
     evaluation_reward,
-    run_to_end,
     sampling,
     start_engine,
     start_environments,

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from turnwise.config.ending import run_to_end
 from turnwise.config.errors import ConfigError, building
 from turnwise.config.parts import Components
 from turnwise.config.warmstart.lesson import Lesson, check_positions, load_policy
-from turnwise.config.wiring import run_to_end
 from turnwise.model.chat import ChatRenderer
 from turnwise.warmstart.transcripts import Transcript, encode, read_transcripts
 
