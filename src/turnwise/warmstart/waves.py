@@ -7,7 +7,7 @@ from pathlib import Path
 
 from turnwise.env.opening import Opening, opening_messages
 from turnwise.protocols import Renderer, Reward, Task, Tracker
-from turnwise.rollout.sampler import RolloutSettings
+from turnwise.rollout.sampler import RolloutSettings, Sampler
 from turnwise.rollout.summary import summarise
 from turnwise.seeding import derive_seed
 from turnwise.tracker.atomic import write_atomically
