@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from tiny_models import token_batch
-from turnwise.model.prefix_tree import Segment, micro_batches, plant
+from turnwise.model.prefix_tree import Segment, deal, micro_batches, plant
 
 # Two siblings with a prompt of three tokens around a sequence with one of its own.
 BATCH = token_batch(
@@ -83,3 +83,33 @@ def test_nothing_to_train_makes_no_tree() -> None:
     assert micro_batches(token_batch([((1, 2), (0, 0))]), 10) == []
     assert micro_batches(token_batch([]), 10) == []
     assert torch.equal(BATCH.loss_mask.nonzero().squeeze(1), torch.tensor([3, 4, 6, 10]))
+
+
+def test_sequences_are_dealt_out_by_families_the_largest_first() -> None:
+    # Families by prompt: {0, 2} shares 2 tokens: 2 + 2 + 4 = 8; {1} has 9, {3} has 3, {4} has 5. All: 25, fair: 12.5.
+    batch = token_batch(
+        [
+            ((20, 21, 30, 31), (0, 0, 1, 1)),
+            (tuple(range(40, 49)), (0, 0, 0, 0, 1, 1, 1, 1, 1)),
+            ((20, 21, 32, 33, 34, 35), (0, 0, 1, 1, 1, 1)),
+            ((60, 61, 62), (0, 1, 1)),
+            ((70, 71, 72, 73, 74), (0, 1, 1, 1, 1)),
+        ]
+    )
+    assert deal(batch, 1) == [[0, 1, 2, 3, 4]]
+    # 9 to the first, 8 to the second, 5 to the second (13), 3 to the first (12).
+    assert deal(batch, 2) == [[1, 3], [0, 2, 4]]
+
+
+def test_a_family_larger_than_a_fair_share_is_cut_and_ranks_may_be_left_with_nothing() -> None:
+    siblings = [((20, 21, 30 + n), (0, 0, 1)) for n in range(4)]  # one family: 2 + 4 x 1 = 6 tokens
+    assert sorted(map(len, deal(token_batch(siblings), 2))) == [2, 2]
+    assert deal(token_batch(siblings[:1]), 3) == [[0], [], []]
+
+
+def test_a_batch_without_sequences_is_a_tree_of_one_token_that_predicts_nothing() -> None:
+    empty = token_batch([((20, 21), (0, 1))]).select([])
+    tree = plant(empty)
+    assert tree.token_ids_M.tolist() == [0]
+    assert tree.predictors_L.tolist() == []
+    assert micro_batches(empty, 100) == []

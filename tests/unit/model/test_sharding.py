@@ -1,0 +1,86 @@
+"""A policy that several real processes share, against the same policy in one."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ranks_at_work import (
+    NUM_UPDATES,
+    SETTINGS,
+    Trained,
+    fail_in_the_loss,
+    train_and_save,
+    train_each_way_and_go_on,
+    updates,
+)
+from several_ranks import together
+from tiny_models import small_model, small_policy
+
+TOLERANCE = 1e-5
+WEIGHTS_TOLERANCE = 1e-4
+"""Between one process and several, absolute: the order of sums differs, nothing else. AdamW divides by the size of a
+gradient, so where it is almost 0 rounding shows in the weights: by a hundredth of the learning rate at most."""
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, Trained]:
+    found = {name: updates(small_policy(**settings)) for name, settings in SETTINGS.items()}
+    found["reference"] = updates(small_policy(reference=small_model(seed=5)))
+    return found | {"replicas": found["plain"]}
+
+
+@pytest.fixture(scope="module")
+def saved_by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoints")
+    together(train_and_save, 2, folder, str(folder))
+    return folder
+
+
+def assert_alike(found: Trained, expected: Trained, *, cut_alike: bool) -> None:
+    for figures, wanted in zip(found[0], expected[0], strict=True):
+        assert figures.keys() == wanted.keys()
+        for name, value in wanted.items():
+            if cut_alike or name not in ("update/num_micro_batches", "update/shared_fraction"):
+                assert figures[name] == pytest.approx(value, rel=1e-5, abs=TOLERANCE), name
+    torch.testing.assert_close(found[1], expected[1], rtol=0, atol=TOLERANCE)
+    assert found[2].keys() == expected[2].keys()
+    for name, weight in expected[2].items():
+        torch.testing.assert_close(found[2][name], weight, rtol=0, atol=WEIGHTS_TOLERANCE)
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 4])
+def test_ranks_train_what_one_process_trains(
+    num_ranks: int, alone: dict[str, Trained], saved_by_two: Path, tmp_path: Path
+):
+    results = together(train_each_way_and_go_on, num_ranks, tmp_path, str(saved_by_two))
+    for each_way, gone_on in results:  # on every rank
+        for name, found in each_way.items():
+            assert_alike(found, alone[name], cut_alike=num_ranks == 1)
+        figures, _, weights = gone_on  # two updates by two ranks, saved, the third by these
+        assert figures[0]["loss/value"] == pytest.approx(alone["plain"][0][NUM_UPDATES - 1]["loss/value"], abs=1e-5)
+        for name, weight in alone["plain"][2].items():
+            torch.testing.assert_close(weights[name], weight, rtol=0, atol=WEIGHTS_TOLERANCE)
+        assert each_way.keys() >= {*SETTINGS, "reference"} | ({"replicas"} if num_ranks == 4 else set())
+    for each_way, _ in results:
+        for name, weight in results[0][0]["plain"][2].items():
+            assert torch.equal(each_way["plain"][2][name], weight), "every rank gathers the same weights"
+
+
+def test_a_checkpoint_of_two_loads_by_from_pretrained(saved_by_two: Path):
+    from transformers import AutoModelForCausalLM
+
+    expected = updates(small_policy(), 2)[2]
+    found = AutoModelForCausalLM.from_pretrained(saved_by_two / "last").state_dict()
+    assert found.keys() == expected.keys()
+    for name, weight in expected.items():
+        torch.testing.assert_close(found[name], weight, rtol=0, atol=WEIGHTS_TOLERANCE)
+    parts = sorted(path.name for path in (saved_by_two / "last" / "optimiser").iterdir())
+    assert parts == [".metadata", "__0_0.distcp", "__1_0.distcp"], "one file of each rank"
+
+
+def test_a_loss_that_is_not_finite_on_one_rank_ends_the_update_on_all(tmp_path: Path):
+    heard = together(fail_in_the_loss, 2, tmp_path)
+    assert heard[0] == heard[1]
+    assert heard[0].startswith("optimiser step 1 of 1 was not taken: the loss of sequences [")
+    assert heard[0].endswith("is nan")
