@@ -1,7 +1,12 @@
 """Real processes that meet as the ranks of one run, each on one thread, for the tests of what they do together."""
 
+import os
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +15,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from turnwise.ranks import Ranks
+
+MAIN = Path(__file__).parents[1] / "src" / "main.py"
 
 
 def together(function: Callable[..., Any], num_ranks: int, folder: Path, *arguments: Any) -> list[Any]:
@@ -35,3 +42,41 @@ def _rank(index: int, num_ranks: int, meeting: str, function: Callable[..., Any]
     torch.save(result, Path(meeting) / f"{index}.pt")
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def started(
+    num_ranks: int, *arguments: str, of_rank: dict[int, list[str]] | None = None
+) -> list[subprocess.Popen[str]]:
+    """The processes of `src/main.py` as torchrun would start them, which ends with 1 whatever they end with.
+
+    Args:
+        num_ranks: Processes.
+        arguments: Of each.
+        of_rank: Further ones of single ranks.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {"WORLD_SIZE": str(num_ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    environment |= {"OMP_NUM_THREADS": "1"}
+    return [
+        subprocess.Popen(
+            [sys.executable, str(MAIN), *arguments, *(of_rank or {}).get(rank, [])],
+            env={**os.environ, **environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(num_ranks)
+    ]
+
+
+def ended(processes: list[subprocess.Popen[str]], timeout_s: float = 120) -> list[tuple[int, str, str]]:
+    """Exit code, output and errors of each; whoever has not ended by then is killed and fails the test."""
+    try:
+        with ThreadPoolExecutor(len(processes)) as pool:  # all at once: a full pipe would hold one back
+            texts = list(pool.map(lambda one: one.communicate(timeout=timeout_s), processes))
+    finally:
+        for one in processes:
+            one.kill()
+    return [(one.returncode, *text) for one, text in zip(processes, texts, strict=True)]

@@ -63,9 +63,7 @@ def check_ranks(components: Components, ranks: Ranks, device: torch.device) -> N
     trainer, count = components.trainer, ranks.count
     if not isinstance(trainer, ShardedTrainerSettings):
         if count > 1:
-            raise ConfigError(
-                f"torchrun started {count} processes, and trainer=single is for one: expected trainer=fsdp"
-            )
+            raise ConfigError(f"trainer=single is for one process, and torchrun started {count}: expected trainer=fsdp")
         return
     if (num_problems := components.rollout.num_problems) % count:
         raise ConfigError(

@@ -18,7 +18,7 @@ from turnwise.model.adapter import adapter_weights, add_adapter, load_adapter_we
 from turnwise.model.chat import ChatRenderer
 from turnwise.model.fitting import check_optimiser, check_vocabulary, check_weights
 from turnwise.model.scorer import TokenScorer, checkpoint_layers
-from turnwise.model.sharding import Sharding, load_optimiser_state, load_weights, optimiser_state, whole
+from turnwise.model.sharding import Sharding, load_optimiser_state, load_weights, optimiser_state, whole, whole_weights
 from turnwise.protocols import PolicyLoss, Update
 from turnwise.ranks import ALONE, Ranks
 from turnwise.types import TokenBatch
@@ -99,7 +99,7 @@ class TorchPolicy:
         scoring |= {"ranks": ranks, "sharding": sharding}
         self._scorer = TokenScorer(model, **scoring)
         self._reference = None if reference is None else TokenScorer(reference.eval().requires_grad_(False), **scoring)
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        trained = [weight for weight in model.parameters() if weight.requires_grad]
         self._optimizer = torch.optim.AdamW(
             trained, lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=True
         )
@@ -246,9 +246,10 @@ class TorchPolicy:
         return self._scorer.logprobs(batch)
 
     def weights(self) -> Mapping[str, Tensor]:
-        """The current weights under their Hugging Face names: views, or copies if merged or gathered from all ranks."""
-        weights = merged_weights(self._model) if self._has_adapter else self._model.state_dict()
-        return {name: whole(tensor) for name, tensor in weights.items()}
+        """The current weights under their Hugging Face names: views, or copies where they are merged or gathered."""
+        if self._has_adapter:
+            return merged_weights(self._model)
+        return whole_weights(self._model) if self._is_sharded else self._model.state_dict()
 
     def save_pretrained(self, folder: Path) -> None:
         """Writes weights, config and tokenizer in the Hugging Face layout; of several ranks the first does."""

@@ -73,6 +73,18 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def whole_weights(model: nn.Module) -> dict[str, Tensor]:
+    """All weights put together, by name; those that are tied are one tensor, as in a model that is not dealt out."""
+    parts = model.state_dict()
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    names: dict[int, str] = {}
+    weights: dict[str, Tensor] = {}
+    for name, part in parts.items():
+        same = names.setdefault(id(parameters.get(name, part)), name)
+        weights[name] = whole(part) if same == name else weights[same]
+    return weights
+
+
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Each rank takes its part of `weights`, which every rank has whole."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict

@@ -1,0 +1,146 @@
+"""Whole runs of several processes: they are the run of one, resume with another number, and end together."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from integration_runs import lines, weights
+from several_ranks import MAIN, ended, started
+from turnwise.report.summary import Outcome, read_summary
+
+RUN = (
+    "trainer=fsdp",
+    "trainer.device=cpu",
+    "rollout.num_problems=4",
+    "rollout.group_size=3",
+    "evaluation.num_problems=5",
+    "trainer.eval_every=2",
+    "trainer.save_every=1",
+)
+TOLERANCE = 1e-5
+"""Between the weights of runs of different numbers of processes, absolute, after three steps of learning rate 2e-4."""
+CUT = ("mismatch/", "update/num_micro_batches", "update/shared_fraction")
+"""Figures of rounding, and of how a batch was cut."""
+
+
+def run_of(num_ranks: int, folder: Path, *more: str) -> list[tuple[int, str, str]]:
+    results = ended(started(num_ranks, *RUN, "trainer.num_steps=3", *more, f"hydra.run.dir={folder}"))
+    assert [code for code, *_ in results] == [0] * num_ranks, results
+    return results
+
+
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "two"
+    run_of(2, folder)
+    return folder
+
+
+def assert_alike(one: Path, other: Path) -> None:
+    for left, right in zip(lines(one), lines(other), strict=True):
+        assert left.keys() == right.keys()
+        for name, value in left.items():
+            if not name.startswith(CUT):
+                assert right[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
+    theirs = weights(other)
+    for name, weight in weights(one).items():
+        torch.testing.assert_close(theirs[name], weight, rtol=0, atol=TOLERANCE)
+
+
+def at_step_two(run_dir: Path, folder: Path) -> Path:
+    """A copy of a finished run, as if it had been killed behind its second step."""
+    shutil.copytree(run_dir, folder, symlinks=True)
+    checkpoints = folder / "checkpoints"
+    shutil.rmtree(checkpoints / "step_3")
+    (checkpoints / "last").unlink()
+    (checkpoints / "last").symlink_to("step_2")
+    return folder
+
+
+def test_two_processes_are_the_run_of_one(of_two: Path, tmp_path: Path):
+    single = [one for one in RUN if one != "trainer=fsdp"]
+    command = [sys.executable, str(MAIN), *single, "trainer.num_steps=3", f"hydra.run.dir={tmp_path / 'one'}"]
+    subprocess.run(command, check=True, capture_output=True)
+    assert_alike(tmp_path / "one", of_two)
+    bundles = [sorted(path.name for path in (folder / "groups").iterdir()) for folder in (tmp_path / "one", of_two)]
+    assert bundles[0] == bundles[1] == [f"step_{step}.jsonl.gz" for step in range(3)]
+    assert read_summary(of_two).outcome is Outcome.finished
+
+
+@pytest.mark.parametrize("num_ranks", [1, 4])
+def test_a_checkpoint_of_two_goes_on_with_another_number(num_ranks: int, of_two: Path, tmp_path: Path):
+    folder = at_step_two(of_two, tmp_path / "copy")
+    results = run_of(num_ranks, folder)
+    assert "step 3/3" in results[0][1]
+    assert "step 2/3" not in results[0][1]
+    assert all(text == "" for _, text, _ in results[1:]), "only the first speaks"
+    assert_alike(of_two, folder)
+
+
+def test_a_killed_rank_ends_the_others_and_the_run_goes_on_to_the_same_end(of_two: Path, tmp_path: Path):
+    folder = at_step_two(of_two, tmp_path / "copy")
+    metrics = (folder / "metrics.jsonl").read_text().splitlines()
+    (folder / "metrics.jsonl").write_text("".join(f"{line}\n" for line in metrics if json.loads(line)["step"] < 2))
+    processes = started(2, *RUN, "trainer.num_steps=3", f"hydra.run.dir={folder}")
+    wait_for(lambda: len((folder / "metrics.jsonl").read_text().splitlines()) > len(metrics) - 3, processes)
+    processes[1].kill()
+    (code, _, errors), (killed, _, _) = ended(processes)
+    assert (code, killed) == (1, -signal.SIGKILL), errors
+    run_of(2, folder)
+    assert lines(folder) == lines(of_two), "bit for bit: as many processes, the same numbers"
+    theirs = weights(of_two)
+    assert all(torch.equal(weight, theirs[name]) for name, weight in weights(folder).items())
+
+
+def test_a_signal_to_one_rank_saves_and_ends_all(of_two: Path, tmp_path: Path):
+    folder = tmp_path / "run"
+    processes = started(2, *RUN, "trainer.num_steps=3", f"hydra.run.dir={folder}")
+    wait_for(lambda: (folder / "checkpoints" / "step_1").exists(), processes)
+    processes[1].send_signal(signal.SIGTERM)
+    results = ended(processes)
+    assert [code for code, *_ in results] in ([0, 0], [130, 0]), results
+    assert read_summary(folder).outcome is Outcome.stopped
+    run_of(2, folder)
+    assert lines(folder) == lines(of_two)
+
+
+def test_mistakes_end_all_ranks_with_one_line_of_the_first(tmp_path: Path):
+    def refused(*arguments: str, num_ranks: int = 2, of_rank: dict[int, list[str]] | None = None) -> str:
+        folder = tmp_path / "refused"
+        results = ended(started(num_ranks, *arguments, f"hydra.run.dir={folder}", of_rank=of_rank), timeout_s=60)
+        assert [code for code, *_ in results] == [2] * num_ranks, results
+        assert all(errors == "" for _, _, errors in results[1:]), results
+        assert not folder.exists(), "nothing began"
+        assert len(results[0][2].splitlines()) == 1, results[0][2]
+        return results[0][2]
+
+    assert "rollout.num_problems=5: 2 processes cannot share them evenly, expected a multiple of 2" in refused(
+        *RUN, "rollout.num_problems=5"
+    )
+    assert "trainer=single is for one process, and torchrun started 2: expected trainer=fsdp" in refused(*RUN[1:])
+    assert "mode=doctor is for one process, and torchrun started 2" in refused(*RUN, "mode=doctor")
+    assert "trainer.nonsense: no such key" in refused(*RUN, "trainer.nonsense=1")
+    line = refused(*RUN, of_rank={1: ["model.path=nowhere"]})
+    assert "rank 1: model.path='nowhere': no such folder" in line, "what one of them alone meets ends all"
+
+
+def wait_for(condition, processes: list[subprocess.Popen[str]], timeout_s: float = 120) -> None:
+    until = time.monotonic() + timeout_s
+    while not safely(condition):
+        assert time.monotonic() < until
+        assert all(one.poll() is None for one in processes), ended(processes)
+        time.sleep(0.02)
+
+
+def safely(condition) -> bool:
+    try:
+        return bool(condition())
+    except FileNotFoundError:
+        return False
