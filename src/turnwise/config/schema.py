@@ -57,6 +57,8 @@ COMPONENTS = {
     "task/reasoning_gym": "turnwise.task.reasoning_gym.ReasoningGym",
     "trainer/single": "turnwise.trainer.TrainerSettings",
     "tracker/files": "turnwise.tracker.files.Files",
+    "tracker/mlflow": "turnwise.tracker.mlflow.MLflow",
+    "tracker/tensorboard": "turnwise.tracker.tensorboard.TensorBoard",
     "tracker/wandb": "turnwise.tracker.wandb.Wandb",
     "mode/doctor": "turnwise.config.doctor.Doctor",
     "mode/train": "turnwise.config.modes.Train",
