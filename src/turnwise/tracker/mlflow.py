@@ -6,6 +6,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -92,7 +93,8 @@ class MLflowTracker:
             raise ValueError(f"it needs {error.name}: pip install '.[mlflow]' in the repository") from error
 
         logging.getLogger("mlflow").setLevel(logging.ERROR)  # long params are cut, tables are made: nobody need know
-        self._client = MlflowClient(tracking_uri=uri)
+        with _alone(uri):
+            self._client = MlflowClient(tracking_uri=uri)
         self._held: frozenset[tuple[str, int]] = frozenset()
         self._is_open = True
         id_file = run_dir / "mlflow" / "run_id"
@@ -147,6 +149,20 @@ class MLflowTracker:
             for point in self._client.get_metric_history(self.run_id, name):
                 if point.step >= first_step:
                     yield name, point.step
+
+
+@contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """Keeps other runs from opening a local database meanwhile: two that make its tables at once break it for good."""
+    path = Path(uri.removeprefix("sqlite:///"))
+    if str(path) == uri:
+        yield
+        return
+    from filelock import FileLock
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        yield
 
 
 def _experiment_id(client: Any, name: str) -> str:

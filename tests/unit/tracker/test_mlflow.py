@@ -1,6 +1,8 @@
 import math
+import os
 import shutil
 import socket
+import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 from turnwise.tracker.mlflow import MLflow, MLflowTracker
 
 pytestmark = pytest.mark.skipif(not all(map(find_spec, ("mlflow", "alembic"))), reason="needs the extra mlflow")
+SRC = Path(__file__).parents[3] / "src"
 CONFIG = {"seed": 3, "reward": {"shaping": True, "similarity": {"n": None}}, "env": {"system_prompt": "p" * 9000}}
 
 
@@ -44,7 +47,9 @@ def client(uri: str):
 
 def read(uri: str, experiment: str):
     """The runs of an experiment, the latest first."""
-    return client(uri).search_runs([client(uri).get_experiment_by_name(experiment).experiment_id])
+    found = client(uri).get_experiment_by_name(experiment)
+    assert found is not None
+    return client(uri).search_runs([found.experiment_id])
 
 
 def points(uri: str, run_id: str, name: str) -> list[tuple[int, float]]:
@@ -156,6 +161,41 @@ def test_the_store_follows_mlflows_own_variable_and_is_beside_the_runs_without_i
     run_steps(MLflow(), tmp_path / "two", 0, 1, label="variable")
     assert [run.info.run_name for run in read(uri, "variable")] == ["variable"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "runs", "two"]
+
+
+def test_runs_that_start_at_once_make_one_store_together(tmp_path):
+    code = """
+import sys
+from pathlib import Path
+from turnwise.tracker.mlflow import MLflowTracker
+print("ready", flush=True)
+sys.stdin.readline()
+tracker = MLflowTracker(Path(sys.argv[1]), 0, sys.argv[2], "together", "gtpo", {})
+tracker.log({"a/x": 1.0}, 0)
+tracker.close()
+"""
+    uri = f"sqlite:///{tmp_path}/sub/mlflow.db"
+    starts = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, tmp_path / str(number), uri],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(SRC)},
+        )
+        for number in range(2)
+    ]
+    for start in starts:
+        assert start.stdout
+        assert start.stdout.readline() == "ready\n"
+    for start in starts:
+        assert start.stdin
+        start.stdin.write("go\n")
+        start.stdin.flush()
+    printed = [start.communicate()[0] for start in starts]
+    assert printed == ["", ""]
+    assert [run.info.status for run in read(uri, "together")] == ["FINISHED", "FINISHED"]
 
 
 def test_a_store_that_breaks_costs_the_tracker_and_not_the_run(tmp_path, empty, caplog):
