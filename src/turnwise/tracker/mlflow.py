@@ -132,7 +132,10 @@ class MLflowTracker:
         """Does nothing: trajectories stay in the run's folder."""
 
     def close(self) -> None:
-        """Ends the run as finished, as failed inside the handling of an error, or as killed; safe to call twice."""
+        """Ends the run as finished, as failed inside the handling of an error, or as killed; safe to call twice.
+
+        A tracker that is lost is closed inside the handling of its error: what MLflow has of that run is not whole.
+        """
         if self._is_open:
             self._is_open = False
             match sys.exception():
