@@ -16,7 +16,8 @@ from turnwise.tracker.external import beside_files, keep_run_id, kept_run_id
 from turnwise.tracker.files import Files
 from turnwise.types import ScoredGroup
 
-LOCAL_STORE = "sqlite:///runs/mlflow.db"
+_SQLITE = "sqlite:///"
+LOCAL_STORE = f"{_SQLITE}runs/mlflow.db"
 """One for all runs that are started in a folder: MLflow compares what lies in one store."""
 _METRICS_A_CALL, _PARAMS_A_CALL = 1000, 100
 """What MLflow takes at most."""
@@ -157,12 +158,12 @@ class MLflowTracker:
 @contextmanager
 def _alone(uri: str) -> Iterator[None]:
     """Keeps other runs from opening a local database meanwhile: two that make its tables at once break it for good."""
-    path = Path(uri.removeprefix("sqlite:///"))
-    if str(path) == uri:
+    if not uri.startswith(_SQLITE):
         yield
         return
     from filelock import FileLock
 
+    path = Path(uri.removeprefix(_SQLITE))
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         yield

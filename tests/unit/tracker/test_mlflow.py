@@ -142,7 +142,8 @@ def test_a_store_that_does_not_know_the_run_is_refused(tmp_path, empty, uri):
         ("sqlite:////dev/null/mlflow.db", "/dev/null"),
     ],
 )
-def test_a_bad_uri_is_refused_before_a_file_is_touched(tmp_path, bad, message):
+def test_a_bad_uri_is_refused_before_a_file_is_touched(tmp_path, monkeypatch, bad, message):
+    monkeypatch.chdir(tmp_path)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # taken and not listened at
         settings = MLflow(uri=bad.format(port=unused.getsockname()[1]))
