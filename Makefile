@@ -132,7 +132,8 @@ lock:  ## resolve pyproject.toml anew into requirements.lock
 	$(PYTHON) -m venv "$$venv"; \
 	"$$venv/bin/python" -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
 		extras = project["optional-dependencies"]; \
-		locked = [extras[name] for name in ("dev", "lora", "reasoning-gym", "hub", "sweep", "ray")]; \
+		names = ("dev", "lora", "reasoning-gym", "hub", "sweep", "ray", "tensorboard", "mlflow"); \
+		locked = [extras[name] for name in names]; \
 		print(*project["dependencies"], *sum(locked, []), sep="\n")' > "$$venv/wanted"; \
 	"$$venv/bin/python" -m pip install --disable-pip-version-check -qq --requirement "$$venv/wanted"; \
 	grep '^#' requirements.lock > requirements.new; \

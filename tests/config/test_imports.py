@@ -5,7 +5,17 @@ import sys
 
 from turnwise.config.options import CONF_DIR
 
-HEAVY = ("transformers", "vllm", "wandb", "sentence_transformers", "math_verify", "sympy.parsing", "reasoning_gym")
+HEAVY = (
+    "transformers",
+    "vllm",
+    "wandb",
+    "tensorboard",
+    "mlflow",
+    "sentence_transformers",
+    "math_verify",
+    "sympy.parsing",
+    "reasoning_gym",
+)
 
 
 def test_composing_loads_nothing_heavy() -> None:

@@ -58,6 +58,8 @@ COMPONENTS = {
     "trainer/single": "turnwise.trainer_settings.TrainerSettings",
     "trainer/fsdp": "turnwise.trainer_settings.ShardedTrainerSettings",
     "tracker/files": "turnwise.tracker.files.Files",
+    "tracker/mlflow": "turnwise.tracker.mlflow.MLflow",
+    "tracker/tensorboard": "turnwise.tracker.tensorboard.TensorBoard",
     "tracker/wandb": "turnwise.tracker.wandb.Wandb",
     "mode/doctor": "turnwise.config.doctor.Doctor",
     "mode/train": "turnwise.config.modes.Train",

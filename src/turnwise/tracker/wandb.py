@@ -1,9 +1,10 @@
 """Weights & Biases beside the run's own files; offline where there is no login."""
 
 import os
+import sys
 import uuid
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from netrc import NetrcParseError, netrc
@@ -12,8 +13,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from turnwise.protocols import PGK, Metrics, Tracker
-from turnwise.tracker.composite import CompositeTracker
-from turnwise.tracker.files import Files
+from turnwise.tracker.external import beside_files, keep_run_id, kept_run_id
+from turnwise.tracker.files import Files, FilesTracker
 from turnwise.types import ScoredGroup
 
 
@@ -36,26 +37,33 @@ class Wandb:
     """User or team that owns the project; None is the login's own default."""
     mode: WandbMode = WandbMode.auto
     """Online, offline, disabled, or whichever of the first two fits this machine."""
+    finish_timeout_s: int = 300
+    """Seconds that the end of a run waits for its last figures to arrive; they stay on disk for `wandb sync`."""
     save_groups_every: int = 1
     """Steps between trajectory bundles in the run's folder; 0 keeps none."""
 
     def __post_init__(self) -> None:
         if not self.project:
             raise ValueError("tracker.project is empty: expected the name of a wandb project")
+        if self.finish_timeout_s < 1:
+            raise ValueError(f"tracker.finish_timeout_s={self.finish_timeout_s}: expected >= 1")
         Files(save_groups_every=self.save_groups_every)
 
     def start(self, run_dir: Path, *, first_step: int, label: str, config: Mapping[str, Any]) -> Tracker:
         """Opens the run's files and the wandb run `label` with the resolved `config`."""
-        with ExitStack() as opened:
-            files = Files(save_groups_every=self.save_groups_every)
-            trackers: list[Tracker] = [files.start(run_dir, first_step=first_step, label=label, config=config)]
-            opened.callback(trackers[0].close)
-            mode = resolve_mode(self.mode)
-            if mode is not WandbMode.disabled:
-                is_online = mode is WandbMode.online
-                trackers.append(WandbTracker(run_dir, first_step, self.project, self.entity, is_online, label, config))
-            opened.pop_all()
-        return CompositeTracker(trackers)
+        mode = resolve_mode(self.mode)
+        if mode is WandbMode.disabled:
+            return FilesTracker(run_dir, first_step, self.save_groups_every)
+        is_online = mode is WandbMode.online
+        return beside_files(
+            "wandb",
+            lambda: WandbTracker(
+                run_dir, first_step, self.project, self.entity, is_online, self.finish_timeout_s, label, config
+            ),
+            run_dir,
+            first_step,
+            self.save_groups_every,
+        )
 
 
 class WandbTracker:
@@ -70,6 +78,7 @@ class WandbTracker:
         project: The wandb project.
         entity: Its owner; None is the login's default.
         is_online: Whether it goes to the server at once; otherwise `wandb sync` takes it there later.
+        finish_timeout_s: Seconds to wait at the end for what has not arrived.
         label: The run's name; runs of the same label form a wandb group.
         config: The resolved configuration.
     """
@@ -81,27 +90,33 @@ class WandbTracker:
         project: str,
         entity: str | None,
         is_online: bool,
+        finish_timeout_s: int,
         label: str,
         config: Mapping[str, Any],
     ) -> None:
         import wandb
 
         id_file = run_dir / "wandb" / "run_id"
-        is_resumed = first_step > 0 and id_file.exists()
-        self.run_id = id_file.read_text().strip() if is_resumed else uuid.uuid4().hex[:12]
-        id_file.parent.mkdir(exist_ok=True)
-        id_file.write_text(f"{self.run_id}\n")
+        kept = kept_run_id(id_file, first_step)
+        self.run_id = kept or uuid.uuid4().hex[:12]
+        keep_run_id(id_file, self.run_id)
         self._run = wandb.init(
             dir=run_dir,
             project=project,
             entity=entity,
             mode="online" if is_online else "offline",
             id=self.run_id,
-            resume="allow" if is_resumed and is_online else None,
+            resume="allow" if kept and is_online else None,
             name=label,
             group=label,
             config=dict(config),
-            settings=wandb.Settings(silent=True, console="off", save_code=False),
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                save_code=False,
+                finish_timeout=finish_timeout_s,
+                finish_timeout_raises=True,
+            ),
         )
 
     def log(self, metrics: Metrics, step: int) -> None:
@@ -112,8 +127,15 @@ class WandbTracker:
         """Does nothing: trajectories stay in the run's folder."""
 
     def close(self) -> None:
-        """Writes what is pending and ends the run; safe to call twice."""
-        self._run.finish()
+        """Writes what is pending and ends the run, as failed inside the handling of an error; safe to call twice."""
+        import wandb
+
+        try:
+            self._run.finish(exit_code=int(isinstance(sys.exception(), Exception)))
+        except ConnectionError:  # its process is gone: neither the next run nor the end of ours may look for it
+            with suppress(ConnectionError):
+                wandb.teardown()
+            raise
 
 
 def resolve_mode(mode: WandbMode) -> WandbMode:

@@ -1,10 +1,12 @@
 import json
 import subprocess
 import sys
+from typing import Any
 
+import psutil
 import pytest
 
-from turnwise.tracker.files import FilesTracker
+from turnwise.tracker.files import read_metrics
 from turnwise.tracker.wandb import Wandb, WandbMode, resolve_mode
 
 LOGGED = [
@@ -14,15 +16,20 @@ LOGGED = [
 ]
 
 
+def records(path) -> list[dict[str, Any]]:
+    """What a file of wandb's holds."""
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
+    text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    return [json.loads(line) for line in text.splitlines()]
+
+
 def history(run_dir) -> list[tuple[str, dict[int, dict[str, float]]]]:
-    """Run id and figures by step of each wandb run in the folder, oldest first, through wandb's own reader."""
+    """Run id and figures by step of each wandb run in the folder, oldest first, from wandb's own files."""
     found = []
     for path in sorted((run_dir / "wandb").glob("offline-run-*/run-*.wandb")):
-        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
-        text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
-        records = [json.loads(line) for line in text.splitlines()]
-        (run_id,) = {record["run"]["run_id"] for record in records if record["type"] == "run"}
-        items = [record["history"] for record in records if record["type"] == "history"]
+        found_here = records(path)
+        (run_id,) = {record["run"]["run_id"] for record in found_here if record["type"] == "run"}
+        items = [record["history"] for record in found_here if record["type"] == "history"]
         steps = {item["step"].get("num", 0): item["item"] for item in items}
         found.append((run_id, {n: {k: v for k, v in item.items() if k[0] != "_"} for n, item in steps.items()}))
     return found
@@ -66,13 +73,46 @@ def test_disabled_leaves_the_files_alone(tmp_path):
     assert list((tmp_path / "groups").iterdir()) == []
 
 
-def test_files_are_closed_when_wandb_does_not_start(tmp_path, monkeypatch):
-    closed = []
-    monkeypatch.setattr(FilesTracker, "close", lambda self: closed.append(self))
+def test_a_folder_that_cannot_be_made_is_refused_before_the_runs_files_are_touched(tmp_path):
     (tmp_path / "wandb").write_text("a file where wandb wants its folder")
-    with pytest.raises(FileExistsError):
+    with pytest.raises(ValueError, match=r"tracker=wandb cannot start: .*File exists: .*/wandb"):
         Wandb(mode=WandbMode.offline).start(tmp_path, first_step=0, label="x", config={})
-    assert len(closed) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["wandb"]
+
+
+@pytest.mark.usefixtures("_no_login")
+@pytest.mark.parametrize(("end", "code"), [(None, 0), (ValueError("x"), 1), (KeyboardInterrupt(), 0)])
+def test_a_run_that_fails_says_so(tmp_path, end, code):
+    tracker = Wandb().start(tmp_path, first_step=0, label="gtpo", config={})
+    try:
+        if end:
+            raise end
+        tracker.close()
+    except BaseException:
+        tracker.close()
+    (path,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
+    assert [record["exit"].get("exit_code", 0) for record in records(path) if record["type"] == "exit"] == [code]
+
+
+@pytest.mark.usefixtures("_no_login")
+def test_when_wandbs_process_is_killed_the_run_goes_on_and_the_next_has_another(tmp_path, caplog):
+    tracker = Wandb().start(tmp_path / "one", first_step=0, label="gtpo", config={})
+    tracker.log({"a/x": 0.0}, 0)
+    (service,) = (child for child in psutil.Process().children() if child.name().startswith("wandb-core"))
+    service.kill()
+    service.wait()
+    for step in range(1, 4):
+        tracker.log({"a/x": float(step)}, step)
+    tracker.close()
+    (warning,) = [record.getMessage() for record in caplog.records if record.name.startswith("turnwise")]
+    assert warning.startswith("warning: tracker=wandb is lost; the run goes on without it (Connection")
+    assert [row["step"] for row in read_metrics(tmp_path / "one")] == [0, 1, 2, 3]
+
+    tracker = Wandb().start(tmp_path / "two", first_step=0, label="gtpo", config={})
+    tracker.log({"a/x": 0.5}, 0)
+    tracker.close()
+    ((_, figures),) = history(tmp_path / "two")
+    assert figures == {0: {"a/x": 0.5}}
 
 
 @pytest.mark.usefixtures("_no_login")
@@ -103,3 +143,5 @@ def test_bad_settings_are_refused():
         Wandb(project="")
     with pytest.raises(ValueError, match=r"save_groups_every=-2: expected >= 0"):
         Wandb(save_groups_every=-2)
+    with pytest.raises(ValueError, match=r"finish_timeout_s=0: expected >= 1"):
+        Wandb(finish_timeout_s=0)
