@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.optim import AdamW
 
 from turnwise.core.mismatch import mismatch_figures
 from turnwise.model.adapter import adapter_weights, add_adapter, load_adapter_weights, merged_weights
@@ -100,9 +101,7 @@ class TorchPolicy:
         self._scorer = TokenScorer(model, **scoring)
         self._reference = None if reference is None else TokenScorer(reference.eval().requires_grad_(False), **scoring)
         trained = [weight for weight in model.parameters() if weight.requires_grad]
-        self._optimizer = torch.optim.AdamW(
-            trained, lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=True
-        )
+        self._optimizer = AdamW(trained, lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=True)
 
     def update(self, batch: TokenBatch, loss: PolicyLoss) -> Update:
         """Trains on a batch for the epochs and minibatches of this policy; how it is cut further changes no gradient.
