@@ -58,7 +58,7 @@ COMPONENTS = {
     "trainer/single": "turnwise.trainer.TrainerSettings",
     "tracker/files": "turnwise.tracker.files.Files",
     "tracker/wandb": "turnwise.tracker.wandb.Wandb",
-    "mode/doctor": "turnwise.config.doctor.Doctor",
+    "mode/doctor": "turnwise.config.doctor.mode.Doctor",
     "mode/train": "turnwise.config.modes.Train",
     "mode/evaluate": "turnwise.config.modes.Evaluate",
     "mode/warmstart": "turnwise.config.warmstart.mode.WarmStart",
