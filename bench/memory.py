@@ -1,6 +1,7 @@
 """Peak memory of a process that loads policy and engine and updates twice, beside what `mode=doctor` estimates."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from turnwise.config.sweep import compose_components
 
 HERE = Path(__file__).parent
 MIB = 2**20
-HEADS = ("tokens", "checkpointing", "bits", "adapter rank", "measured MiB", "estimated MiB", "estimated / measured")
+HEADS = ("tokens", "checkpointing", "adapter rank", "measured MiB", "estimated MiB", "estimated / measured")
 
 
 class Case(NamedTuple):
@@ -21,18 +22,11 @@ class Case(NamedTuple):
 
     token_budget: int
     gradient_checkpointing: bool = False
-    bits: int = 32
     lora_rank: int = 0
 
 
-TINY = (Case(512), Case(2048), Case(8192), Case(8192, gradient_checkpointing=True))
-SMOLLM2 = (
-    Case(512),
-    Case(1024),
-    Case(1024, gradient_checkpointing=True),
-    Case(512, bits=16),
-    Case(512, lora_rank=8),
-)
+TINY = (Case(2048), Case(8192), Case(8192, gradient_checkpointing=True))
+SMOLLM2 = (Case(512), Case(1024, gradient_checkpointing=True), Case(512, lora_rank=8))
 
 
 def measure() -> dict[str, Table]:
@@ -57,7 +51,7 @@ def row(overrides: list[str], case: Case) -> list[float]:
     """What a case takes, and what it was expected to."""
     measured, estimated = compare(overrides, case)
     figures = (measured / MIB, estimated / MIB, estimated / measured)
-    head = (case.token_budget, int(case.gradient_checkpointing), case.bits, case.lora_rank)
+    head = (case.token_budget, int(case.gradient_checkpointing), case.lora_rank)
     print(f"  {head}: {figures[0]:.0f} MiB, estimated {figures[1]:.0f}", flush=True)
     return [*head, *map(rounded, figures)]
 
@@ -69,11 +63,14 @@ def compare(overrides: list[str], case: Case) -> tuple[float, float]:
         "trainer.device=cpu",
         f"trainer.token_budget={case.token_budget}",
         f"trainer.gradient_checkpointing={str(case.gradient_checkpointing).lower()}",
-        f"trainer.dtype={'float32' if case.bits == 32 else 'bfloat16'}",
+        "trainer.dtype=float32",
         f"model.lora_rank={case.lora_rank}",
     ]
     command = [sys.executable, str(HERE / "memory_peak.py"), *settings]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    paths = os.pathsep.join([str(HERE), str(HERE.parent / "src")])
+    ended = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": paths}
+    )
     if ended.returncode:
         raise RuntimeError(f"memory_peak.py ended: {ended.stderr[-2000:]}")
     found = json.loads(ended.stdout.splitlines()[-1])

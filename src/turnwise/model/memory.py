@@ -11,6 +11,8 @@ from torch import nn
 
 GIB = 2**30
 FLOAT32_BYTES = 4
+LOST_ON_CPU = 1.1
+"""What activations take of a CPU's memory over what they hold: between tensors of many sizes something stays free."""
 BLOCK_BYTES = 3 * 4 * 2**21
 """Logits that are worked on in float32 at a time, their probabilities and their gradient (`token_logprobs`)."""
 
@@ -141,10 +143,10 @@ def estimate_memory(
     trained = shape.num_parameters if num_trained is None else num_trained
     autocast_copy = shape.num_parameters * size if num_trained is None and dtype is not torch.float32 else 0
     block = _block_bytes(shape, size, FLOAT32_BYTES if on_cpu else size)
-    # One block more: what is differentiated has gradients of about its own size.
-    kept = shape.num_layers * block + block
+    # Two blocks more: the one that is differentiated has gradients and temporary tensors of about twice its size.
+    kept = shape.num_layers * block + 2 * block
     if gradient_checkpointing:
-        kept = shape.num_layers * shape.hidden_size * size + 2 * block
+        kept = shape.num_layers * shape.hidden_size * size + 3 * block
     # Gradients of the output embedding: summed up, a chunk's own, and that of the input embedding where they are one.
     of_head = 0 if num_trained is not None else (3 if shape.is_tied else 1) * shape.head_size * FLOAT32_BYTES
     return MemoryEstimate(
@@ -155,7 +157,7 @@ def estimate_memory(
         reference=frozen_bytes if has_reference else 0,
         engine_weights=(shape.num_parameters + (shape.head_size if on_cpu and shape.is_tied else 0)) * size,
         cache=cache_bytes,
-        activations=token_budget * kept + autocast_copy,
+        activations=round(token_budget * kept * (LOST_ON_CPU if on_cpu else 1.0)) + autocast_copy,
         logits=min(logit_chunk, token_budget) * shape.vocab_size * size + BLOCK_BYTES + of_head,
     )
 
