@@ -29,7 +29,19 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
 PAGE = HERE.parent / "docs" / "PERFORMANCE.md"
 BEGIN, END = "<!-- written by make bench -->\n", "<!-- end -->\n"
-BENCHMARKS = ("advantages", "similarity", "grading", "sandbox", "rescore", "viewer", "scaling", "limits", "peer", "gpu")
+BENCHMARKS = (
+    "advantages",
+    "similarity",
+    "grading",
+    "sandbox",
+    "rescore",
+    "viewer",
+    "scaling",
+    "limits",
+    "memory",
+    "peer",
+    "gpu",
+)
 UNITS = {
     "_s": (1.0, "s"),
     "_mib": (1.0, "MiB"),

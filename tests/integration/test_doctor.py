@@ -35,8 +35,82 @@ def problems_file(path: Path, *answers: str, what: str = "What is") -> Path:
     return path
 
 
+SHAPES_ALONE = "mode.loads_model=false"
+LIVE = {
+    "model",
+    "token in, token out",
+    "groups",
+    "engine and trainer agree",
+    "weights reach the engine",
+    "longest update",
+}
+
+
 def test_the_default_configuration_passes(run: Run):
-    assert set(verdicts(run("mode=doctor")).values()) == {"pass"}
+    found = verdicts(run("mode=doctor"))
+    assert set(found.values()) == {"pass"}
+    assert set(found) >= LIVE
+
+
+def test_truncated_sampling_several_steps_and_a_reference_pass(run: Run):
+    folder = run(
+        "mode=doctor",
+        "rollout.top_p=0.9",
+        "rollout.top_k=50",
+        "trainer.num_minibatches=2",
+        "trainer.num_epochs=2",
+        "loss.kl_weight=0.01",
+        "reward=information_gain",
+    )
+    assert set(verdicts(folder).values()) == {"pass"}
+    assert "they are replayed" in lines(folder, "engine and trainer agree")
+
+
+def test_an_adapter_passes(run: Run):
+    pytest.importorskip("peft")
+    folder = run("mode=doctor", "model.lora_rank=4", "env=calculator", "task=chain", "model=tiny_calculator")
+    assert set(verdicts(folder).values()) == {"pass"}
+    assert lines(folder, "tool") == "no programs are run"
+
+
+def test_without_the_model_the_live_checks_are_skipped(run: Run):
+    found = verdicts(run("mode=doctor", SHAPES_ALONE))
+    assert found["live checks"] == "skip"
+    assert not LIVE & set(found)
+
+
+def test_a_model_that_does_not_fit_here_is_not_loaded(run: Run, tmp_path: Path):
+    folder = failing(run, "trainer.token_budget=100000000", tmp_path=tmp_path)
+    found = verdicts(folder)
+    assert (found["memory"], found["live checks"]) == ("fail", "skip")
+    assert "would be needed beside this process" in lines(folder, "live checks")
+    assert "trainer.token_budget=50000000" in lines(folder, "memory")
+    assert "fits" in lines(folder, "memory")
+
+
+def test_a_tracker_whose_server_is_not_there(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    folder = failing(run, SHAPES_ALONE, "tracker=wandb", "tracker.mode=online", tmp_path=tmp_path)
+    assert verdicts(folder)["tracker"] == "fail"
+
+
+def test_checkpoints_that_no_disk_holds(run: Run, tmp_path: Path):
+    folder = failing(run, SHAPES_ALONE, "trainer.num_steps=100000000", "trainer.keep_checkpoints=0", tmp_path=tmp_path)
+    assert verdicts(folder)["disk"] == "fail"
+    assert "trainer.keep_checkpoints" in lines(folder, "disk")
+
+
+def test_a_step_on_a_device_that_is_described(run: Run):
+    folder = run(
+        "mode=doctor", SHAPES_ALONE, "mode.device_gib=80", "mode.device_tflops=400", "mode.device_gb_per_s=2000"
+    )
+    assert "at 400 TFLOP/s and 2e+03 GB/s" in lines(folder, "step time")
+
+
+def test_a_step_on_a_device_of_which_nothing_is_known(run: Run):
+    folder = run("mode=doctor", SHAPES_ALONE, "mode.device_gib=80")
+    assert verdicts(folder)["step time"] == "skip"
+    assert "mode.device_tflops" in lines(folder, "step time")
 
 
 def test_a_model_without_a_template(run: Run, tmp_path: Path):
@@ -54,7 +128,7 @@ def test_a_model_without_a_template(run: Run, tmp_path: Path):
 
 
 def test_problems_that_are_not_there(run: Run, tmp_path: Path):
-    folder = failing(run, "task=jsonl", "task.path=nowhere.jsonl", tmp_path=tmp_path)
+    folder = failing(run, SHAPES_ALONE, "task=jsonl", "task.path=nowhere.jsonl", tmp_path=tmp_path)
     assert verdicts(folder)["problems"] == "fail"
     assert "nowhere.jsonl" in lines(folder, "problems")
 
@@ -62,7 +136,7 @@ def test_problems_that_are_not_there(run: Run, tmp_path: Path):
 def test_gold_answers_that_only_equal_text_matches_are_named(run: Run, tmp_path: Path):
     train = problems_file(tmp_path / "train.jsonl", "1", "2", "3", what="Say")
     held_out = problems_file(tmp_path / "held_out.jsonl", "1/2", "yes", r"\frac{1}{")
-    folder = run("mode=doctor", "task=jsonl", f"task.path={train}", f"task.eval_path={held_out}")
+    folder = run("mode=doctor", SHAPES_ALONE, "task=jsonl", f"task.path={train}", f"task.eval_path={held_out}")
     assert verdicts(folder)["gold answers"] == "warn"
     assert "1 of 3" in lines(folder, "gold answers")
     assert "frac" in lines(folder, "gold answers")
@@ -78,28 +152,28 @@ def test_problems_to_evaluate_on_alone(run: Run, tmp_path: Path):
 
 
 def test_a_limit_that_no_prompt_fits(run: Run, tmp_path: Path):
-    folder = failing(run, "rollout.max_tokens=8", tmp_path=tmp_path)
+    folder = failing(run, SHAPES_ALONE, "rollout.max_tokens=8", tmp_path=tmp_path)
     assert verdicts(folder)["prompts"] == "fail"
     assert "rollout.max_tokens=" in lines(folder, "prompts")
 
 
 def test_a_limit_that_some_prompts_do_not_fit(run: Run):
-    folder = run("mode=doctor", "rollout.max_tokens=16")
+    folder = run("mode=doctor", SHAPES_ALONE, "rollout.max_tokens=16")
     assert verdicts(folder)["prompts"] == "warn"
 
 
 def test_a_device_that_is_too_small(run: Run, tmp_path: Path):
-    folder = failing(run, "mode.device_gib=1", tmp_path=tmp_path)
+    folder = failing(run, SHAPES_ALONE, "mode.device_gib=1", tmp_path=tmp_path)
     assert verdicts(folder)["memory"] == "fail"
     assert "engine.cache_mib" in lines(folder, "memory")
 
 
 def test_sharding_takes_less_on_each(run: Run):
-    folder = run("mode=doctor", "mode.num_devices=8")
+    folder = run("mode=doctor", SHAPES_ALONE, "mode.num_devices=8")
     assert "on each of 8 devices" in lines(folder, "memory")
 
 
 def test_an_adapter_is_counted_by_its_own_parameters(run: Run):
     pytest.importorskip("peft")
-    folder = run("mode=doctor", "model.lora_rank=4")
+    folder = run("mode=doctor", SHAPES_ALONE, "model.lora_rank=4")
     assert "0.04 million of an adapter are trained in their place" in lines(folder, "memory")

@@ -61,7 +61,7 @@ COMPONENTS = {
     "tracker/mlflow": "turnwise.tracker.mlflow.MLflow",
     "tracker/tensorboard": "turnwise.tracker.tensorboard.TensorBoard",
     "tracker/wandb": "turnwise.tracker.wandb.Wandb",
-    "mode/doctor": "turnwise.config.doctor.Doctor",
+    "mode/doctor": "turnwise.config.doctor.mode.Doctor",
     "mode/train": "turnwise.config.modes.Train",
     "mode/evaluate": "turnwise.config.modes.Evaluate",
     "mode/warmstart": "turnwise.config.warmstart.mode.WarmStart",

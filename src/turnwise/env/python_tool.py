@@ -94,6 +94,11 @@ class PythonToolPool:
         """That of the sandbox."""
         return self._sandbox_pool.isolation
 
+    @property
+    def programs(self) -> SandboxPool:
+        """The sandbox that runs them."""
+        return self._sandbox_pool
+
     def episode(self, problem: Problem) -> ToolConversation:
         """A fresh episode of `problem`; episodes may run side by side, and their programs queue."""
         episode = PythonEpisode(self._tool, self._sandbox_pool, self._breaker)

@@ -1,4 +1,7 @@
-"""What a run needs of a device's memory, from the shapes of the model's parameters: nothing is loaded."""
+"""What a run needs of a device's memory, from the shapes of the model's parameters: nothing is loaded.
+
+`make bench ARGS=memory` measures it, and docs/PERFORMANCE.md has both side by side.
+"""
 
 from dataclasses import dataclass
 from typing import Any, cast
@@ -8,6 +11,10 @@ from torch import nn
 
 GIB = 2**30
 FLOAT32_BYTES = 4
+LOST_ON_CPU = 1.1
+"""What activations take of a CPU's memory over what they hold: between tensors of many sizes something stays free."""
+BLOCK_BYTES = 3 * 4 * 2**21
+"""Logits that are worked on in float32 at a time, their probabilities and their gradient (`token_logprobs`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,9 +25,29 @@ class ModelShape:
     num_layers: int
     hidden_size: int
     intermediate_size: int
+    num_query_channels: int
+    """Heads of queries times their size; so many numbers attention gives."""
     num_key_value_channels: int
     """Heads of keys times their size; values have as many."""
     vocab_size: int
+    is_tied: bool
+    """Whether output and input embedding are one tensor."""
+
+    @property
+    def head_size(self) -> int:
+        """Weights of the output embedding."""
+        return self.vocab_size * self.hidden_size
+
+    @property
+    def num_layer_weights(self) -> int:
+        """All but the embeddings: what every token is multiplied by, where there are no experts."""
+        return self.num_parameters - self.head_size * (1 if self.is_tied else 2)
+
+    def adapter_size(self, rank: int) -> int:
+        """Parameters of a low-rank adapter beside every linear layer but the head."""
+        hidden, queries, keys = self.hidden_size, self.num_query_channels, self.num_key_value_channels
+        attention = 2 * (hidden + queries) + 2 * (hidden + keys)
+        return self.num_layers * rank * (attention + 3 * (hidden + self.intermediate_size))
 
     @classmethod
     def of(cls, model: nn.Module) -> "ModelShape":
@@ -33,8 +60,10 @@ class ModelShape:
             num_layers=config.num_hidden_layers,
             hidden_size=config.hidden_size,
             intermediate_size=config.intermediate_size,
+            num_query_channels=config.num_attention_heads * size,
             num_key_value_channels=heads * size,
             vocab_size=config.vocab_size,
+            is_tied=bool(config.tie_word_embeddings),
         )
 
 
@@ -46,6 +75,7 @@ class MemoryEstimate:
     the tensors that the backward pass of a Llama-like block needs, and are the part that may be off.
     """
 
+    runtime: int
     weights: int
     gradients: int
     optimiser: int
@@ -69,6 +99,7 @@ class MemoryEstimate:
     def parts(self) -> dict[str, int]:
         """Bytes by the name of what takes them."""
         return {
+            "libraries": self.runtime,
             "weights": self.weights,
             "gradients": self.gradients,
             "optimiser": self.optimiser,
@@ -90,6 +121,8 @@ def estimate_memory(
     has_reference: bool = False,
     gradient_checkpointing: bool = False,
     num_trained: int | None = None,
+    on_cpu: bool = True,
+    runtime_bytes: int = 0,
 ) -> MemoryEstimate:
     """What training with a local engine takes on one device.
 
@@ -102,26 +135,39 @@ def estimate_memory(
         has_reference: Whether the loss compares with a frozen copy.
         gradient_checkpointing: Whether layers are computed twice.
         num_trained: Parameters that are trained where that is an adapter; None: all of them, in float32.
+        on_cpu: Where the engine holds a tied output embedding twice, and attention is computed in float32.
+        runtime_bytes: What the process takes before there is a model.
     """
     size = dtype.itemsize
     frozen_bytes = shape.num_parameters * (FLOAT32_BYTES if num_trained is None else size)
     trained = shape.num_parameters if num_trained is None else num_trained
     autocast_copy = shape.num_parameters * size if num_trained is None and dtype is not torch.float32 else 0
-    block = _block_bytes(shape, size)
-    kept = shape.num_layers * shape.hidden_size * size + block if gradient_checkpointing else shape.num_layers * block
+    block = _block_bytes(shape, size, FLOAT32_BYTES if on_cpu else size)
+    # Two blocks more: the one that is differentiated has gradients and temporary tensors of about twice its size.
+    kept = shape.num_layers * block + 2 * block
+    if gradient_checkpointing:
+        kept = shape.num_layers * shape.hidden_size * size + 3 * block
+    # Gradients of the output embedding: summed up, a chunk's own, and that of the input embedding where they are one.
+    of_head = 0 if num_trained is not None else (3 if shape.is_tied else 1) * shape.head_size * FLOAT32_BYTES
     return MemoryEstimate(
+        runtime=runtime_bytes,
         weights=frozen_bytes + (0 if num_trained is None else num_trained * FLOAT32_BYTES),
         gradients=trained * FLOAT32_BYTES,
         optimiser=2 * trained * FLOAT32_BYTES,
         reference=frozen_bytes if has_reference else 0,
-        engine_weights=shape.num_parameters * size,
+        engine_weights=(shape.num_parameters + (shape.head_size if on_cpu and shape.is_tied else 0)) * size,
         cache=cache_bytes,
-        activations=token_budget * kept + autocast_copy,
-        logits=2 * min(logit_chunk, token_budget) * shape.vocab_size * FLOAT32_BYTES,
+        activations=round(token_budget * kept * (LOST_ON_CPU if on_cpu else 1.0)) + autocast_copy,
+        logits=min(logit_chunk, token_budget) * shape.vocab_size * size + BLOCK_BYTES + of_head,
     )
 
 
-def _block_bytes(shape: ModelShape, size: int) -> int:
-    """Of one token in one block: two norms (input, output), projections, attention, gated feed-forward, residuals."""
-    channels = 8 * shape.hidden_size + 2 * shape.num_key_value_channels + 4 * shape.intermediate_size
-    return channels * size
+def _block_bytes(shape: ModelShape, size: int, attention_size: int) -> int:
+    """What one token leaves in one block for the backward pass.
+
+    Of each of two norms its input and what it divides, in float32, and its output; of attention queries, keys, values
+    and its result, and the latter as the output's input; of the gated feed-forward gate, activation, up and product.
+    """
+    norms = 2 * (2 * FLOAT32_BYTES + size) * shape.hidden_size
+    attended = attention_size * 2 * (shape.num_query_channels + shape.num_key_value_channels)
+    return norms + attended + size * (shape.num_query_channels + 4 * shape.intermediate_size)

@@ -1,0 +1,230 @@
+"""What a run takes of memory, time and disk, and which settings would make it fit."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from turnwise.config.parts import Components
+from turnwise.config.wiring import choose_device, compute_dtype
+from turnwise.engine.hf import MIB, HFEngine
+from turnwise.model.adapter import add_adapter
+from turnwise.model.memory import FLOAT32_BYTES, GIB, MemoryEstimate, ModelShape, estimate_memory
+from turnwise.model.step_time import Rates, StepSize, estimate_step, measured_rates
+from turnwise.preflight.disk import BUNDLE_BYTES_PER_TOKEN, Writes, num_checkpoints
+from turnwise.preflight.finding import Finding
+from turnwise.preflight.memory import free_bytes, resident_bytes, total_bytes
+from turnwise.trainer_settings import Precision
+
+CUDA_RUNTIME_BYTES = GIB
+"""CUDA's context, kernels and workspaces, which are no tensors of PyTorch."""
+VLLM_BATCH = 256
+"""Trajectories side by side in vLLM, whose own settings decide it."""
+MEASURED_ROWS = 1024
+"""Tokens of the matrix product whose rate is measured."""
+SMALLER_RANK = 16
+MORE_DEVICES = (2, 4, 8, 16, 32, 64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """What the run is meant for; 0 stands for this machine's own."""
+
+    gib: float
+    count: int
+    tflops: float
+    gb_per_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sized:
+    """A model as the run trains it."""
+
+    shape: ModelShape
+    num_trained: int | None
+    """Parameters of an adapter; None: all weights are trained."""
+    device: torch.device
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, components: Components, meant: Device | None = None) -> "Sized":
+        """From the shapes alone."""
+        device = choose_device(components)
+        is_elsewhere = meant is not None and meant.gib > 0
+        dtype = compute_dtype(components, device)
+        if is_elsewhere and components.trainer.dtype is Precision.auto:
+            dtype = torch.bfloat16
+        model, rank = components.model.empty_model(), components.model.lora_rank
+        shape, num_trained = ModelShape.of(model), None
+        if rank:
+            add_adapter(model, rank=rank, alpha=components.model.lora_alpha)
+            num_trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+        if is_elsewhere:
+            device = torch.device("cuda")
+        return cls(shape=shape, num_trained=num_trained, device=device, dtype=dtype)
+
+    def memory(self, components: Components, **changes: Any) -> MemoryEstimate:
+        """Estimated for the run's settings, or with `changes` of the estimate's own."""
+        trainer, engine, on_cpu = components.trainer, components.engine, self.device.type == "cpu"
+        settings: dict[str, Any] = {
+            "dtype": self.dtype,
+            "token_budget": max(trainer.token_budget, components.rollout.max_tokens),
+            "logit_chunk": trainer.logit_chunk,
+            "cache_bytes": engine.cache_mib * MIB if isinstance(engine, HFEngine) else 0,
+            "has_reference": components.loss.kl_weight > 0,
+            "gradient_checkpointing": trainer.gradient_checkpointing,
+            "num_trained": self.num_trained,
+            "on_cpu": on_cpu,
+            "runtime_bytes": resident_bytes() if on_cpu else CUDA_RUNTIME_BYTES,
+        }
+        return estimate_memory(self.shape, **(settings | changes))
+
+
+def check_memory(components: Components, meant: Device, finding: Finding) -> None:
+    """An estimate of what training takes on each device, against what such a device has.
+
+    Args:
+        components: The run's.
+        meant: The devices.
+        finding: Where to say it.
+    """
+    sized = Sized.of(components, meant)
+    estimate = sized.memory(components)
+    dtype = str(sized.dtype).removeprefix("torch.")
+    finding.note(f"{sized.shape.num_parameters / 1e6:,.1f} million parameters, passes in {dtype}")
+    if sized.num_trained is not None:
+        finding.note(f"{sized.num_trained / 1e6:,.2f} million of an adapter are trained in their place")
+    finding.note(f"GiB: {', '.join(f'{name} {size / GIB:.2f}' for name, size in estimate.parts.items() if size)}")
+    if not isinstance(components.engine, HFEngine):
+        finding.note("the memory of vLLM is a setting of its own and is not counted")
+    needed = estimate.sharded(meant.count)
+    each = f" on each of {meant.count} devices" if meant.count > 1 else ""
+    finding.note(f"{needed / GIB:.2f} GiB together{each} (activations estimated)")
+    has = meant.gib * GIB or total_bytes(sized.device)
+    finding.note(f"{'such a device' if meant.gib else f'this {sized.device.type}'} has {has / GIB:.1f} GiB")
+    if needed > has:
+        ways = [
+            f"{name}: {size / GIB:.2f} GiB{' fits' if size <= has else ''}"
+            for name, size in _ways(components, sized, meant.count, has).items()
+        ]
+        finding.fail(f"{needed / GIB:.1f} GiB do not fit on it", "; ".join(ways) or "a smaller model")
+
+
+def _ways(components: Components, sized: Sized, count: int, has: float) -> dict[str, float]:
+    """Settings that take less, with what is needed then: each by itself, and all that is free of side effects together.
+
+    Of devices the fewest with which it fits, if any do.
+    """
+    trainer, engine = components.trainer, components.engine
+
+    def needed(**changes: Any) -> float:
+        return sized.memory(components, **changes).sharded(count)
+
+    together: dict[str, Any] = {}
+    found: dict[str, float] = {}
+    if trainer.token_budget > components.rollout.max_tokens:
+        budget = max(trainer.token_budget // 2, components.rollout.max_tokens)
+        found[f"trainer.token_budget={budget}"] = needed(token_budget=budget)
+        together["token_budget"] = components.rollout.max_tokens
+    if not trainer.gradient_checkpointing:
+        found["trainer.gradient_checkpointing=true"] = needed(gradient_checkpointing=True)
+        together["gradient_checkpointing"] = True
+    if isinstance(engine, HFEngine) and engine.cache_mib > 1:
+        found[f"engine.cache_mib={engine.cache_mib // 2}"] = needed(cache_bytes=engine.cache_mib // 2 * MIB)
+        cached = 2 * sized.shape.num_layers * sized.shape.num_key_value_channels * sized.dtype.itemsize
+        least = -(-cached * components.rollout.max_tokens * components.rollout.group_size // MIB)
+        together["cache_bytes"] = min(engine.cache_mib, least) * MIB
+    if together:
+        found["all of these, as far as a trajectory and a group allow"] = needed(**together)
+    if sized.num_trained is None:
+        found[f"model.lora_rank={SMALLER_RANK}"] = needed(num_trained=sized.shape.adapter_size(SMALLER_RANK))
+    for more in MORE_DEVICES:
+        size = sized.memory(components).sharded(more)
+        if more > count and size <= has:
+            found[f"{more} devices (mode.num_devices)"] = size
+            break
+    return found
+
+
+def fits_here(components: Components) -> str:
+    """Why the model should not be loaded on this machine; empty where it may be.
+
+    Keys and values are not counted on a CPU, where only those that are written take memory.
+    """
+    sized = Sized.of(components)
+    estimate = sized.memory(components)
+    needed = estimate.total - (estimate.cache if sized.device.type == "cpu" else 0) - estimate.runtime
+    free = free_bytes(sized.device)
+    if needed <= free:
+        return ""
+    return f"{needed / GIB:.1f} GiB would be needed beside this process, this {sized.device.type} has {free / GIB:.1f}"
+
+
+def check_step_time(
+    components: Components, meant: Device, *, prompt_tokens: float, mean_tokens: float | None, finding: Finding
+) -> None:
+    """An estimate of a step's seconds, from FLOPs, bytes and the rates of a device.
+
+    Args:
+        components: The run's.
+        meant: The devices.
+        prompt_tokens: Of a prompt in the mean.
+        mean_tokens: Of a trajectory, as sampled; None: as long as may be.
+        finding: Where to say it.
+    """
+    sized = Sized.of(components, meant)
+    rollout, trainer, engine = components.rollout, components.trainer, components.engine
+    length = rollout.max_tokens if mean_tokens is None else mean_tokens
+    size = StepSize(
+        num_problems=rollout.num_problems,
+        group_size=rollout.group_size,
+        prompt_tokens=min(prompt_tokens, length),
+        new_tokens=max(length - prompt_tokens, 0),
+        max_batch_size=engine.max_batch_size if isinstance(engine, HFEngine) else VLLM_BATCH,
+        token_budget=trainer.token_budget,
+        num_epochs=trainer.num_epochs,
+        is_on_policy=trainer.num_epochs == 1 and trainer.num_minibatches == 1,
+        has_reference=components.loss.kl_weight > 0,
+        gradient_checkpointing=trainer.gradient_checkpointing,
+        trains_adapter=sized.num_trained is not None,
+    )
+    if meant.gib and not (meant.tflops and meant.gb_per_s):
+        finding.skip("nothing is known of such a device: say mode.device_tflops and mode.device_gb_per_s")
+        return
+    stated = Rates(flops=meant.tflops * 1e12, bytes=meant.gb_per_s * 1e9)
+    rates = stated
+    if not (stated.flops and stated.bytes):
+        rows = min(trainer.token_budget, MEASURED_ROWS)
+        here = measured_rates(sized.shape, sized.dtype, choose_device(components), rows)
+        rates = Rates(flops=stated.flops or here.flops, bytes=stated.bytes or here.bytes)
+    num_trained = sized.shape.num_parameters if sized.num_trained is None else sized.num_trained
+    time = estimate_step(sized.shape, size, rates, dtype=sized.dtype, num_trained=num_trained, num_devices=meant.count)
+    how = "as long as rollout.max_tokens allows" if mean_tokens is None else "as sampled here"
+    finding.note(
+        f"{size.num_trajectories} trajectories of {length:.0f} tokens, {how}, at {rates.flops / 1e12:.3g} TFLOP/s and "
+        f"{rates.bytes / 1e9:.3g} GB/s{f', on {meant.count} devices' if meant.count > 1 else ''}"
+    )
+    finding.note(
+        f"about {time.total_s:.3g} s a step: prompts {time.prefill_s:.2g}, decoding {time.decode_s:.2g}, update "
+        f"{time.update_s:.2g}; {trainer.num_steps} steps {trainer.num_steps * time.total_s / 3600:.2g} h, without "
+        f"tools, evaluations and the longest trajectories' last tokens"
+    )
+
+
+def writes(components: Components) -> Writes:
+    """What the run writes at most: checkpoints in float32 with the optimiser's moments, bundles, evaluations."""
+    sized = Sized.of(components)
+    trainer, rollout, evaluation = components.trainer, components.rollout, components.evaluation
+    shape = sized.shape
+    trained = shape.num_parameters if sized.num_trained is None else sized.num_trained
+    adapter = 0 if sized.num_trained is None else sized.num_trained
+    num_evaluations = 2 + trainer.num_steps // trainer.eval_every
+    evaluated = num_evaluations * evaluation.num_problems * evaluation.num_samples
+    sampled = trainer.num_steps * rollout.num_problems * rollout.group_size
+    return Writes(
+        checkpoint=FLOAT32_BYTES * (shape.num_parameters + adapter + 2 * trained),
+        num_checkpoints=num_checkpoints(
+            num_steps=trainer.num_steps, save_every=trainer.save_every, keep=trainer.keep_checkpoints
+        ),
+        bundles=(sampled + evaluated) * rollout.max_tokens * BUNDLE_BYTES_PER_TOKEN,
+    )
