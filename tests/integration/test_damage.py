@@ -39,9 +39,7 @@ def test_a_damaged_last_checkpoint_is_passed_over_and_its_steps_are_made_again(
 
     for folder in (parts / "checkpoints").glob("step_*"):
         flip_a_bit(folder / "optimiser.pt")
-    with pytest.raises(
-        ConfigError, match=r"no checkpoint is whole: .*optimiser\.pt is not as it was written; .* remove"
-    ):
+    with pytest.raises(ConfigError, match=r"no checkpoint is whole: .*optimiser\.pt is not as .* remove"):
         run(*SETTINGS, folder="parts")
 
 
@@ -60,7 +58,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk with room for two checkpoints of 13 MB, and not for three."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=38m", "none", folder]).returncode:
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=34m", "none", folder]).returncode:
         pytest.skip("a small disk can only be mounted by root, with the right to mount")
     try:
         yield folder
