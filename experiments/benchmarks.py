@@ -28,6 +28,7 @@ from turnwise.config.launch import alone_in
 from turnwise.config.provenance import check_same_run, leaves
 from turnwise.config.stopping import INTERRUPTED
 from turnwise.config.sweep import compose_components, environment, read_override
+from turnwise.report.summary import Outcome, read_summary
 from turnwise.study.benchmark_tables import arm_rows, examples, policy_rows, report, terminal_table
 from turnwise.study.benchmarks import START, Policy, compare_arms, read_answers
 from turnwise.study.runs import Run, Study, read_seeds, read_study
@@ -237,6 +238,7 @@ def run_all(
                 time.sleep(0.2)
                 for policy, (process, started) in list(running.items()):
                     if (code := process.poll()) is not None:
+                        code = INTERRUPTED if code == 0 and _was_preempted(policy) else code
                         codes[policy] = code
                         del running[policy]
                         how = "done" if code == 0 else f"ended with {code}"
@@ -254,6 +256,14 @@ def run_all(
             os.killpg(process.pid, signal.SIGKILL)
         stop_file.unlink(missing_ok=True)
     return codes
+
+
+def _was_preempted(policy: Policy) -> bool:
+    """Whether its evaluation was told to stop by SIGTERM, after which it ends with 0 and can go on."""
+    try:
+        return read_summary(policy.folder).outcome is Outcome.stopped
+    except FileNotFoundError:
+        return False
 
 
 def log_of(policy: Policy) -> Path:

@@ -1,6 +1,7 @@
 """Entry point: `python src/main.py algo=gtpo reward.shaping=true`; `--help` lists the groups and their options."""
 
-import sys
+import os
+import signal
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ def job(config: "DictConfig") -> None:
 
 def main() -> None:
     """Composes the configuration from `conf/` and the command line, then runs it."""
+    heeds_ctrl_c = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if heeds_ctrl_c:
+        signal.signal(signal.SIGINT, _end)
     import hydra
 
     from turnwise.config.errors import clean_exit
@@ -33,12 +37,16 @@ def main() -> None:
         register_label(ranks.started)
         register_help()
         register_schemas()
+        if heeds_ctrl_c:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(job)()
 
 
+def _end(*_: object) -> None:
+    """Ctrl-C while packages are imported, some of which turn KeyboardInterrupt into errors of their own."""
+    os.write(2, b"interrupted\n")
+    os._exit(130)
+
+
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:  # while all that main needs was imported
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    main()

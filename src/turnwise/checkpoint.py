@@ -74,8 +74,10 @@ def save(folder: Path, step: int, *, policy: Policy, task: Cursor, keep: int, ra
     target = folder / f"{_PREFIX}{step}"
     draft = folder / f"{_TEMPORARY}{target.name}"
     is_there = (folder / "last").resolve() == target.resolve() and damage_of(target) is None
-    if ranks.gather(is_there)[0]:
-        return target  # a run that was resumed here and stopped before its next step
+    if ranks.gather(is_there)[0]:  # a run that was resumed here and stopped before its next step
+        if ranks.is_first:
+            _tidy(folder, step, keep)
+        return target
     try:
         with naming(target):
             if ranks.is_first:
@@ -254,7 +256,8 @@ def _point(folder: Path, name: str, target: Path) -> None:
 
 
 def _tidy(folder: Path, step: int, keep: int) -> None:
-    """Removes checkpoints after `step`, points `best`, and removes what is older than the `keep` newest."""
+    """Removes what a kill left and checkpoints after `step`, points `best`, and drops all but the `keep` newest."""
+    _remove_leftovers(folder)
     paths = {int(path.name.removeprefix(_PREFIX)): path for path in _checkpoints(folder)}
     for later in [number for number in paths if number > step]:
         shutil.rmtree(paths.pop(later))

@@ -1,10 +1,12 @@
 """config.json says how a run was made and keeps two runs out of one folder."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from turnwise.checkpoint import RECORD as RECORD_NAME
 from turnwise.config import provenance
 from turnwise.config.errors import ConfigError
 from turnwise.config.provenance import CONFIG_FILE, check_same_run, write_config
@@ -88,6 +90,17 @@ def test_same_run_may_go_on(run_dir: Path, record) -> None:
 def test_another_run_is_refused(run_dir: Path, record, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_same_run(run_dir, record)
+
+
+def test_a_checkpoint_of_another_run_is_refused(run_dir: Path) -> None:
+    for step, record in [(2, changed(trainer__num_steps=9)), (4, changed(seed=1, sizes=[2]))]:
+        folder = run_dir / "checkpoints" / f"step_{step}"
+        folder.mkdir(parents=True)
+        (folder / RECORD_NAME).write_text(json.dumps(record))
+    with pytest.raises(ConfigError, match=r"checkpoints/step_4 belongs to another run: seed=1 there, 0 here; sizes="):
+        check_same_run(run_dir, RECORD)
+    shutil.rmtree(run_dir / "checkpoints" / "step_4")
+    check_same_run(run_dir, RECORD)
 
 
 def test_folder_of_other_files_is_refused(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
-"""Starts small runs in this process."""
+"""Starts small runs, in this process or in others."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 
 from integration_runs import SMALL, Run
+from killed_runs import Starter, starter
 from turnwise.config.build import build_components, build_mode
 from turnwise.config.label import register_label
 from turnwise.config.options import CONF_DIR, register_help
@@ -32,6 +34,13 @@ def run(tmp_path: Path) -> Run:
         return run_dir
 
     return start
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
+    """Starts runs as processes of their own, which a test may kill."""
+    with starter(tmp_path_factory.mktemp("started")) as runs:
+        yield runs
 
 
 @pytest.fixture

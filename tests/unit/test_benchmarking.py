@@ -18,6 +18,7 @@ from synthetic_study import synthetic_study
 from turnwise.config.errors import ConfigError
 from turnwise.config.stopping import INTERRUPTED
 from turnwise.config.sweep import compose_components
+from turnwise.report.summary import Outcome, summarise_lines, write_summary
 from turnwise.study.benchmarks import START, Policy
 from turnwise.study.runs import Study, read_study
 
@@ -222,6 +223,14 @@ def test_a_policy_that_fails_is_named_with_its_log_and_the_others_go_on(tmp_path
     assert "nonsense" in benchmarks._last_line(tmp_path / "logs/gtpo_seed0.log")
     assert "gtpo seed 1: done" in said
     assert "2 of 2" in said
+
+
+def test_an_evaluation_that_was_preempted_can_go_on_and_is_not_done(tmp_path: Path):
+    (policy, _), told = policies_in(tmp_path), summarise_lines([], outcome=Outcome.stopped, why="", wall_s=1.0)
+    policy.folder.mkdir()
+    write_summary(policy.folder, told)
+    codes = benchmarks.run_all({policy: ["--help"]}, 1, tmp_path / ".stop", Console(quiet=True))  # which ends with 0
+    assert codes == {policy: INTERRUPTED}
 
 
 def endless(commands: Sequence[str], log: Path, stop_file: Path) -> subprocess.Popen[bytes]:

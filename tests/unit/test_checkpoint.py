@@ -1,7 +1,10 @@
 import errno
 import json
+import os
 import random
 import shutil
+import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -273,6 +276,44 @@ def test_a_kill_before_the_rename_leaves_the_previous_one(tmp_path, monkeypatch)
 
     save(tmp_path, 2)
     assert names(tmp_path) == ["last", "step_1", "step_2"]
+
+
+def events_below(folder, act):
+    """Has `act` called before every change of a file in `folder`, for as long as this process lives."""
+    changes = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.truncate", "os.chmod")
+
+    def hook(event, arguments):
+        if event in changes and arguments and str(folder) in str(arguments[0]):
+            act()
+
+    sys.addaudithook(hook)
+
+
+def test_a_kill_at_any_moment_of_saving_leaves_a_whole_one_and_no_trace(tmp_path):
+    whole = tmp_path / "whole"
+    for step, accuracy in [(1, 0.5), (2, 0.4)]:
+        save(whole, step, keep=1)
+        note(whole, step, accuracy)
+    assert names(whole) == ["best", "last", "step_1", "step_2"]
+    first_steps, moment, was_killed = [], 0, True
+    while was_killed:
+        moment += 1
+        folder = tmp_path / f"killed_{moment}"
+        shutil.copytree(whole, folder, symlinks=True)
+        if (pid := os.fork()) == 0:
+            left = iter(range(moment - 1))
+            events_below(folder, lambda left=left: next(left, None) is None and os.kill(os.getpid(), signal.SIGKILL))
+            save(folder, 3, keep=1)
+            os._exit(0)
+        was_killed = os.waitpid(pid, 0)[1] == signal.SIGKILL
+        found = checkpoint.latest(folder)
+        assert found is not None
+        first_steps.append(checkpoint.restore(found, FakePolicy(), FakeTask()))
+        save(folder, 3, keep=1)
+        assert names(folder) == ["best", "last", "step_1", "step_3"]
+    assert len(first_steps) > 20
+    assert first_steps == sorted(first_steps), "from some moment on it is the new one"
+    assert set(first_steps) == {2, 3}
 
 
 def test_a_kill_between_rename_and_link_still_finds_a_whole_one(tmp_path, monkeypatch):

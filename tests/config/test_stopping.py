@@ -1,0 +1,48 @@
+"""The first signal is heard, the second is the kernel's."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from turnwise.config.stopping import on_first_signal
+
+SRC = Path(__file__).parents[2] / "src"
+TWICE = """
+import os, signal, sys, time
+from turnwise.config.stopping import on_first_signal
+
+with on_first_signal(lambda number: print("heard", number.name, flush=True)):
+    os.kill(os.getpid(), int(sys.argv[1]))
+print("goes on", flush=True)
+os.kill(os.getpid(), int(sys.argv[2]))
+print("never")
+"""
+
+
+def ended(*numbers: int) -> tuple[int, str]:
+    command = [sys.executable, "-c", TWICE, *map(str, numbers)]
+    done = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": str(SRC)}, timeout=120)
+    return done.returncode, done.stdout
+
+
+def test_the_second_of_two_signals_ends_the_process():
+    assert ended(signal.SIGTERM, signal.SIGINT) == (-signal.SIGINT, "heard SIGTERM\ngoes on\n")
+    assert ended(signal.SIGINT, signal.SIGINT) == (-signal.SIGINT, "heard SIGINT\ngoes on\n")
+
+
+def test_without_a_signal_all_is_as_before():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with on_first_signal(lambda number: None):
+        assert all(signal.getsignal(number) is not handler for number, handler in before.items())
+    assert {number: signal.getsignal(number) for number in before} == before
+
+
+def test_what_a_process_was_started_to_ignore_it_ignores():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with on_first_signal(lambda number: None):
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

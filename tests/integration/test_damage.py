@@ -1,0 +1,89 @@
+"""Checkpoints that a run cannot go on from, or can only in part; disks that are full."""
+
+import logging
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from integration_runs import SMALL, Run, assert_same_run
+from killed_runs import Starter
+from turnwise import checkpoint
+from turnwise.config.errors import ConfigError
+
+SETTINGS = (*SMALL, "evaluation.num_problems=4")
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_damaged_last_checkpoint_is_passed_over_and_its_steps_are_made_again(
+    run: Run, caplog: pytest.LogCaptureFixture
+):
+    whole = run(*SETTINGS, folder="whole")
+    parts = run(*SETTINGS, "trainer.num_steps=2", folder="parts")
+    flip_a_bit(parts / "checkpoints" / "step_2" / "model.safetensors")
+    with caplog.at_level(logging.WARNING, "turnwise.checkpoint"):
+        run(*SETTINGS, folder="parts")
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == "turnwise.checkpoint"]
+    assert "step_2: model.safetensors is not as it was written; going on from" in warning
+    assert warning.endswith("step_1")
+    assert_same_run(whole, parts)
+    assert checkpoint.latest(parts / "checkpoints") == (parts / "checkpoints" / "step_3").resolve()
+
+    for folder in (parts / "checkpoints").glob("step_*"):
+        flip_a_bit(folder / "optimiser.pt")
+    with pytest.raises(ConfigError, match=r"no checkpoint is whole: .*optimiser\.pt is not as .* remove"):
+        run(*SETTINGS, folder="parts")
+
+
+def test_checkpoints_of_another_model_are_refused(run: Run, tmp_path: Path):
+    one = ("trainer.num_steps=1", "evaluation.num_problems=4")
+    run(*one, "experiment=chain", folder="there")
+    here = run(*one, folder="here")
+    shutil.rmtree(here / "checkpoints")
+    shutil.copytree(tmp_path / "there" / "checkpoints", here / "checkpoints", symlinks=True)
+    with pytest.raises(ConfigError, match=r"step_1 is of another run: its tokenizer is not this model's: token "):
+        run(*SETTINGS, folder="here")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk with room for two checkpoints of 13 MB, and not for three."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=34m", "none", folder]).returncode:
+        pytest.skip("a small disk can only be mounted by root, with the right to mount")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_ends_a_run_in_one_line_and_it_goes_on_when_there_is_room(
+    start: Starter, tmp_path: Path, small_disk: Path
+):
+    settings = (*SETTINGS, "trainer.keep_checkpoints=0")
+    run_dir = small_disk / "run"
+    full = start(settings, run_dir)
+    assert full.wait() == 1
+    printed = full.output.read_text()
+    assert "Traceback" not in printed
+    expected = f"error: {run_dir}/checkpoints/step_3: No space left on device; once it works, the same command with"
+    assert printed.splitlines()[-1].startswith(expected), printed
+    assert not list(run_dir.rglob(".tmp-*"))
+    assert checkpoint.latest(run_dir / "checkpoints") == run_dir.resolve() / "checkpoints" / "step_2"
+
+    subprocess.run(["mount", "-o", "remount,size=100m", small_disk], check=True)
+    again = start(settings, run_dir)
+    assert again.wait() == 0, again.output.read_text()
+    assert again.moments()[0][:2] == ("begin", 2), "step 2 alone is repeated"
+    whole = start(settings, tmp_path / "whole")
+    assert whole.wait() == 0
+    assert_same_run(tmp_path / "whole", run_dir)

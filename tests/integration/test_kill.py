@@ -1,0 +1,94 @@
+"""Runs that are killed at any moment and started again end as if nothing had happened."""
+
+import json
+import random
+import signal
+import time
+from itertools import cycle, islice, pairwise
+from pathlib import Path
+
+import pytest
+
+from integration_runs import SMALL, assert_same_run
+from killed_runs import KillableRun, Starter
+from turnwise import checkpoint
+from turnwise.report.summary import read_summary
+from turnwise.tracker.bundle import bundle_steps
+
+KINDS = ("save", "sample", "update", "evaluate")
+"""What a run is killed in, in turn."""
+
+
+def links(run_dir: Path) -> dict[str, str]:
+    folder = run_dir / "checkpoints"
+    return {path.name: str(path.readlink()) if path.is_symlink() else "" for path in folder.iterdir()}
+
+
+def assert_nothing_was_lost(whole: Path, killed: Path) -> None:
+    """The killed run left what the whole one left, and nothing besides."""
+    assert_same_run(whole, killed)
+    assert links(whole) == links(killed)
+    assert bundle_steps(whole) == bundle_steps(killed)
+    records = [
+        {path.name: path.read_text() for path in one.glob("evaluations/*/step_*.json")} for one in (whole, killed)
+    ]
+    assert records[0] == records[1]
+    names = [sorted(str(path.relative_to(one)) for path in one.rglob("*")) for one in (whole, killed)]
+    assert names[0] == names[1], "half-written files are left"
+    assert read_summary(killed).outcome == "finished"
+
+
+def newest(run_dir: Path) -> int:
+    """The step that the newest whole checkpoint begins with; 0 without any."""
+    found = checkpoint.latest(run_dir / "checkpoints")
+    return 0 if found is None else int(found.name.removeprefix("step_"))
+
+
+def longest(run: KillableRun) -> dict[str, float]:
+    """How long each kind took at most until the next began."""
+    moments = run.moments()
+    taken: dict[str, float] = {}
+    for one, following in pairwise(moments):
+        taken[one.kind] = max(taken.get(one.kind, 0.0), following.time_s - one.time_s)
+    return taken
+
+
+def kill_again_and_again(
+    start: Starter, tmp_path: Path, settings: tuple[str, ...], *, kills: int, save_every: int, seed: int
+) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    first = start(settings, whole)
+    assert first.wait() == 0, first.output.read_text()
+    taken = longest(first)
+    draw = random.Random(seed)
+    first_step, half_written = 0, 0
+    for kind in islice(cycle(KINDS), kills):
+        run = start(settings, killed)
+        has_come = run.wait_for(kind, draw.randint(1, 2))
+        assert has_come, f"it ended before it came to be killed: {run.output.read_text()}"
+        time.sleep(draw.uniform(0, taken[kind]))
+        assert run.kill() == -signal.SIGKILL
+        half_written += kind == "save" and any((killed / "checkpoints").glob(".tmp-*"))
+        begun = [one.step for one in run.moments() if one.kind == "begin" and one.step is not None]
+        assert begun[0] == first_step, "it did not go on from the newest whole checkpoint"
+        first_step = newest(killed)
+        assert first_step > begun[-1] - save_every, "a step was lost that a checkpoint should have held"
+    last = start(settings, killed)
+    assert last.wait() == 0, last.output.read_text()
+    assert next(one.step for one in last.moments() if one.kind == "begin") == first_step
+    assert len(json.loads((killed / "config.json").read_text())["starts"]) == kills + 1
+    assert_nothing_was_lost(whole, killed)
+    print(f"{kills} kills, {half_written} of them left a half-written checkpoint")
+
+
+def test_three_kills_lose_nothing(start: Starter, tmp_path: Path):
+    settings = (*SMALL, "evaluation.num_problems=4")
+    kill_again_and_again(start, tmp_path, settings, kills=3, save_every=1, seed=3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("save_every", [1, 2])
+def test_twenty_kills_lose_nothing(start: Starter, tmp_path: Path, save_every: int):
+    settings = (*SMALL, "trainer.num_steps=24", "trainer.eval_every=2", f"trainer.save_every={save_every}")
+    kill_again_and_again(start, tmp_path, settings, kills=20, save_every=save_every, seed=save_every)
