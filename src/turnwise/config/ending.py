@@ -4,6 +4,7 @@ import asyncio
 import signal
 from collections.abc import Coroutine, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from itertools import chain
 from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar
@@ -51,7 +52,8 @@ def run_to_end(work: Coroutine[Any, Any, T], stop: Stop | None = None) -> T:
     try:
         return asyncio.run(cancellable())
     except asyncio.CancelledError:
-        raise (Preempted if signal.SIGTERM in told else KeyboardInterrupt) from None
+        of_all = chain.from_iterable(current().gather(told))  # all ranks stop when one of them is told to
+        raise (Preempted if signal.SIGTERM in of_all else KeyboardInterrupt) from None
 
 
 def seconds_before(run_dir: Path) -> float:

@@ -1,0 +1,58 @@
+"""What several processes may not be asked to do together, before anything loads."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from turnwise.config.build import build_components
+from turnwise.config.checks import check_ranks
+from turnwise.config.errors import ConfigError
+from turnwise.ranks import Ranks
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "count", "refusal"),
+    [
+        ([], 2, "trainer=single is for one process, and torchrun started 2: expected trainer=fsdp"),
+        (
+            ["trainer=fsdp", "rollout.num_problems=6"],
+            4,
+            "rollout.num_problems=6: 4 processes cannot share them evenly, expected a multiple of 4",
+        ),
+        (
+            ["trainer=fsdp", "trainer.shard_size=3"],
+            4,
+            "trainer.shard_size=3: expected a divisor of the 4 processes, or 0",
+        ),
+        (["trainer=fsdp", "trainer.cpu_offload=true"], 1, "trainer.cpu_offload=true: the device is the CPU already"),
+        (["trainer=fsdp", "model.lora_rank=4"], 1, "model.lora_rank=4 trainer=fsdp: an adapter is not dealt out"),
+        (
+            ["trainer=fsdp", "trainer.max_staleness=1", "loss.correction=truncate"],
+            2,
+            "trainer.max_staleness=1 trainer=fsdp: expected 0",
+        ),
+        (["trainer=fsdp", "engine=vllm"], 2, "torchrun started 2 processes: expected engine=hf"),
+    ],
+)
+def test_what_ranks_cannot_do_is_refused(
+    composed: Callable[..., DictConfig], overrides: list[str], count: int, refusal: str
+):
+    components = build_components(composed(*overrides), "test")
+    with pytest.raises(ConfigError) as refused:
+        check_ranks(components, Ranks(count=count), CPU)
+    assert str(refused.value).startswith(refusal)
+
+
+@pytest.mark.parametrize(("shard_size", "count"), [(0, 1), (0, 8), (2, 4), (4, 4), (1, 2)])
+def test_what_they_can_do_is_not(composed: Callable[..., DictConfig], shard_size: int, count: int):
+    components = build_components(composed("trainer=fsdp", f"trainer.shard_size={shard_size}"), "test")
+    check_ranks(components, Ranks(count=count), CPU)
+
+
+def test_a_shard_size_below_0_is_refused(composed: Callable[..., DictConfig]):
+    with pytest.raises(ConfigError, match=r"trainer\.shard_size=-1: expected >= 0"):
+        build_components(composed("trainer=fsdp", "trainer.shard_size=-1"), "test")
