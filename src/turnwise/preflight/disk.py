@@ -7,7 +7,7 @@ from pathlib import Path
 from turnwise.preflight.finding import Finding
 
 GIB = 2**30
-BUNDLE_BYTES_PER_TOKEN = 8
+BUNDLE_BYTES_PER_TOKEN = 12
 """Of a compressed bundle, for each token of a trajectory: ids, log-probs of sampler and trainer, text."""
 TIGHT = 0.8
 """Share of what is left that may be needed without a word."""
