@@ -80,6 +80,8 @@ class MemoryEstimate:
     gradients: int
     optimiser: int
     reference: int
+    merged: int
+    """With an adapter: all weights with it merged into them, as they are handed over."""
     engine_weights: int
     cache: int
     activations: int
@@ -104,6 +106,7 @@ class MemoryEstimate:
             "gradients": self.gradients,
             "optimiser": self.optimiser,
             "reference policy": self.reference,
+            "merged weights": self.merged,
             "engine's weights": self.engine_weights,
             "keys and values": self.cache,
             "activations": self.activations,
@@ -155,6 +158,7 @@ def estimate_memory(
         gradients=trained * FLOAT32_BYTES,
         optimiser=2 * trained * FLOAT32_BYTES,
         reference=frozen_bytes if has_reference else 0,
+        merged=0 if num_trained is None else shape.num_parameters * FLOAT32_BYTES,
         engine_weights=(shape.num_parameters + (shape.head_size if on_cpu and shape.is_tied else 0)) * size,
         cache=cache_bytes,
         activations=round(token_budget * kept * (LOST_ON_CPU if on_cpu else 1.0)) + autocast_copy,

@@ -51,6 +51,13 @@ def test_what_is_left_on_a_disk(tmp_path: Path, share: float, verdict: Verdict):
     assert bool(finding.remedies) == (verdict is not Verdict.passed)
 
 
+def test_another_machines_disk_is_not_looked_at(tmp_path: Path):
+    finding = Finding("disk")
+    check_disk(tmp_path, writes(2**60), finding, is_here=False)
+    assert finding.verdict is Verdict.passed
+    assert "see that its disk has as much" in finding.lines[-1]
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of two MiB, of which one is taken."""

@@ -33,11 +33,11 @@ from turnwise.rollout.episode import RolloutLimits
 from turnwise.rollout.packing import pack
 from turnwise.rollout.sampler import RolloutSampler
 from turnwise.seeding import derive_seed
-from turnwise.types import Group, Problem
+from turnwise.types import Group, Problem, StopReason
 
-NUM_PROBLEMS, GROUP_SIZE = 2, 4
+NUM_PROBLEMS, GROUP_SIZE = 2, 3
 """Of the step that is sampled, where the run's own are not smaller."""
-NEW_TOKENS = 192
+NEW_TOKENS = 128
 """That a trajectory may have beside its prompt, where the run's own limit is not smaller: enough for a few turns."""
 
 
@@ -74,7 +74,8 @@ async def check_live(
         findings: Where to say it.
 
     Returns:
-        Tokens of a sampled trajectory in the mean; None where nothing could be sampled.
+        Tokens of a sampled trajectory in the mean; None where nothing was sampled, or some were cut shorter than in a
+        run.
     """
     loaded = None
     with findings.checking("model") as finding:
@@ -116,14 +117,14 @@ async def _check_loaded(
     batch = groups = None
     with findings.checking("token in, token out") as finding:
         prompts = [loaded.renderer.prompt_ids(opening_messages(components.env, problem)) for problem in problems]
-        room = max(map(len, prompts)) + NEW_TOKENS
+        limit = min(rollout.max_tokens, max(map(len, prompts)) + NEW_TOKENS)
         engine = RecordingEngine(loaded.engine)
         await engine.load_weights(loaded.policy.weights(), 0)
         sampler = RolloutSampler(
             engine=engine,
             environments=loaded.environments,
             renderer=loaded.renderer,
-            limits=RolloutLimits(max_turns=rollout.max_turns, max_tokens=min(rollout.max_tokens, room)),
+            limits=RolloutLimits(max_turns=rollout.max_turns, max_tokens=limit),
         )
         group_size = min(rollout.group_size, GROUP_SIZE)
         sampled = await sampler.sample(problems, group_size=group_size, seed=seed, **sampled_at)
@@ -160,7 +161,8 @@ async def _check_loaded(
                 **sampled_at,
             )
             check_longest(loaded.policy, longest, loss=components.loss, device=loaded.device, finding=finding)
-    return mean_length(groups)
+    stops = {one.stop_reason for group in groups for one in group.trajectories}
+    return None if limit < rollout.max_tokens and StopReason.max_tokens in stops else mean_length(groups)
 
 
 def mean_length(groups: Sequence[Group]) -> float:

@@ -83,7 +83,7 @@ class Doctor:
         with findings.checking("tracker") as finding:
             check_tracker(components.tracker, label=components.label, config=components.config, finding=finding)
         with findings.checking("disk") as finding:
-            check_disk(run_dir, writes(components), finding)
+            check_disk(run_dir, writes(components), finding, is_here=not self.device_gib)
         with findings.checking("memory") as finding:
             check_memory(components, meant, finding)
         with asyncio.Runner() as runner:
