@@ -1,10 +1,12 @@
 """What each rank does in the tests of several: functions that a new process can import."""
 
 import asyncio
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -12,11 +14,17 @@ from torch import Tensor
 from builders import group, problem, trajectory
 from tiny_models import PolicyGradientLoss, small_model, small_policy, token_batch
 from turnwise import checkpoint
+from turnwise.config.checks import find_checkpoint
+from turnwise.config.errors import ConfigError
+from turnwise.loss.clipped import ClippedLoss
 from turnwise.model.sharding import Sharding, make_mesh
-from turnwise.ranks import Ranks
-from turnwise.rollout.divided import DividedSampler, RankFailed
+from turnwise.protocols import PolicyLoss
+from turnwise.ranks import RankFailed, Ranks
+from turnwise.reward.outcome import OutcomeReward
+from turnwise.rollout.divided import DividedSampler
 from turnwise.rollout.sampler import Rollout
-from turnwise.types import Group, Isolation, Problem, TokenBatch
+from turnwise.rollout.scoring import score
+from turnwise.types import Group, Isolation, Problem, ScoredGroup, TokenBatch
 
 # Prompts of 2 and 3 tokens that siblings share, tool tokens (mask 0) between sampled ones, unequal lengths.
 SEQUENCES = (
@@ -35,6 +43,19 @@ SETTINGS: dict[str, dict[str, Any]] = {
 NUM_UPDATES = 3
 Trained = tuple[list[dict[str, float]], Tensor, dict[str, Tensor]]
 """Figures of each update, log-probs that the last one found, weights after it."""
+
+
+def find_checkpoints(ranks: Ranks, root: str) -> list[str]:
+    """What each rank hears of the checkpoints below `root`/<its number>, by the same relative path."""
+    os.chdir(Path(root) / str(ranks.index))
+    heard = []
+    with patch("turnwise.config.errors.current", lambda: ranks):
+        for name in ("none", "same", "missing", "differing", "damaged"):
+            try:
+                heard.append(str(find_checkpoint(Path(name), ranks)))
+            except ConfigError as error:
+                heard.append(str(error))
+    return heard
 
 
 class NoCursor:
@@ -58,20 +79,31 @@ def sharded_policy(ranks: Ranks, shard_size: int = 0, **settings: Any) -> Any:
     return small_policy(ranks=ranks, sharding=sharding, **settings)
 
 
-def updates(policy: Any, num_updates: int = NUM_UPDATES) -> Trained:
+def updates(
+    policy: Any, num_updates: int = NUM_UPDATES, given: TokenBatch | None = None, loss: PolicyLoss | None = None
+) -> Trained:
     figures, logprobs_N = [], torch.zeros(0)
     for _ in range(num_updates):
-        metrics, logprobs_N = policy.update(batch(), PolicyGradientLoss())
+        metrics, logprobs_N = policy.update(given or batch(), loss or PolicyGradientLoss())
         figures.append({name: value for name, value in metrics.items() if not name.startswith("time/")})
     return figures, logprobs_N, {name: tensor.clone() for name, tensor in policy.weights().items()}
 
 
-def train_each_way(ranks: Ranks) -> dict[str, Trained]:
-    """Every policy of `SETTINGS`; with four ranks also one of two replicas, and one with a reference policy."""
-    found = {name: updates(sharded_policy(ranks, **settings)) for name, settings in SETTINGS.items()}
-    if ranks.count == 4:
-        found["replicas"] = updates(sharded_policy(ranks, shard_size=2))
-    found["reference"] = updates(sharded_policy(ranks, reference=small_model(seed=5)))
+def train_each_way(ranks: Ranks | None) -> dict[str, Trained]:
+    """Every policy of `SETTINGS`, and some more; with four ranks also one of two replicas. In one process for None."""
+
+    def policy(**settings: Any) -> Any:
+        return small_policy(**settings) if ranks is None else sharded_policy(ranks, **settings)
+
+    found = {name: updates(policy(**settings)) for name, settings in SETTINGS.items()}
+    # With two sequences of one prompt, some of four ranks have nothing to pass over the head but its weights.
+    untied = policy(model=small_model(tie_word_embeddings=False))
+    found["untied"] = updates(untied, given=batch().select([0, 1]).counted())
+    kl = ClippedLoss(kl_weight=0.1, entropy_weight=0.1)
+    found["reference"] = updates(policy(reference=small_model(seed=5), has_entropy_gradient=True), loss=kl)
+    found["nothing"] = updates(policy(), given=batch().select([]).counted())
+    if ranks is not None and ranks.count == 4:
+        found["replicas"] = updates(policy(shard_size=2))
     return found
 
 
@@ -82,12 +114,40 @@ def train_and_save(ranks: Ranks, folder: str) -> None:
     checkpoint.save(Path(folder), 2, policy=policy, task=NoCursor(), keep=1, ranks=ranks)
 
 
-def train_each_way_and_go_on(ranks: Ranks, folder: str) -> tuple[dict[str, Trained], Trained]:
-    """As `train_each_way`, and the third update after the checkpoint in `folder`."""
+def train_each_way_and_go_on(ranks: Ranks, folder: str, own: str) -> tuple[dict[str, Trained], Trained, Trained, str]:
+    """As `train_each_way`; and what follows on the checkpoint in `folder`, and on one before the first step in `own`.
+
+    Last, what is said where the checkpoint is of another model.
+    """
     found = train_each_way(ranks)
     policy = sharded_policy(ranks)
     checkpoint.restore(Path(folder) / "step_2", policy, NoCursor())
-    return found, updates(policy, 1)
+    gone_on = updates(policy, 1)
+    checkpoint.save(Path(own), 0, policy=sharded_policy(ranks), task=NoCursor(), keep=1, ranks=ranks)
+    policy = sharded_policy(ranks)
+    checkpoint.restore(Path(own) / "step_0", policy, NoCursor())
+    from_nothing = updates(policy)
+    refusal = ""
+    try:
+        wider = sharded_policy(ranks, model=small_model(intermediate_size=64))
+        checkpoint.restore(Path(folder) / "step_2", wider, NoCursor())
+    except ValueError as error:
+        refusal = str(error)
+    return found, gone_on, from_nothing, refusal
+
+
+def run_out_of_memory(ranks: Ranks) -> str:
+    """The first pass of an update has no memory; what becomes of it."""
+
+    class Hungry(PolicyGradientLoss):
+        def __call__(self, policy_logprobs_N: Tensor, batch: TokenBatch, entropy_N: Tensor | None = None) -> Any:
+            raise torch.OutOfMemoryError("no memory")
+
+    try:
+        sharded_policy(ranks).update(batch(), Hungry())
+    except torch.OutOfMemoryError as error:
+        return str(error)
+    return "no error"
 
 
 def fail_in_the_loss(ranks: Ranks) -> str:
@@ -122,6 +182,21 @@ class MadeUpSampler:
         return Rollout(groups=groups, wall_s=1.0, tool_s=0.25 * len(problems))
 
 
+def score_together(ranks: Ranks) -> str:
+    """What a rank hears where the reward fails on the second."""
+
+    def reward(group: Group) -> ScoredGroup:
+        if ranks.index == 1:
+            raise ValueError("no verdict")
+        return OutcomeReward()(group)
+
+    try:
+        score([group(trajectory(problem_id=name), id=name) for name in "ab"], reward, ranks)
+    except (ValueError, RankFailed) as error:
+        return f"{type(error).__name__}: {error}"
+    return "no error"
+
+
 def sample_together(ranks: Ranks) -> dict[str, Any]:
     """What a rank gets from calls that succeed, fail on the last rank, and are stopped on the first."""
     sampler = DividedSampler(MadeUpSampler(), ranks)
@@ -138,11 +213,14 @@ def sample_together(ranks: Ranks) -> dict[str, Any]:
             found["failure"] = f"{type(error).__name__}: {error}"
         found["after a failure"] = await ids("a", "b")
         if ranks.is_first:
-            asyncio.get_running_loop().call_later(0.3, sampler.stop)
+            asyncio.get_running_loop().call_later(0.3, sampler.told.stop)
+        beside = DividedSampler(MadeUpSampler(), ranks, sampler.told)  # as that of the arm without the tool
         try:
-            await ids("slow", "b", "c", "d")
+            slow = [problem(id=name) for name in ("slow", "b", "c", "d")]
+            await beside.sample(slow, group_size=1, temperature=1.0, seed=0)
         except asyncio.CancelledError:
             found["stopped"] = True
+        found["score"] = score_together(ranks)
         return found
 
     return asyncio.run(run())

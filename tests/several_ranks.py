@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import spawn
 
 from turnwise.ranks import Ranks
 
@@ -30,7 +30,7 @@ def together(function: Callable[..., Any], num_ranks: int, folder: Path, *argume
     """
     meeting = folder / f"meeting-{time.monotonic_ns()}"
     meeting.mkdir(parents=True)
-    mp.spawn(_rank, args=(num_ranks, str(meeting), function, arguments), nprocs=num_ranks)
+    spawn(_rank, args=(num_ranks, str(meeting), function, arguments), nprocs=num_ranks)
     return [torch.load(meeting / f"{rank}.pt", weights_only=False) for rank in range(num_ranks)]
 
 

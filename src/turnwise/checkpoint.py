@@ -5,7 +5,8 @@ import logging
 import pickle
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
@@ -164,17 +165,24 @@ def restore(path: Path, policy: Policy, task: Cursor) -> int:
     if (damage := damage_of(path)) is not None:
         raise ValueError(f"checkpoint {path}: {damage}")
     state = json.loads((path / "state.json").read_text())
-    optimiser, rng = _read_optimiser(policy.state_dict(), path), _load(path / "rng.pt")
+    optimiser, rng = _read_optimiser(policy, path), _load(path / "rng.pt")
     if (there := sorted(state["task"])) != (here := sorted(task.state_dict())):
         raise ValueError(f"checkpoint {path}: its task keeps {there}, this one keeps {here}: it is of another task")
-    try:
+    with _fitting(path):
         policy.load_pretrained(path)
-        policy.load_state_dict(optimiser)
+        policy.load_state_dict(read_parts(policy.state_dict(), path / _PARTS) if optimiser is None else optimiser)
         task.load_state_dict(state["task"])
-    except ValueError as error:
-        raise ValueError(f"checkpoint {path} is of another run: {error}") from error
     set_generator_states(rng)
     return state["step"]
+
+
+@contextmanager
+def _fitting(path: Path) -> Iterator[None]:
+    """What the policy or the task refuses is another run's."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"checkpoint {path} is of another run: {error}") from error
 
 
 def save_batch(batch: TokenBatch, path: Path) -> None:
@@ -199,15 +207,12 @@ def _write_optimiser(state: dict[str, Any], folder: Path) -> None:
         _dump(state, folder / _WHOLE)
 
 
-def _read_optimiser(state: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The state that was written, in the form of `state`, the policy's own of this moment."""
-    if is_dealt_out(state) != (folder / _PARTS).is_dir():
-        wanted = "several processes (trainer=fsdp)" if is_dealt_out(state) else "one process (trainer=single)"
+def _read_optimiser(policy: Policy, folder: Path) -> dict[str, Any] | None:
+    """What a single process wrote; None for parts, which are read into what the policy has."""
+    if (is_dealt := is_dealt_out(policy.state_dict())) != (folder / _PARTS).is_dir():
+        wanted = "several processes (trainer=fsdp)" if is_dealt else "one process (trainer=single)"
         raise ValueError(f"checkpoint {folder} was not written by {wanted}, as this run is")
-    if is_dealt_out(state):
-        read_parts(state, folder / _PARTS)
-        return state
-    return _load(folder / _WHOLE)
+    return None if is_dealt else _load(folder / _WHOLE)
 
 
 def _complete(draft: Path, step: int, task: Cursor) -> None:

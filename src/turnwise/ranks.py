@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -13,6 +14,10 @@ from torch import Tensor
 T = TypeVar("T")
 _PATIENCE = timedelta(hours=2)
 """How long a rank waits for the others, whose rollouts may take longer; one that has died is noticed at once."""
+
+
+class RankFailed(RuntimeError):
+    """Another rank failed in what all of them were at; its own traceback says more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +54,26 @@ class Ranks:
         dist.all_gather_object(values, value)
         return values
 
+    def together(self, work: Callable[[], T]) -> list[T]:
+        """What `work` gave on each rank; where it fails on one it fails on all.
+
+        Raises:
+            RankFailed: Another rank met an exception. One of this rank's own is raised as it is.
+        """
+        if self.count == 1:
+            return [work()]
+        done: list[T] = []
+        error = None
+        try:
+            done.append(work())
+        except Exception as met:
+            error = met
+        results = self.gather((done, described(error)))
+        if error is not None:
+            raise error
+        check_all_well([failure for _, failure in results])
+        return [result for of_rank, _ in results for result in of_rank]
+
     def total(self, tensor: Tensor) -> Tensor:
         """The sum over the ranks of tensors of one shape, on the device of this one's."""
         if self.count == 1:
@@ -62,6 +87,18 @@ class Ranks:
     def wait(self) -> None:
         """Returns when every rank has come here."""
         self.gather(None)
+
+
+def described(error: Exception | None) -> str:
+    """An exception in a line, for other ranks to hear of; empty for none."""
+    return "" if error is None else "".join(traceback.format_exception_only(error)).strip()
+
+
+def check_all_well(failures: Sequence[str]) -> None:
+    """Raises RankFailed for the first rank that has described an exception."""
+    for rank, failure in enumerate(failures):
+        if failure:
+            raise RankFailed(f"rank {rank}: {failure}")
 
 
 ALONE = Ranks()
@@ -98,7 +135,7 @@ def _meet(alone: Ranks) -> Ranks:
 
     has_gpu = torch.cuda.is_available()
     local_index = int(os.environ.get("LOCAL_RANK", "0"))
-    if has_gpu:
+    if has_gpu and local_index < torch.cuda.device_count():  # `config.checks` refuses what needs more than there are
         torch.cuda.set_device(local_index)
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if has_gpu else "gloo", timeout=_PATIENCE)

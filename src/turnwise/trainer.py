@@ -163,7 +163,8 @@ class Trainer:
             return self.policy.update(batch, self.loss)
         except FloatingPointError as error:
             path = self.checkpoints.parent / f"failed_batch_step_{step}.pt"
-            checkpoint.save_batch(batch, path)
+            if self.ranks.is_first:
+                checkpoint.save_batch(batch, path)
             raise FloatingPointError(f"step {step}: {error}; its batch is in {path}") from error
 
     async def evaluate(self, step: int) -> None:

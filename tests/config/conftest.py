@@ -5,7 +5,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -81,7 +81,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
         def built(config: DictConfig) -> Mode:
             build_mode(config)
-            return mode or (lambda components, run_dir: runs.append((components, run_dir)))
+            return cast(Mode, mode or (lambda components, run_dir: runs.append((components, run_dir))))
 
         monkeypatch.setattr(launch, "build_mode", built)
         # Hydra composes everything once more beforehand, just to look for hydra.mode: half the time of these tests.

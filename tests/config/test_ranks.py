@@ -1,14 +1,18 @@
 """What several processes may not be asked to do together, before anything loads."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import DictConfig
 
+from ranks_at_work import find_checkpoints
+from several_ranks import together
 from turnwise.config.build import build_components
 from turnwise.config.checks import check_ranks
 from turnwise.config.errors import ConfigError
+from turnwise.manifest import write_manifest
 from turnwise.ranks import Ranks
 
 CPU = torch.device("cpu")
@@ -56,3 +60,27 @@ def test_what_they_can_do_is_not(composed: Callable[..., DictConfig], shard_size
 def test_a_shard_size_below_0_is_refused(composed: Callable[..., DictConfig]):
     with pytest.raises(ConfigError, match=r"trainer\.shard_size=-1: expected >= 0"):
         build_components(composed("trainer=fsdp", "trainer.shard_size=-1"), "test")
+
+
+def test_ranks_go_on_from_a_checkpoint_that_all_of_them_see(tmp_path: Path):
+    def made(rank: int, name: str, content: str = "weights") -> Path:
+        folder = tmp_path / str(rank) / name / "step_4"
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_text(content)
+        write_manifest(folder)
+        return folder
+
+    for rank in (0, 1):
+        (tmp_path / str(rank) / "none").mkdir(parents=True)
+        made(rank, "same")
+        made(rank, "differing", content=f"weights {rank}")
+    made(0, "missing")
+    made(0, "damaged")
+    (made(1, "damaged") / "model.safetensors").write_text("wei")
+    for none, same, missing, differing, damaged in together(find_checkpoints, 2, tmp_path, str(tmp_path)):
+        assert none == "None", "no folder at all"
+        assert same == "same/step_4"
+        assert differing.startswith("checkpoint differing/step_4: the ranks see different ones")
+        for refusal in (missing, damaged):
+            assert refusal.removeprefix("rank 1: ").startswith("checkpoint ")
+            assert "cannot be seen as the first rank sees it: " in refusal

@@ -26,8 +26,8 @@ RUN = (
 )
 TOLERANCE = 1e-5
 """Between the weights of runs of different numbers of processes, absolute, after three steps of learning rate 2e-4."""
-CUT = ("mismatch/", "update/num_micro_batches", "update/shared_fraction")
-"""Figures of rounding, and of how a batch was cut."""
+CUT = ("update/num_micro_batches", "update/shared_fraction")
+"""Figures of how a batch was cut."""
 
 
 def run_of(num_ranks: int, folder: Path, *more: str) -> list[tuple[int, str, str]]:
@@ -38,8 +38,11 @@ def run_of(num_ranks: int, folder: Path, *more: str) -> list[tuple[int, str, str
 
 @pytest.fixture(scope="module")
 def of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Started by torchrun itself."""
     folder = tmp_path_factory.mktemp("runs") / "two"
-    run_of(2, folder)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(MAIN)]
+    command = [*launcher, *RUN, "trainer.num_steps=3", f"hydra.run.dir={folder}"]
+    subprocess.run(command, check=True, capture_output=True)
     return folder
 
 
@@ -48,7 +51,7 @@ def assert_alike(one: Path, other: Path) -> None:
         assert left.keys() == right.keys()
         for name, value in left.items():
             if not name.startswith(CUT):
-                assert right[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
+                assert right[name] == pytest.approx(value, rel=1e-3, abs=2e-5), name
     theirs = weights(other)
     for name, weight in weights(one).items():
         torch.testing.assert_close(theirs[name], weight, rtol=0, atol=TOLERANCE)

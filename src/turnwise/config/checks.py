@@ -2,15 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
+from pathlib import Path
 
 import torch
 from rich.console import Console
 
-from turnwise.config.errors import ConfigError
+from turnwise import checkpoint
+from turnwise.config.errors import ConfigError, building
 from turnwise.config.parts import Components
 from turnwise.config.wiring import say
 from turnwise.engine.hf import HFEngine
 from turnwise.env.opening import opening_messages
+from turnwise.manifest import MANIFEST, damage_of
 from turnwise.model.chat import ChatRenderer
 from turnwise.protocols import Task
 from turnwise.ranks import Ranks
@@ -78,8 +81,43 @@ def check_ranks(components: Components, ranks: Ranks, device: torch.device) -> N
         raise ConfigError(f"model.lora_rank={rank} trainer=fsdp: an adapter is not dealt out, expected trainer=single")
     if trainer.max_staleness:
         raise ConfigError(f"trainer.max_staleness={trainer.max_staleness} trainer=fsdp: expected 0")
-    if count > 1 and not isinstance(components.engine, HFEngine):
-        raise ConfigError(f"torchrun started {count} processes: expected engine=hf, the only one for several so far")
+    num_gpus = torch.cuda.device_count()
+    if device.type == "cuda" and ranks.local_index >= num_gpus:
+        raise ConfigError(
+            f"torchrun started {ranks.local_index + 1} or more processes here, and there are {num_gpus} GPUs"
+        )
+    check_engine(components, ranks)
+
+
+def find_checkpoint(folder: Path, ranks: Ranks) -> Path | None:
+    """The checkpoint that all ranks go on from: the first chooses it, the others must see the same; None without one.
+
+    Raises:
+        ConfigError: None that is there is whole, or some rank sees no such checkpoint or another one.
+    """
+    with building():
+        newest = checkpoint.latest(folder) if ranks.is_first else None
+    if (name := ranks.gather(newest and newest.name)[0]) is None:
+        return None
+    found = folder / name
+    with building():
+        if (damage := damage_of(found)) is not None:
+            raise ConfigError(f"checkpoint {found} cannot be seen as the first rank sees it: {damage}")
+    if len(set(ranks.gather((found / MANIFEST).read_bytes()))) > 1:
+        raise ConfigError(f"checkpoint {found}: the ranks see different ones; expected a folder that all of them share")
+    return found
+
+
+def check_engine(components: Components, ranks: Ranks) -> None:
+    """Refuses engines that several processes cannot have one each of.
+
+    Raises:
+        ConfigError: There are several, and another engine than hf.
+    """
+    if ranks.count > 1 and not isinstance(components.engine, HFEngine):
+        raise ConfigError(
+            f"torchrun started {ranks.count} processes: expected engine=hf, the only one for several so far"
+        )
 
 
 def check_task(components: Components, task: Task, renderer: ChatRenderer) -> None:

@@ -27,8 +27,7 @@ from yaml import YAMLError
 from turnwise.config.options import option_groups
 from turnwise.disk import DISK_ERRORS
 from turnwise.env.breaker import BrokenToolError
-from turnwise.ranks import current
-from turnwise.rollout.divided import RankFailed
+from turnwise.ranks import RankFailed, current
 
 _WANTS_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
 _MAX_LENGTH = 600

@@ -77,7 +77,8 @@ def start_evaluator(
                 environments=without_tool(components).start(judges),
                 renderer=renderer,
                 limits=rollout_limits(components),
-            )
+            ),
+            beside=rollouts,
         )
     arms = [
         Arm(suffix=suffix, rollouts=samplers[suffix], protocol=protocol)

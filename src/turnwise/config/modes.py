@@ -8,11 +8,13 @@ from typing import ClassVar
 
 from turnwise import checkpoint
 from turnwise.config.checks import (
+    check_engine,
     check_has_tool,
     check_prompts,
     check_ranks,
     check_similarity,
     check_task,
+    find_checkpoint,
     warn_of_gold,
 )
 from turnwise.config.ending import closing, run_to_end
@@ -73,10 +75,10 @@ class Train:
             console.print(f"[dim]attention of the update: {kernel} ({reason})[/]", highlight=False)
             environments = start_environments(components, run_dir, console)
             engine = start_engine(components, renderer, device)
-        with building():  # from here on the ranks work together, so all of them must have come so far
+        found = find_checkpoint(run_dir / "checkpoints", current())
+        with building():  # from here on the ranks work together, and what is refused is refused by all of them alike
             policy = start_policy(components, renderer, model, reference, start_sharding(components, device))
             probe = start_probe(components, policy, renderer, model)
-            found = checkpoint.latest(run_dir / "checkpoints")
             first_step = 0 if found is None else checkpoint.restore(found, policy, task)
             num_steps = components.trainer.num_steps
             if first_step > num_steps:
@@ -133,6 +135,7 @@ class Evaluate:
         """
         console = announce(components, run_dir)
         with building():
+            check_engine(components, current())
             task = components.task.start(components.seed)
             eval_sets = task.eval_sets(components.evaluation.num_problems)
             renderer = components.model.load_renderer()

@@ -65,8 +65,8 @@ def on_first_signal(act: Callable[[signal.Signals], None]) -> Iterator[None]:
     def first(number: int, _: object) -> None:
         for one in heeded:
             signal.signal(one, signal.SIG_DFL)
-        if current().count > 1:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which torchrun sends after a Ctrl-C that we know of
+        if current().count > 1 and number == signal.SIGINT:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which torchrun sends behind a Ctrl-C that came here too
         if sys.stdout.isatty():
             os.write(sys.stdout.fileno(), _SHOW_CURSOR)  # which a display hides, and nobody would bring back
         act(signal.Signals(number))

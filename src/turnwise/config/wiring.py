@@ -228,13 +228,17 @@ async def sampling(
         )
         shared = divided(sampler)
         if stop is not None and isinstance(shared, DividedSampler):
-            stop.act = shared.stop
+            stop.act = shared.told.stop
         yield shared
     finally:
         await environments.close()
         await engine.close()
 
 
-def divided(sampler: RolloutSampler) -> Sampler:
-    """The sampler, or where there are several ranks one that shares the problems out over them."""
-    return sampler if current().count == 1 else DividedSampler(sampler, current())
+def divided(sampler: RolloutSampler, beside: Sampler | None = None) -> Sampler:
+    """The sampler, or where there are several ranks one that shares the problems out over them.
+
+    What tells `beside` to stop, another one of this run, tells it too.
+    """
+    told = beside.told if isinstance(beside, DividedSampler) else None
+    return sampler if current().count == 1 else DividedSampler(sampler, current(), told)

@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from threading import Lock
 from time import perf_counter
 
+import torch
 from torch import Tensor, nn
 
 from turnwise.engine.decode_graph import DecodeGraphs
@@ -94,7 +96,8 @@ class HFRolloutEngine:
             max_cached_tokens=settings.cache_mib * MIB // model.shape.bytes_per_token,
         )
         self._lock = Lock()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+        enter = partial(torch.cuda.set_device, model.device) if model.device.index is not None else None
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine", initializer=enter)
         self._server: asyncio.Task[None] | None = None
         self._has_changed = asyncio.Event()
         self._graphs: DecodeGraphs | None = None

@@ -182,7 +182,7 @@ class TorchPolicy:
         try:
             figures, logprobs_N = self._differentiate(batch, sequence_numbers, loss)
         except torch.OutOfMemoryError:
-            if self._has_halved_budget or self._ranks.count > 1:  # the others are in the midst of their passes
+            if self._has_halved_budget or self._is_sharded:  # others are in the midst of it, and so is FSDP
                 raise
             self._has_halved_budget = True
         else:

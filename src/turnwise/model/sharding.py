@@ -1,6 +1,7 @@
 """A policy dealt out over several devices by PyTorch's FSDP2, and its parts put together again."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,8 @@ class Sharding:
         options: dict[str, Any] = {
             "mesh": self.mesh,
             "reshard_after_forward": True,
-            "mp_policy": MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32),
+            # What a layer gets is left as it is: a tree would be copied with the tensors in it, and all that it knows.
+            "mp_policy": MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32, cast_forward_inputs=False),
             "offload_policy": CPUOffloadPolicy() if self.cpu_offload else OffloadPolicy(),
         }
         for layer in model.get_decoder().layers:
@@ -93,10 +95,17 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def optimiser_state(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
-    """This rank's parts of it, by the names of the weights."""
+    """This rank's parts of it, by the names of the weights; of an optimiser that took no step yet, zeros."""
     from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
-    return get_optimizer_state_dict(model, optimiser)
+    if optimiser.state:
+        return get_optimizer_state_dict(model, optimiser)
+    optimiser.zero_grad(set_to_none=True)
+    state: Any = get_optimizer_state_dict(model, optimiser)  # which takes a step of length 0 to know what there will be
+    optimiser.state.clear()
+    for of_weight in state["state"].values():
+        of_weight["step"].zero_()
+    return state
 
 
 def load_optimiser_state(model: nn.Module, optimiser: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
@@ -115,17 +124,44 @@ def is_dealt_out(state: dict[str, Any]) -> bool:
 
 
 def write_parts(state: dict[str, Any], folder: Path) -> None:
-    """Each rank writes its parts of `state`, by torch.distributed.checkpoint."""
+    """Each rank writes its parts of `state`, by torch.distributed.checkpoint.
+
+    Raises:
+        OSError: The disk refuses.
+    """
     from torch.distributed.checkpoint.state_dict_saver import save
 
-    save(state, checkpoint_id=folder)
+    with _plain_errors():
+        save(state, checkpoint_id=folder)
 
 
-def read_parts(state: dict[str, Any], folder: Path) -> None:
-    """Each rank reads its parts into the tensors of `state`, however many ranks wrote them."""
+def read_parts(state: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Each rank reads its parts into the tensors of `state`, which it returns, however many ranks wrote them.
+
+    Raises:
+        OSError: They cannot be read.
+        ValueError: They are of another policy.
+    """
     from torch.distributed.checkpoint.state_dict_loader import load
 
-    load(state, checkpoint_id=folder)
+    with _plain_errors():
+        load(state, checkpoint_id=folder)
+    return state
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """What some rank met, in place of torch's exception around it, which is no Exception."""
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    try:
+        yield
+    except CheckpointException as error:
+        met = [failure for failure, _ in error.failures.values()]
+        refused = [one for one in met if isinstance(one, OSError)]
+        if refused:
+            raise OSError(refused[0].errno, refused[0].strerror, refused[0].filename) from error
+        raise ValueError(f"{type(met[0]).__name__}: {met[0]}") from error
 
 
 def _summing(sharded: Any) -> None:

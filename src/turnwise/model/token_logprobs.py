@@ -106,6 +106,9 @@ class _TokenLogprobs(torch.autograd.Function):
         wide = torch.promote_types(ctx.weight_dtype, torch.float32)  # of sums over chunks
         weight_gradient: Tensor | None = None
         bias_gradient: Tensor | None = None
+        if not targets_L.numel():  # zeros and not nothing: ranks that share the head add up what all of them found
+            weight_gradient = torch.zeros_like(head[0], dtype=wide) if needs_weight else None
+            bias_gradient = torch.zeros_like(head[1], dtype=wide) if needs_bias else None
         has_entropy_gradient = scoring.wants_entropy and bool(gradients[1].any())
         per_token = (targets_L, logprobs_L, entropy_L, *(gradient / scoring.temperature for gradient in gradients))
         with torch.autocast(hidden_LH.device.type, enabled=False):

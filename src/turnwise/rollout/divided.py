@@ -1,19 +1,14 @@
 """Rollouts over several processes: each rank samples its share of the problems, and all get all groups."""
 
 import asyncio
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 
 from turnwise.core.truncation import NO_TOP_K, NO_TOP_P
-from turnwise.ranks import Ranks
+from turnwise.ranks import Ranks, check_all_well, described
 from turnwise.rollout.sampler import Rollout, Sampler
 from turnwise.types import Group, Isolation, Problem
-
-
-class RankFailed(RuntimeError):
-    """Another rank failed while all of them sampled; its own traceback says more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +21,20 @@ class _Share:
     is_stopped: bool = False
 
 
+class Told:
+    """Whether this rank was told to stop, and what it samples now: one for all its samplers."""
+
+    def __init__(self) -> None:
+        self.is_told = False
+        self.sampling: asyncio.Task[Rollout] | None = None
+
+    def stop(self) -> None:
+        """Ends the present call of a sampler or the next one, on every rank, with `asyncio.CancelledError`."""
+        self.is_told = True
+        if self.sampling is not None:
+            self.sampling.cancel()
+
+
 class DividedSampler:
     """Shares the problems of every call out over the ranks; fulfils `Sampler`.
 
@@ -33,22 +42,15 @@ class DividedSampler:
     signal, ends the call on all.
     """
 
-    def __init__(self, sampler: Sampler, ranks: Ranks) -> None:
+    def __init__(self, sampler: Sampler, ranks: Ranks, told: Told | None = None) -> None:
         self._sampler = sampler
         self._ranks = ranks
-        self._sampling: asyncio.Task[Rollout] | None = None
-        self._is_told_to_stop = False
+        self.told = told or Told()
 
     @property
     def isolation(self) -> Isolation | None:
         """How the programs of tools are kept apart on this rank; None where there are none."""
         return self._sampler.isolation
-
-    def stop(self) -> None:
-        """Ends the present call or the next one, on every rank, with `asyncio.CancelledError`."""
-        self._is_told_to_stop = True
-        if self._sampling is not None:
-            self._sampling.cancel()
 
     async def sample(
         self,
@@ -69,9 +71,9 @@ class DividedSampler:
             asyncio.CancelledError: Some rank was told to stop.
         """
         started = perf_counter()
-        own, error = _Share(groups=[], is_stopped=self._is_told_to_stop), None
-        if not self._is_told_to_stop:
-            self._sampling = asyncio.create_task(
+        own, error = _Share(groups=[], is_stopped=self.told.is_told), None
+        if not self.told.is_told:
+            self.told.sampling = asyncio.create_task(
                 self._sampler.sample(
                     problems[self._ranks.share(len(problems))],
                     group_size=group_size,
@@ -82,20 +84,18 @@ class DividedSampler:
                 )
             )
             try:
-                rollout = await self._sampling
+                rollout = await self.told.sampling
                 own = replace(own, groups=rollout.groups, tool_s=rollout.tool_s)
             except asyncio.CancelledError:
                 own = replace(own, is_stopped=True)
             except Exception as met:
                 error = met
-                own = replace(own, failure="".join(traceback.format_exception_only(met)).strip())
-            self._sampling = None
+                own = replace(own, failure=described(met))
+            self.told.sampling = None
         shares = await asyncio.to_thread(self._ranks.gather, own)
         if error is not None:
             raise error
-        for rank, share in enumerate(shares):
-            if share.failure:
-                raise RankFailed(f"rank {rank}: {share.failure}")
+        check_all_well([share.failure for share in shares])
         if any(share.is_stopped for share in shares):
             raise asyncio.CancelledError
         return Rollout(

@@ -13,5 +13,5 @@ def score(groups: Sequence[Group], reward: Reward, ranks: Ranks = ALONE) -> list
     So no rank ever trains on other rewards than its neighbours, even where a verdict depends on a clock, as that of an
     answer does whose grading runs into a limit.
     """
-    shares = ranks.gather([reward(group) for group in groups[ranks.share(len(groups))]])
+    shares = ranks.together(lambda: [reward(group) for group in groups[ranks.share(len(groups))]])
     return [scored for share in shares for scored in share]

@@ -7,15 +7,16 @@ import torch
 
 from ranks_at_work import (
     NUM_UPDATES,
-    SETTINGS,
     Trained,
     fail_in_the_loss,
+    run_out_of_memory,
     train_and_save,
+    train_each_way,
     train_each_way_and_go_on,
     updates,
 )
 from several_ranks import together
-from tiny_models import small_model, small_policy
+from tiny_models import small_policy
 
 TOLERANCE = 1e-5
 WEIGHTS_TOLERANCE = 1e-4
@@ -25,8 +26,7 @@ gradient, so where it is almost 0 rounding shows in the weights: by a hundredth 
 
 @pytest.fixture(scope="module")
 def alone() -> dict[str, Trained]:
-    found = {name: updates(small_policy(**settings)) for name, settings in SETTINGS.items()}
-    found["reference"] = updates(small_policy(reference=small_model(seed=5)))
+    found = train_each_way(None)
     return found | {"replicas": found["plain"]}
 
 
@@ -53,16 +53,19 @@ def assert_alike(found: Trained, expected: Trained, *, cut_alike: bool) -> None:
 def test_ranks_train_what_one_process_trains(
     num_ranks: int, alone: dict[str, Trained], saved_by_two: Path, tmp_path: Path
 ):
-    results = together(train_each_way_and_go_on, num_ranks, tmp_path, str(saved_by_two))
-    for each_way, gone_on in results:  # on every rank
+    results = together(train_each_way_and_go_on, num_ranks, tmp_path, str(saved_by_two), str(tmp_path / "own"))
+    for each_way, gone_on, from_nothing, refusal in results:  # on every rank
         for name, found in each_way.items():
             assert_alike(found, alone[name], cut_alike=num_ranks == 1)
         figures, _, weights = gone_on  # two updates by two ranks, saved, the third by these
         assert figures[0]["loss/value"] == pytest.approx(alone["plain"][0][NUM_UPDATES - 1]["loss/value"], abs=1e-5)
         for name, weight in alone["plain"][2].items():
             torch.testing.assert_close(weights[name], weight, rtol=0, atol=WEIGHTS_TOLERANCE)
-        assert each_way.keys() >= {*SETTINGS, "reference"} | ({"replicas"} if num_ranks == 4 else set())
-    for each_way, _ in results:
+        assert_alike(from_nothing, alone["plain"], cut_alike=num_ranks == 1)
+        assert "step_2 is of another run: its weights do not fit this model: model.layers.0.mlp" in refusal
+        assert each_way.keys() >= alone.keys() - {"replicas"}
+        assert ("replicas" in each_way) == (num_ranks == 4)
+    for each_way, *_ in results:
         for name, weight in results[0][0]["plain"][2].items():
             assert torch.equal(each_way["plain"][2][name], weight), "every rank gathers the same weights"
 
@@ -77,6 +80,10 @@ def test_a_checkpoint_of_two_loads_by_from_pretrained(saved_by_two: Path):
         torch.testing.assert_close(found[name], weight, rtol=0, atol=WEIGHTS_TOLERANCE)
     parts = sorted(path.name for path in (saved_by_two / "last" / "optimiser").iterdir())
     assert parts == [".metadata", "__0_0.distcp", "__1_0.distcp"], "one file of each rank"
+
+
+def test_a_sharded_update_without_memory_is_not_tried_again(tmp_path: Path):
+    assert together(run_out_of_memory, 1, tmp_path) == ["no memory"]
 
 
 def test_a_loss_that_is_not_finite_on_one_rank_ends_the_update_on_all(tmp_path: Path):

@@ -7,7 +7,6 @@ import pytest
 from ranks_at_work import sample_together
 from several_ranks import together
 from turnwise.ranks import Ranks
-from turnwise.rollout.scoring import score
 
 
 def test_all_ranks_get_all_groups_in_order_and_end_together(tmp_path: Path):
@@ -18,6 +17,7 @@ def test_all_ranks_get_all_groups_in_order_and_end_together(tmp_path: Path):
         assert found["none"] == []
         assert found["after a failure"] == ["a", "b"], "they still agree about what comes next"
         assert found["stopped"], "the first was told to stop, and both have"
+    assert (first["score"], last["score"]) == ("RankFailed: rank 1: ValueError: no verdict", "ValueError: no verdict")
     assert first["failure"] == "RankFailed: rank 1: OSError: the sandbox is gone"
     assert last["failure"] == "OSError: the sandbox is gone", "where it happened it is as it was"
 
@@ -34,5 +34,5 @@ def test_shares_are_consecutive_and_leave_nothing_out(size: int, num_ranks: int,
 def test_a_process_alone_talks_to_nobody():
     alone = Ranks()
     assert alone.gather("what") == ["what"]
+    assert alone.together(lambda: "what") == ["what"]
     assert alone.is_first
-    assert score([], reward=lambda group: pytest.fail("nothing to score")) == []
