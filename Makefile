@@ -44,7 +44,7 @@ demo: $(READY)  ## train the tiny policy by GTPO, with an evaluation before and 
 	$(BIN)/python src/main.py algo=gtpo reward.shaping=true $(ARGS)
 
 test: $(READY)  ## run the tests that need neither a GPU nor minutes
-	$(BIN)/pytest -m "not slow and not gpu" --durations=20 $(ARGS)
+	$(BIN)/pytest -m "not slow and not gpu" --numprocesses=auto --maxprocesses=8 --dist=loadfile --durations=20 $(ARGS)
 
 test-all: $(READY)  ## run every test; what the machine cannot run is skipped with a reason
 	$(BIN)/pytest $(ARGS)
