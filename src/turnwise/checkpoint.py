@@ -74,7 +74,7 @@ def save(folder: Path, step: int, *, policy: Policy, task: Cursor, keep: int, ra
         raise ValueError(f"step={step}, keep={keep}: expected both >= 0")
     target = folder / f"{_PREFIX}{step}"
     draft = folder / f"{_TEMPORARY}{target.name}"
-    is_there = (folder / "last").resolve() == target.resolve() and damage_of(target) is None
+    is_there = (folder / "last").resolve() == target.resolve() and damage_of(target, reads_all=True) is None
     if ranks.gather(is_there)[0]:  # a run that was resumed here and stopped before its next step
         if ranks.is_first:
             _tidy(folder, step, keep)
@@ -183,6 +183,12 @@ def _fitting(path: Path) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ValueError(f"checkpoint {path} is of another run: {error}") from error
+
+
+def take_back(folder: Path, step: int) -> None:
+    """Points `last` at the checkpoint of `step`, from which a run goes on, and removes those of later steps."""
+    _point(folder, "last", folder / f"{_PREFIX}{step}")
+    _tidy(folder, step, keep=0)
 
 
 def save_batch(batch: TokenBatch, path: Path) -> None:

@@ -13,6 +13,7 @@ from integration_runs import SMALL, Run, assert_same_run
 from killed_runs import Starter
 from turnwise import checkpoint
 from turnwise.config.errors import ConfigError
+from turnwise.manifest import damage_of
 
 SETTINGS = (*SMALL, "evaluation.num_problems=4")
 
@@ -36,6 +37,8 @@ def test_a_damaged_last_checkpoint_is_passed_over_and_its_steps_are_made_again(
     assert warning.endswith("step_1")
     assert_same_run(whole, parts)
     assert checkpoint.latest(parts / "checkpoints") == (parts / "checkpoints" / "step_3").resolve()
+    left = {path.name: damage_of(path, reads_all=True) for path in (parts / "checkpoints").glob("step_*")}
+    assert left == dict.fromkeys(["step_2", "step_3"]), "the damaged one was written anew"
 
     for folder in (parts / "checkpoints").glob("step_*"):
         flip_a_bit(folder / "optimiser.pt")

@@ -52,6 +52,13 @@ def test_the_default_configuration_passes(run: Run):
     assert set(found) >= LIVE
 
 
+def test_prompts_that_leave_next_to_no_room_are_warned_of_and_a_budget_beyond_a_step_is_none(run: Run):
+    found = run("mode=doctor", SHAPES_ALONE, "rollout.max_tokens=40", "trainer.token_budget=10000000")
+    assert verdicts(found)["prompts"] == "warn"
+    assert " tokens for all turns and what the tool says" in lines(found, "prompts")
+    assert verdicts(found)["memory"] == "pass", "a micro-batch holds no more than a step samples"
+
+
 def test_truncated_sampling_several_steps_and_a_reference_pass(run: Run):
     folder = run(
         "mode=doctor",
@@ -80,7 +87,7 @@ def test_without_the_model_the_live_checks_are_skipped(run: Run):
 
 
 def test_a_model_that_does_not_fit_here_is_not_loaded(run: Run, tmp_path: Path):
-    folder = failing(run, "trainer.token_budget=100000000", tmp_path=tmp_path)
+    folder = failing(run, "trainer.token_budget=100000000", "rollout.group_size=1000000", tmp_path=tmp_path)
     found = verdicts(folder)
     assert (found["memory"], found["live checks"]) == ("fail", "skip")
     assert "would be needed beside this process" in lines(folder, "live checks")

@@ -228,6 +228,15 @@ def test_saving_the_last_step_again_leaves_the_whole_checkpoint_alone(tmp_path):
     assert names(tmp_path) == ["last", "step_1"]
 
 
+def test_taking_back_points_at_the_step_and_removes_later_ones(tmp_path):
+    for step in (1, 2, 3):
+        save(tmp_path, step)
+        checkpoint.note_accuracy(tmp_path, step, step / 10, keep=0)
+    checkpoint.take_back(tmp_path, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "last", "step_1", "step_2"]
+    assert [(tmp_path / link).resolve().name for link in ("last", "best")] == ["step_2", "step_2"]
+
+
 def test_saving_a_step_that_is_torn_or_not_the_last_replaces_it(tmp_path):
     task = FakeTask()
     save(tmp_path, 1, keep=2, task=task)

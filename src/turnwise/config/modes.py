@@ -42,6 +42,7 @@ from turnwise.lookahead import train_ahead
 from turnwise.model.attention import choose_attention
 from turnwise.ranks import current
 from turnwise.tracker.evaluations import take_back
+from turnwise.tracker.files import read_metrics
 from turnwise.trainer import Trainer
 
 
@@ -84,6 +85,13 @@ class Train:
             if first_step > num_steps:
                 raise ConfigError(f"trainer.num_steps={num_steps}: {run_dir} already holds {first_step} steps")
             if current().is_first:
+                if found is not None:
+                    checkpoint.take_back(run_dir / "checkpoints", first_step)
+                elif next(read_metrics(run_dir), None) is not None:
+                    say(
+                        console,
+                        "warning: there are figures of an earlier start, but no checkpoint: the run begins anew",
+                    )
                 take_back(run_dir, first_step)
             tracker = start_tracker(components, run_dir, console, first_step)
 

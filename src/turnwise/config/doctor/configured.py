@@ -59,6 +59,10 @@ def check_gold(components: Components, task: Task, finding: Finding) -> None:
         )
 
 
+MIN_ROOM = 32
+"""Tokens behind a prompt below which hardly a call, its output and an answer fit."""
+
+
 def check_prompt_lengths(components: Components, task: Task, renderer: ChatRenderer, finding: Finding) -> None:
     """The prompts, as the environment opens them, leave room for turns."""
     limit = components.rollout.max_tokens
@@ -75,10 +79,9 @@ def check_prompt_lengths(components: Components, task: Task, renderer: ChatRende
         if too_long == len(lengths):
             finding.fail("no prompt leaves room for a turn", remedy)
         elif too_long:
-            finding.warn(
-                f"{too_long} of {len(lengths)} prompts leave no room for a turn and count as wrong",
-                remedy,
-            )
+            finding.warn(f"{too_long} of {len(lengths)} prompts leave no room for a turn and count as wrong", remedy)
+        elif (room := limit - max(lengths)) < MIN_ROOM:
+            finding.warn(f"the longest prompt leaves {room} tokens for all turns and what the tool says", remedy)
 
 
 def prompt_lengths(opening: Opening, problems: Sequence[Problem], renderer: ChatRenderer) -> list[int]:

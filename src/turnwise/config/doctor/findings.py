@@ -50,7 +50,8 @@ class Findings:
         text = json.dumps([asdict(finding) for finding in self._found], indent=2, ensure_ascii=False) + "\n"
         write_atomically(run_dir / "doctor.json", text.encode("utf-8", "surrogatepass"))
         if failed := self._of(Verdict.failed):
-            say(self._console, f"{len(failed)} of {len(self._found)} checks failed: {', '.join(failed)}")
+            counts = f"{len(failed)} of {len(self._found)} checks failed: {', '.join(failed)}"
+            say(self._console, f"{counts}; findings in {run_dir / 'doctor.json'}")
             raise SystemExit(1)
         but = ""
         for verdict, word in ((Verdict.warning, "warned"), (Verdict.skipped, "skipped")):

@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 
 from turnwise.config.doctor.findings import Findings
+from turnwise.config.doctor.sizing import largest_pass
 from turnwise.config.parts import Components
 from turnwise.config.wiring import (
     compute_dtype,
@@ -154,7 +155,7 @@ async def _check_loaded(
         with findings.checking("longest update") as finding:
             trainer = components.trainer
             longest = longest_batch(
-                token_budget=trainer.token_budget,
+                token_budget=largest_pass(components),
                 max_tokens=rollout.max_tokens,
                 vocab_size=loaded.vocab_size,
                 num_minibatches=trainer.num_minibatches,

@@ -68,7 +68,7 @@ class Sized:
         trainer, engine, on_cpu = components.trainer, components.engine, self.device.type == "cpu"
         settings: dict[str, Any] = {
             "dtype": self.dtype,
-            "token_budget": max(trainer.token_budget, components.rollout.max_tokens),
+            "token_budget": largest_pass(components),
             "logit_chunk": trainer.logit_chunk,
             "cache_bytes": engine.cache_mib * MIB if isinstance(engine, HFEngine) else 0,
             "has_reference": components.loss.kl_weight > 0,
@@ -78,6 +78,13 @@ class Sized:
             "runtime_bytes": resident_bytes() if on_cpu else CUDA_RUNTIME_BYTES,
         }
         return estimate_memory(self.shape, **(settings | changes))
+
+
+def largest_pass(components: Components) -> int:
+    """Tokens of the largest micro-batch that a step can have: it holds no more than are sampled."""
+    rollout = components.rollout
+    num_sampled = rollout.num_problems * rollout.group_size * rollout.max_tokens
+    return min(max(components.trainer.token_budget, rollout.max_tokens), num_sampled)
 
 
 def check_memory(components: Components, meant: Device, finding: Finding) -> None:
