@@ -27,6 +27,9 @@ _ARTEFACTS = {
     "model": "weights in the Hugging Face layout",
     "checkpoints/last": "weights in the Hugging Face layout, and where to resume",
     "checkpoints/best": "those of the best evaluation that fell on a checkpoint",
+    "tensorboard": "the figures once more, for tensorboard --logdir",
+    "wandb": "what Weights & Biases has; what it was given offline goes there by wandb sync",
+    "mlflow": "the number of the run at MLflow",
 }
 
 
