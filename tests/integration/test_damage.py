@@ -46,6 +46,16 @@ def test_a_damaged_last_checkpoint_is_passed_over_and_its_steps_are_made_again(
         run(*SETTINGS, folder="parts")
 
 
+def test_evaluating_a_damaged_checkpoint_says_so(run: Run, capsys: pytest.CaptureFixture[str]):
+    last = run("trainer.num_steps=1", "evaluation.num_problems=2", folder="there") / "checkpoints" / "last"
+    evaluate = ("mode=evaluate", f"model.path={last}", "evaluation.num_problems=2")
+    run(*evaluate, folder="whole")
+    assert "warning" not in capsys.readouterr().out
+    flip_a_bit(last / "model.safetensors")
+    run(*evaluate, folder="damaged")
+    assert "model.safetensors is not as it was written; it was damaged, or changed by hand" in capsys.readouterr().out
+
+
 def test_checkpoints_of_another_model_are_refused(run: Run, tmp_path: Path):
     one = ("trainer.num_steps=1", "evaluation.num_problems=4")
     run(*one, "experiment=chain", folder="there")

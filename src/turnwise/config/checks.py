@@ -108,6 +108,13 @@ def find_checkpoint(folder: Path, ranks: Ranks) -> Path | None:
     return found
 
 
+def warn_of_damage(components: Components, console: Console) -> None:
+    """Says so where the model is a checkpoint that is not as it was written: its numbers are not its policy's."""
+    folder = Path(components.model.path).expanduser()
+    if (folder / MANIFEST).is_file() and (damage := damage_of(folder, reads_all=True)) is not None:
+        say(console, f"warning: model.path={folder}: {damage}; it was damaged, or changed by hand")
+
+
 def check_engine(components: Components, ranks: Ranks) -> None:
     """Refuses engines that several processes cannot have one each of.
 

@@ -15,6 +15,7 @@ from turnwise.config.checks import (
     check_similarity,
     check_task,
     find_checkpoint,
+    warn_of_damage,
     warn_of_gold,
 )
 from turnwise.config.ending import closing, run_to_end
@@ -148,6 +149,7 @@ class Evaluate:
             eval_sets = task.eval_sets(components.evaluation.num_problems)
             renderer = components.model.load_renderer()
             check_prompts(components, list(chain.from_iterable(eval_sets.values())), renderer)
+            warn_of_damage(components, console)
             weights = components.model.identity()
             check_kept_evaluations(components, eval_sets, run_dir, weights)
             warn_of_gold(components, eval_sets, console)
