@@ -91,5 +91,5 @@ def test_three_kills_lose_nothing(start: Starter, tmp_path: Path):
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("save_every", [1, 2])
 def test_twenty_kills_lose_nothing(start: Starter, tmp_path: Path, save_every: int):
-    settings = (*SMALL, "trainer.num_steps=24", "trainer.eval_every=2", f"trainer.save_every={save_every}")
+    settings = (*SMALL, "trainer.num_steps=48", "trainer.eval_every=4", f"trainer.save_every={save_every}")
     kill_again_and_again(start, tmp_path, settings, kills=20, save_every=save_every, seed=save_every)
