@@ -74,8 +74,8 @@ def save(folder: Path, step: int, *, policy: Policy, task: Cursor, keep: int, ra
         raise ValueError(f"step={step}, keep={keep}: expected both >= 0")
     target = folder / f"{_PREFIX}{step}"
     draft = folder / f"{_TEMPORARY}{target.name}"
-    is_there = (folder / "last").resolve() == target.resolve() and damage_of(target, reads_all=True) is None
-    if ranks.gather(is_there)[0]:  # a run that was resumed here and stopped before its next step
+    is_last = ranks.is_first and (folder / "last").resolve() == target.resolve()
+    if ranks.gather(is_last and damage_of(target, reads_all=True) is None)[0]:  # resumed here, stopped at once
         if ranks.is_first:
             _tidy(folder, step, keep)
         return target
