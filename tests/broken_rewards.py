@@ -3,11 +3,13 @@
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from turnwise.reward.grading import Grader
 from turnwise.reward.outcome import OutcomeReward
 from turnwise.types import Group, ScoredGroup
+from turnwise.watchdog import WATCH, Work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,3 +64,13 @@ class KindGrader:
 
     def __call__(self, answer: str | None, gold: str) -> bool:
         return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class HangingGrader(Grader):
+    """Hangs where trajectories are scored, for good; before that it grades."""
+
+    def grade_all(self, pairs: Sequence[tuple[str | None, str]]) -> list[bool]:
+        if Work.reward in WATCH.standing():
+            time.sleep(3600)
+        return super().grade_all(pairs)

@@ -251,10 +251,14 @@ def _load(path: Path) -> Any:
         raise ValueError(f"checkpoint file {path} cannot be read: {error}") from error
 
 
-def _checkpoints(folder: Path) -> list[Path]:
-    """Folders named like checkpoints, oldest first."""
+def steps(folder: Path) -> list[int]:
+    """The steps of the checkpoints in `folder`, damaged ones among them, oldest first."""
     numbers = [path.name.removeprefix(_PREFIX) for path in folder.glob(f"{_PREFIX}*") if path.is_dir()]
-    return [folder / f"{_PREFIX}{number}" for number in sorted(map(int, filter(str.isdecimal, numbers)))]
+    return sorted(map(int, filter(str.isdecimal, numbers)))
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return [folder / f"{_PREFIX}{step}" for step in steps(folder)]
 
 
 def _point(folder: Path, name: str, target: Path) -> None:

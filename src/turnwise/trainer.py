@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from turnwise import checkpoint
 from turnwise.evaluation.evaluate import Evaluator
+from turnwise.health import Health
 from turnwise.protocols import (
     AdvantageEstimator,
     Policy,
@@ -29,6 +30,7 @@ from turnwise.seeding import derive_seed
 from turnwise.tracker.evaluations import overall_accuracy
 from turnwise.trainer_settings import TrainerSettings
 from turnwise.types import TokenBatch
+from turnwise.watchdog import Work, under_way
 
 
 class Moment(NamedTuple):
@@ -56,6 +58,7 @@ class Trainer:
     loss: PolicyLoss
     tracker: Tracker
     checkpoints: Path
+    health: Health
     ranks: Ranks = ALONE
     """The processes that train together; every one of them runs this loop, with the same groups and figures in it."""
 
@@ -88,7 +91,8 @@ class Trainer:
 
     async def refresh(self, step: int) -> None:
         """Gives the engine the current weights and, when it is due, evaluates them."""
-        await self.engine.load_weights(self.policy.weights(), version=step)
+        with under_way(Work.engine):
+            await self.engine.load_weights(self.policy.weights(), version=step)
         if self.evaluates_at(step):
             await self.evaluate(step)
 
@@ -150,7 +154,9 @@ class Trainer:
             "throughput/sampled_tokens_per_s": rollout.num_sampled_tokens / rollout.wall_s,
         }
         credit = diagnose(scored, returns, advantages, self.advantage)
-        self.tracker.log({**summarise(scored, advantages), **credit, **trained, **update.metrics, **timing}, step)
+        figures = {**summarise(scored, advantages), **credit, **trained, **update.metrics, **timing}
+        self.tracker.log(figures, step)
+        self.health(figures, step)  # may end this loop, for a stop or a way back
 
     def update(self, batch: TokenBatch, step: int) -> Update:
         """Trains the policy on the batch of a step.
@@ -160,7 +166,8 @@ class Trainer:
         """
         self.policy.set_learning_rate(self.settings.learning_rate_at(step))
         try:
-            return self.policy.update(batch, self.loss)
+            with under_way(Work.update):
+                return self.policy.update(batch, self.loss)
         except FloatingPointError as error:
             path = self.checkpoints.parent / f"failed_batch_step_{step}.pt"
             if self.ranks.is_first:
@@ -184,14 +191,15 @@ class Trainer:
 
     def save(self, next_step: int) -> None:
         """Writes a checkpoint from which step `next_step` follows."""
-        checkpoint.save(
-            self.checkpoints,
-            next_step,
-            policy=self.policy,
-            task=self.task,
-            keep=self.settings.keep_checkpoints,
-            ranks=self.ranks,
-        )
+        with under_way(Work.checkpoint):
+            checkpoint.save(
+                self.checkpoints,
+                next_step,
+                policy=self.policy,
+                task=self.task,
+                keep=self.settings.keep_checkpoints,
+                ranks=self.ranks,
+            )
 
     def evaluates_at(self, step: int) -> bool:
         """Whether an evaluation stands before `step`."""

@@ -70,6 +70,14 @@ MISTAKES = [
         ["trainer.max_staleness=1", "use engine.serve.sleep=false"],
     ),
     (
+        "health.entropy.action=roll_back health.entropy.patience=4 trainer.keep_checkpoints=2 trainer.save_every=3",
+        ["health.entropy.action=roll_back", "(health.entropy.patience)", "trainer.keep_checkpoints=2", "save_every=3"],
+    ),
+    ("health.length.patience=0", ["health.length.patience=0: expected >= 1"]),
+    ("health.not_finite=warn", ["health.not_finite=warn: no step can be taken, expected stop or roll_back"]),
+    ("health.watchdog.timeout_s=-1", ["health.watchdog.timeout_s=-1.0: expected a finite number >= 0"]),
+    ("health.entropie.min=1", ["health.entropie", "did you mean health.entropy?"]),
+    (
         "trainer.device=cpu model.attention=flash_attention_2",
         ["model.attention=flash_attention_2", "trainer.device=cpu"],
     ),

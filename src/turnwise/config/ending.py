@@ -20,6 +20,7 @@ from turnwise.report.closing import closing_table
 from turnwise.report.evaluations import write_table
 from turnwise.report.page import write_report
 from turnwise.report.summary import Outcome, read_summary, summarise_run, write_summary
+from turnwise.tracker.health import read_alarms
 
 T = TypeVar("T")
 
@@ -103,4 +104,4 @@ def _leave_word(
             write_summary(run_dir, summary)
             results = write_table(run_dir)
             write_report(run_dir)
-            console.print(closing_table(run_dir, summary, results))
+            console.print(closing_table(run_dir, summary, results, list(read_alarms(run_dir))))

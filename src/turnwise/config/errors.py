@@ -27,7 +27,9 @@ from yaml import YAMLError
 from turnwise.config.options import option_groups
 from turnwise.disk import DISK_ERRORS
 from turnwise.env.breaker import BrokenToolError
+from turnwise.health import Collapsed
 from turnwise.ranks import RankFailed, current
+from turnwise.watchdog import Stuck
 
 _WANTS_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
 _MAX_LENGTH = 600
@@ -99,6 +101,15 @@ def clean_exit(job: CodeType | None = None) -> Iterator[None]:
     except BrokenToolError as error:
         _say(f"{error}; {_GOES_ON}")
         sys.exit(1)
+    except Collapsed as error:
+        _say(f"{error}; its checkpoints and health.jsonl, with all alarms, are in its folder")
+        sys.exit(1)
+    except Stuck as error:
+        _say(f"{error}; {_GOES_ON}")
+        if job is None:
+            sys.exit(1)
+        sys.stdout.flush()
+        os._exit(1)  # the interpreter would wait for threads, and one of them may be what hangs
     except RankFailed as error:
         _say(str(error))
         sys.exit(1)

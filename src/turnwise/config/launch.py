@@ -19,9 +19,11 @@ from turnwise.config.parts import Mode
 from turnwise.config.provenance import CONFIG_FILE, check_same_run, describe_run, write_config
 from turnwise.config.stopping import INTERRUPTED, is_told_to_stop
 from turnwise.env.breaker import BrokenToolError
+from turnwise.health import Collapsed
 from turnwise.ranks import Ranks, current
 from turnwise.report.summary import Outcome, summarise_run, write_summary
 from turnwise.tracker.atomic import write_atomically
+from turnwise.watchdog import Stuck
 
 
 def launch(config: DictConfig) -> None:
@@ -69,7 +71,7 @@ def _launch(config: DictConfig, hydra: DictConfig) -> None:
                     raise
                 write_summary(run_dir, summarise_run(run_dir, outcome=Outcome.failed, why=str(error), wall_s=0.0))
                 raise JobEnded(f"{label}: {error}", 2) from error
-            except BrokenToolError as error:
+            except (BrokenToolError, Collapsed, Stuck) as error:
                 if hydra.mode is not RunMode.MULTIRUN:
                     raise
                 raise JobEnded(f"{label}: {error}", 1) from error

@@ -24,6 +24,7 @@ from turnwise.config.evaluating import check_kept_evaluations, start_evaluator
 from turnwise.config.parts import Components
 from turnwise.config.provenance import record_removed
 from turnwise.config.stopping import Stop
+from turnwise.config.training import Training
 from turnwise.config.wiring import (
     announce,
     choose_device,
@@ -39,12 +40,9 @@ from turnwise.config.wiring import (
     start_sharding,
     start_tracker,
 )
-from turnwise.lookahead import train_ahead
 from turnwise.model.attention import choose_attention
 from turnwise.ranks import current
-from turnwise.tracker.evaluations import take_back
 from turnwise.tracker.files import read_metrics
-from turnwise.trainer import Trainer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,39 +91,24 @@ class Train:
                         console,
                         "warning: there are figures of an earlier start, but no checkpoint: the run begins anew",
                     )
-                take_back(run_dir, first_step)
-            tracker = start_tracker(components, run_dir, console, first_step)
-
+            training = Training(
+                components=components,
+                run_dir=run_dir,
+                console=console,
+                renderer=renderer,
+                task=task,
+                policy=policy,
+                probe=probe,
+                engine=engine,
+                environments=environments,
+            )
+            tracker = training.start_tracker(first_step)
         stop = Stop()
-
-        async def run() -> None:
-            async with sampling(components, renderer, engine, environments, stop) as rollouts:
-                trainer = Trainer(
-                    seed=components.seed,
-                    settings=components.trainer,
-                    rollout_settings=components.rollout,
-                    task=task,
-                    policy=policy,
-                    engine=engine,
-                    rollouts=rollouts,
-                    probe=probe,
-                    reward=components.reward,
-                    evaluator=start_evaluator(
-                        components, rollouts, environments, engine, renderer, run_dir, say=partial(say, console)
-                    ),
-                    advantage=components.advantage,
-                    loss=components.loss,
-                    tracker=tracker,
-                    checkpoints=run_dir / "checkpoints",
-                    ranks=current(),
-                )
-                if components.trainer.max_staleness:
-                    await train_ahead(trainer, first_step)
-                else:
-                    await trainer.train(first_step)
-
-        with closing(run_dir, tracker, console):
-            run_to_end(run(), stop)
+        try:
+            with closing(run_dir, training.trackers, console):
+                run_to_end(training.run(first_step, tracker, stop), stop)
+        finally:
+            training.over.set()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from turnwise.core.correction import Correction
 from turnwise.env.opening import Opening
 from turnwise.env.tool_format import ToolFormat
 from turnwise.evaluation.settings import EvaluationSettings
+from turnwise.health_settings import HealthSettings
 from turnwise.model.causal_lm import CausalLM
 from turnwise.protocols import (
     AdvantageEstimator,
@@ -153,6 +154,7 @@ class Components:
     evaluation: EvaluationSettings
     warmstart: WarmStartSettings
     trainer: TrainerSettings
+    health: HealthSettings
     tracker: TrackerSettings
 
 

@@ -20,8 +20,8 @@ from turnwise.types import Isolation
 
 CONFIG_FILE = "config.json"
 _PACKAGES = ("torch", "transformers", "hydra-core", "omegaconf")
-_MAY_DIFFER = ("trainer.num_steps", "tracker")
-"""Keys in which a run may go on with another value: how long it is, and where its figures go besides."""
+_MAY_DIFFER = ("trainer.num_steps", "tracker", "health")
+"""Keys in which a run may go on with another value: its length, where its figures go besides, when it is too ill."""
 
 
 def describe_run(

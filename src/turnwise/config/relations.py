@@ -12,6 +12,7 @@ from turnwise.engine.vllm.local import VLLM
 from turnwise.engine.vllm.server import VLLMServer
 from turnwise.env.tool_format import ToolFormat
 from turnwise.evaluation.settings import Tools
+from turnwise.health_settings import Action
 from turnwise.model.attention import FLASH
 from turnwise.task.benchmark import Benchmark
 from turnwise.task.suite import Suite
@@ -66,6 +67,7 @@ def check_relations(components: Components) -> None:
             f"trainer.max_staleness={trainer.max_staleness} samples while a step is trained on, and {sleep}=true drops "
             f"the sampler's weights meanwhile: use {sleep}=false or trainer.max_staleness=0"
         )
+    _check_roll_back(components)
     if trainer.device is Device.cuda and not torch.cuda.is_available():
         raise ConfigError("trainer.device=cuda, but no CUDA device is visible here: use auto or cpu")
     on_cuda = trainer.device is not Device.cpu and torch.cuda.is_available()
@@ -76,6 +78,20 @@ def check_relations(components: Components) -> None:
             f"model.attention={wanted} needs a CUDA device and half precision, but trainer.device={trainer.device} is "
             f"{'cuda' if on_cuda else 'cpu'} here and trainer.dtype={trainer.dtype}: use model.attention=auto"
         )
+
+
+def _check_roll_back(components: Components) -> None:
+    """A monitor speaks some steps after the trouble began; a checkpoint from before must be there then."""
+    trainer = components.trainer
+    span = (trainer.keep_checkpoints - 1) * trainer.save_every
+    for name, monitor in components.health.monitors():
+        if monitor.action is Action.roll_back and trainer.keep_checkpoints and span < monitor.patience:
+            raise ConfigError(
+                f"health.{name}.action=roll_back: it speaks {monitor.patience} steps after the trouble began "
+                f"(health.{name}.patience), and trainer.keep_checkpoints={trainer.keep_checkpoints} of "
+                f"trainer.save_every={trainer.save_every} may leave no checkpoint from before; expected "
+                f"(keep_checkpoints - 1) x save_every >= patience, or trainer.keep_checkpoints=0, which keeps all"
+            )
 
 
 def _sleep_key(engine: EngineSettings) -> str | None:

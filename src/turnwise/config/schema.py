@@ -68,6 +68,7 @@ COMPONENTS = {
     "mode/rescore": "turnwise.config.rescore.Rescore",
     "rollout": "turnwise.rollout.sampler.RolloutSettings",
     "evaluation": "turnwise.evaluation.settings.EvaluationSettings",
+    "health": "turnwise.health_settings.HealthSettings",
     "warmstart": "turnwise.warmstart.settings.WarmStartSettings",
 }
 """What a configuration can name: `schema/<key>` for Hydra, and the class it makes. A new part is one line here."""
@@ -93,6 +94,7 @@ class RunConfig:
     evaluation: Any = MISSING
     warmstart: Any = MISSING
     trainer: Any = MISSING
+    health: Any = MISSING
     tracker: Any = MISSING
     mode: Any = MISSING
 

@@ -19,6 +19,7 @@ from turnwise.rollout.scoring import score
 from turnwise.seeding import derive_seed
 from turnwise.tracker.evaluations import WITHOUT_TOOL, Difference, SetResult, set_folder
 from turnwise.types import Problem, ScoredGroup
+from turnwise.watchdog import Work, under_way
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,14 +118,14 @@ class Evaluator:
                 top_p=settings.top_p,
                 seed=derive_seed("evaluation"),
             )
-            self.grader.grade_all(  # all at once and on every core: the reward then finds the verdicts known
-                [
-                    (trajectory.answer, group.problem.answer)
-                    for group in rollout.groups[self.ranks.share(len(rollout.groups))]
-                    for trajectory in group.trajectories
-                    if not group.problem.tests
-                ]
-            )
+            answers = [
+                (trajectory.answer, group.problem.answer)
+                for group in rollout.groups[self.ranks.share(len(rollout.groups))]
+                for trajectory in group.trajectories
+                if not group.problem.tests
+            ]
+            with under_way(Work.reward):  # all at once and on every core: the reward then finds the verdicts known
+                self.grader.grade_all(answers)
             kept.append(score(rollout.groups, self.reward, self.ranks))
             if self.tells_progress and len(problems) > len(wave):
                 self.say(_progress(full_name, kept.scored_groups, len(problems)))

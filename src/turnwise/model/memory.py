@@ -93,9 +93,16 @@ class MemoryEstimate:
         return sum(self.parts.values())
 
     def sharded(self, num_devices: int) -> float:
-        """Of all together on each device, where what is trained and the reference are dealt out over several."""
+        """Of all together on each device, where what is trained and the reference are dealt out over several.
+
+        Of two moments the one that takes more: the update, and the hand-over of weights to the engine, for which every
+        device gathers all of them when the micro-batches are gone.
+        """
+        if num_devices == 1:
+            return self.total
         dealt_out = self.weights + self.gradients + self.optimiser + self.reference
-        return self.total - dealt_out * (1 - 1 / num_devices)
+        update = self.total - dealt_out * (1 - 1 / num_devices)
+        return max(update, update - self.activations - self.logits + self.weights)
 
     @property
     def parts(self) -> dict[str, int]:

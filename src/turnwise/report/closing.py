@@ -12,6 +12,7 @@ from rich.text import Text
 from turnwise.report.evaluations import terminal_table
 from turnwise.report.summary import Outcome, Summary, accuracy_changes
 from turnwise.tracker.evaluations import SetResult
+from turnwise.tracker.health import FILE, Alarm
 from turnwise.tracker.progress import duration
 
 _STYLES = {Outcome.finished: "bold green", Outcome.stopped: "bold yellow", Outcome.failed: "bold red"}
@@ -21,6 +22,8 @@ _ARTEFACTS = {
     "summary.json": "this table, for programs",
     "config.json": "how the run was made",
     "evaluation.md": "every evaluation, with intervals and protocol",
+    FILE: "alarms about figures that went out of bounds",
+    "rolled_back": "figures and trajectories of the steps that were given up",
     "groups": "trajectories with rewards and advantages",
     "evaluations": "records, trajectories and disputed answers of each evaluation",
     "transcripts.jsonl": "what the model got right itself, as messages",
@@ -33,13 +36,16 @@ _ARTEFACTS = {
 }
 
 
-def closing_table(run_dir: Path, summary: Summary, results: Sequence[SetResult] = ()) -> RenderableType:
+def closing_table(
+    run_dir: Path, summary: Summary, results: Sequence[SetResult] = (), alarms: Sequence[Alarm] = ()
+) -> RenderableType:
     """Outcome, held-out accuracy at start and end (by family where it was measured), and what lies where.
 
     Args:
         run_dir: The run's folder.
         summary: How the run ended.
         results: The last evaluation of each set, shown with its interval and protocol.
+        alarms: About the health of the run.
     """
     is_evaluation = bool(results) and not summary.total_steps
     steps = "" if is_evaluation else f" after {summary.total_steps} steps"
@@ -47,6 +53,7 @@ def closing_table(run_dir: Path, summary: Summary, results: Sequence[SetResult] 
     verdict = Text.assemble(outcome, f"{steps}, {duration(summary.wall_s)}")
     if summary.why:
         verdict.append(f": {summary.why}")
+    ill = [Text(line, style="yellow") for line in health_lines(alarms)]
     paths = Table.grid(padding=(0, 2))
     for name, meaning in _ARTEFACTS.items():
         path = run_dir / name
@@ -56,7 +63,19 @@ def closing_table(run_dir: Path, summary: Summary, results: Sequence[SetResult] 
     where = Text(f"In {run_dir}:", overflow="fold")
     has_changes = summary.initial is not None and summary.initial != summary.final
     changes = [_accuracy_table(summary)] if has_changes or not results else []
-    return Group("", verdict, *evaluated, *changes, where, paths, "")
+    return Group("", verdict, *ill, *evaluated, *changes, where, paths, "")
+
+
+def health_lines(alarms: Sequence[Alarm]) -> list[str]:
+    """What the alarms of a run were about, a line for each monitor; none for none."""
+    lines = []
+    for name in dict.fromkeys(alarm.monitor for alarm in alarms):
+        of_name = [alarm for alarm in alarms if alarm.monitor == name]
+        more = f", and {len(of_name) - 1} more" if of_name[1:] else ""
+        returns = sum(alarm.to is not None for alarm in of_name)
+        led = f"; went back {returns} x" if returns else ""
+        lines.append(f"health.{of_name[0].words}{more}{led}")
+    return lines
 
 
 def _accuracy_table(summary: Summary) -> RenderableType:

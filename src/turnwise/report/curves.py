@@ -93,6 +93,7 @@ def training_curves(lines: Sequence[Line]) -> list[Curve]:
             **share,
         ),
         _lines(lines, "Entropy", "Mean entropy of the sampled tokens, in nats.", {"loss/entropy": "entropy"}, low=0.0),
+        _lines(lines, "Repetition", "Share of the sampled 4-grams.", {"rollout/repetition": "repeated"}, low=0.0),
         _lines(lines, "Gradient norm", "Before clipping.", {"loss/grad_norm": "norm"}, low=0.0),
         _lines(lines, "Mismatch", "KL divergence of trainer from engine.", {"mismatch/kl": "KL"}),
         _lines(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from turnwise.report.closing import percent
+from turnwise.report.closing import health_lines, percent
 from turnwise.report.credit import credit_curves
 from turnwise.report.curves import Line, training_curves
 from turnwise.report.evaluations import ABOUT, figures_table, last_results, sources_table, turns_table
@@ -16,6 +16,7 @@ from turnwise.report.trajectories import read_trajectories
 from turnwise.tracker.atomic import write_atomically
 from turnwise.tracker.evaluations import FOLDER, read_results
 from turnwise.tracker.files import read_metrics
+from turnwise.tracker.health import read_alarms
 from turnwise.tracker.progress import duration
 
 HERE = Path(__file__).parent
@@ -47,6 +48,7 @@ def write_report(run_dir: Path) -> Path:
         record=record,
         record_text=json.dumps(record, indent=2, ensure_ascii=False),
         broken=broken,
+        ill=_ill(run_dir, broken),
         summary=summary,
         is_course=summary.total_steps > 0 or summary.initial != summary.final or not lines,
         evaluated=_evaluated(run_dir, broken),
@@ -103,6 +105,15 @@ def _sound_lines(run_dir: Path, broken: list[str]) -> Iterator[Line]:
         yield from read_metrics(run_dir)
     except ValueError as error:
         broken.append(str(error))
+
+
+def _ill(run_dir: Path, broken: list[str]) -> list[str]:
+    """What the alarms of the run were about."""
+    try:
+        return health_lines(list(read_alarms(run_dir)))
+    except ValueError as error:
+        broken.append(str(error).replace(f"{run_dir}/", ""))
+        return []
 
 
 def _evaluated(run_dir: Path, broken: list[str]) -> dict[str, Any] | None:

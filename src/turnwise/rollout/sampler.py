@@ -12,6 +12,7 @@ from turnwise.protocols import EngineSession, EnvironmentPool, Renderer, Rollout
 from turnwise.rollout.episode import Episode, RolloutLimits
 from turnwise.seeding import derive_seed
 from turnwise.types import Group, Isolation, Problem, Sampling
+from turnwise.watchdog import Work, under_way
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,8 +142,9 @@ class RolloutSampler:
                     top_k=top_k,
                     top_p=top_p,
                 )
-                completion = await session.generate(episode.token_ids, sampling)
-                with tools.running():
+                with under_way(Work.engine):
+                    completion = await session.generate(episode.token_ids, sampling)
+                with tools.running(), under_way(Work.tool):
                     await episode.advance(completion)
             session.close()
             await episode.close()

@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
 
+from turnwise.core.repetition import repetition
 from turnwise.rollout.packing import has_void_turn
-from turnwise.types import Group, ScoredGroup, StopReason, ToolStatus
+from turnwise.types import Group, ScoredGroup, StopReason, ToolStatus, Trajectory
 
 
 def summarise(
@@ -36,6 +37,9 @@ def summarise(
         figures["rollout/equal_outcomes"] = fmean(scored.has_equal_outcomes for scored in scored_groups)
         figures["rollout/num_turns"] = fmean(len(trajectory.turns) for *_, trajectory in counted)
         figures["rollout/num_tokens"] = fmean(len(trajectory.token_ids) for *_, trajectory in counted)
+        sampled = [_sampled_tokens(trajectory) for *_, trajectory in counted]
+        figures["rollout/num_sampled_tokens"] = fmean(sum(map(len, turns)) for turns in sampled)
+        figures["rollout/repetition"] = fmean(map(repetition, sampled))
         figures["rollout/tool_use"] = fmean(any(t.tool_calls for t in trajectory.turns) for *_, trajectory in counted)
         if turns:
             figures["rollout/format_errors"] = fmean(turn.has_format_error for turn in turns)
@@ -59,6 +63,11 @@ def summarise(
     reasons = Counter(trajectory.stop_reason for trajectory in trajectories)
     figures |= {f"stop/{reason}": reasons[reason] / len(trajectories) for reason in StopReason}
     return figures
+
+
+def _sampled_tokens(trajectory: Trajectory) -> list[tuple[int, ...]]:
+    """What the policy wrote itself, turn by turn."""
+    return [trajectory.token_ids[slice(*turn.span)] for turn in trajectory.turns]
 
 
 def staleness(groups: Sequence[Group], step: int) -> float:

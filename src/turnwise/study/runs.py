@@ -14,6 +14,7 @@ from turnwise.study.alike import Cell, flat, odd_ones
 from turnwise.tracker.atomic import write_atomically
 from turnwise.tracker.evaluations import counted_accuracies
 from turnwise.tracker.files import read_metrics
+from turnwise.tracker.health import num_roll_backs
 
 Line = Mapping[str, float | None]
 """One line of metrics.jsonl."""
@@ -227,6 +228,8 @@ def _read_run(plan: Plan, root: Path, arm: str, setting: str, seed: int) -> Run:
         raise ValueError(f"{summary.outcome} after {summary.total_steps} steps: {summary.why}")
     if summary.total_steps != plan.num_steps:
         raise ValueError(f"holds {summary.total_steps} steps, the study has {plan.num_steps}")
+    if times := num_roll_backs(folder):
+        raise ValueError(f"went back to a checkpoint {times} x (health.jsonl): from there it trained by other settings")
     run = Run(
         arm=arm,
         setting=setting,

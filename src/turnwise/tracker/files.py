@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,11 +93,15 @@ def read_metrics(run_dir: Path) -> Iterator[dict[str, float | None]]:
             yield figures
 
 
+def write_metrics(run_dir: Path, lines: Iterable[Mapping[str, float | None]]) -> None:
+    """Writes lines as `read_metrics` gives them, whole or not at all."""
+    write_atomically(run_dir / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
+
+
 def _take_back(run_dir: Path, first_step: int) -> None:
     path = run_dir / "metrics.jsonl"
     if path.exists():
-        kept = [json.dumps(line) + "\n" for line in read_metrics(run_dir) if (line["step"] or 0) < first_step]
-        write_atomically(path, "".join(kept).encode())
+        write_metrics(run_dir, [line for line in read_metrics(run_dir) if (line["step"] or 0) < first_step])
     for step in bundle_steps(run_dir):
         if step >= first_step:
             bundle_path(run_dir, step).unlink()

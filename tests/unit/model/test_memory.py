@@ -1,5 +1,7 @@
 """The memory of a run, from shapes: what is exact is compared with a policy that has taken a step."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -49,3 +51,10 @@ def test_sharding_deals_out_what_is_trained_and_nothing_else():
     dealt_out = counted.weights + counted.gradients + counted.optimiser + counted.reference
     assert counted.sharded(4) == pytest.approx(counted.total - dealt_out * 3 / 4)
     assert counted.sharded(1) == counted.total
+
+
+def test_all_weights_gathered_for_the_engine_count_where_they_take_more_than_a_micro_batch():
+    counted = replace(estimate(small_model()), activations=100, logits=10)
+    assert counted.weights > 110
+    dealt_out = counted.weights + counted.gradients + counted.optimiser
+    assert counted.sharded(2) == pytest.approx(counted.total - dealt_out / 2 - 110 + counted.weights)

@@ -1,0 +1,186 @@
+"""Runs that fall ill: they warn, stop, go back and take another way, and write down where they are stuck."""
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from integration_runs import SMALL, Run, assert_same_run, lines
+from killed_runs import Starter
+from turnwise.health import Collapsed
+from turnwise.model.policy import TorchPolicy
+from turnwise.protocols import PolicyLoss, Update
+from turnwise.report.summary import Outcome, read_summary
+from turnwise.rollout.episode import Episode
+from turnwise.token_batch import TokenBatch
+from turnwise.tracker.bundle import bundle_steps
+from turnwise.tracker.health import read_alarms
+from turnwise.types import Completion
+from turnwise.watchdog import Stuck
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory, start: Starter) -> tuple[str, ...]:
+    """A run whose third step is ill, unless other samples or a smaller step lead it another way."""
+    folder = tmp_path_factory.mktemp("health") / "well"
+    assert start(SMALL, folder).wait() == 0
+    first, second, third = (row["loss/entropy"] for row in lines(folder) if "loss/entropy" in row)
+    assert third < min(first, second)
+    smallest = f"health.entropy.min={third + 1e-6}"
+    ways = ("health.entropy.action=roll_back", "health.entropy.patience=1", "health.max_roll_backs=50")
+    return (*SMALL, *ways, smallest, "trainer.keep_checkpoints=0")
+
+
+@pytest.fixture(scope="module")
+def recovered(settings: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory, start: Starter) -> Path:
+    """That run to its end."""
+    folder = tmp_path_factory.mktemp("health") / "recovered"
+    ended = start(settings, folder)
+    assert ended.wait() == 0, ended.output.read_text()
+    return folder
+
+
+def test_a_warning_changes_nothing_but_is_told(run: Run, capsys: pytest.CaptureFixture[str]):
+    well = run(folder="well")
+    ill = run("health.tool_use.min=1.1", "health.tool_use.patience=2", folder="ill")
+    assert lines(ill) == lines(well)
+    (alarm,) = read_alarms(ill)
+    assert (alarm.monitor, alarm.since, alarm.step) == ("tool_use", 0, 1)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "warning: health.tool_use: rollout/tool_use is" in printed
+    assert printed.count("in step 2, as since step 1 (min=1.1)") == 2, "when it happens, and at the end"
+    page = (ill / "report.html").read_text()
+    assert "Out of bounds" in page
+    assert "health.tool_use" in page
+    assert "Out of bounds" not in (well / "report.html").read_text()
+    assert read_summary(ill).outcome is Outcome.finished
+
+
+def test_a_stop_ends_the_run_as_failed_and_its_checkpoints_stay(start: Starter, tmp_path: Path):
+    folder = tmp_path / "run"
+    ended = start((*SMALL, "health.length.max=1", "health.length.patience=2", "health.length.action=stop"), folder)
+    assert ended.wait() == 1
+    printed = ended.output.read_text()
+    assert "Traceback" not in printed
+    assert "error: health.length: rollout/num_sampled_tokens is " in printed
+    summary = read_summary(folder)
+    assert (summary.outcome, summary.total_steps) == (Outcome.failed, 2)
+    assert (folder / "checkpoints" / "last").resolve().name == "step_1", "step 2 was not saved"
+    # Who thinks that this is how it should be says so, and goes on.
+    assert start((*SMALL, "health.length.action=off"), folder).wait() == 0
+    assert read_summary(folder).outcome is Outcome.finished
+
+
+def test_a_run_goes_back_and_takes_another_way(settings: tuple[str, ...], recovered: Path):
+    first, *others = read_alarms(recovered)
+    assert (first.step, first.since, first.to) == (2, 2, 1), "to the newest checkpoint from before the trouble"
+    smallest = next(float(one.partition("=")[2]) for one in settings if one.startswith("health.entropy.min"))
+    rows = [row for row in lines(recovered) if "loss/entropy" in row]
+    assert [row["step"] for row in rows] == [0, 1, 2]
+    assert all(row["loss/entropy"] >= smallest for row in rows), "what is left is the way that went well"
+    learning_rates = [row["update/learning_rate"] for row in rows]
+    assert learning_rates == pytest.approx([2e-4, *[2e-4 * 0.5 ** (1 + len(others))] * 2])
+    given_up = recovered / "rolled_back" / "1"
+    assert bundle_steps(given_up) == [1, 2]
+    assert [row["step"] for row in lines(given_up) if row.get("loss/entropy", 1) < smallest] == [2]
+    assert read_summary(recovered).outcome is Outcome.finished
+
+
+def test_killed_behind_its_way_back_it_goes_on_as_if_it_had_not_been(
+    settings: tuple[str, ...], recovered: Path, start: Starter, tmp_path: Path
+):
+    folder = tmp_path / "killed"
+    run = start(settings, folder)
+    wait_for(lambda: (folder / "health.jsonl").exists())
+    assert run.kill() == -signal.SIGKILL
+    assert start(settings, folder).wait() == 0
+    assert list(read_alarms(folder)) == list(read_alarms(recovered))
+    assert_same_run(recovered, folder)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "why"),
+    [
+        (("health.entropy.action=roll_back", "health.entropy.max=0.0"), "there is no checkpoint from before"),
+        (("health.not_finite=roll_back", "health.max_roll_backs=0"), "it did so 0 times already"),
+    ],
+)
+def test_who_cannot_go_back_stops(run: Run, overrides: tuple[str, ...], why: str, monkeypatch: pytest.MonkeyPatch):
+    if "health.not_finite=roll_back" in overrides:
+        monkeypatch.setattr(TorchPolicy, "update", overflows)
+    with pytest.raises(Collapsed, match=f"it was to go back, but {why}"):
+        run(*overrides, "health.entropy.patience=1", "trainer.keep_checkpoints=0", "trainer.num_steps=1")
+
+
+def test_figures_that_are_not_finite_send_it_back_where_that_is_asked_for(run: Run, monkeypatch: pytest.MonkeyPatch):
+    update, calls = TorchPolicy.update, 0
+
+    def overflows_once(policy: TorchPolicy, batch: TokenBatch, loss: PolicyLoss) -> Update:
+        nonlocal calls
+        calls += 1
+        return overflows(policy, batch, loss) if calls == 2 else update(policy, batch, loss)
+
+    monkeypatch.setattr(TorchPolicy, "update", overflows_once)
+    folder = run("health.not_finite=roll_back")
+    assert calls == 4, "three steps, and one that was not taken"
+    (alarm,) = read_alarms(folder)
+    assert (alarm.monitor, alarm.step, alarm.to) == ("not_finite", 1, 1)
+    assert (folder / "failed_batch_step_1.pt").exists()
+    assert read_summary(folder).outcome is Outcome.finished
+
+
+def overflows(policy: TorchPolicy, batch: TokenBatch, loss: PolicyLoss) -> Update:
+    raise FloatingPointError("the gradient is not finite")
+
+
+@pytest.fixture
+def slow_tool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every call of a tool takes longer than the watchdog of `IMPATIENT` waits."""
+    advance = Episode.advance
+
+    async def slow(episode: Episode, completion: Completion) -> None:
+        await asyncio.sleep(2.0)
+        await advance(episode, completion)
+
+    monkeypatch.setattr(Episode, "advance", slow)
+
+
+IMPATIENT = ("health.watchdog.timeout_s=1.0", "trainer.num_steps=1", "evaluation.num_problems=2")
+
+
+@pytest.mark.usefixtures("slow_tool")
+def test_a_tool_that_hangs_is_written_down(run: Run, capfd: pytest.CaptureFixture[str]):
+    folder = run(*IMPATIENT)
+    assert "warning: tool: nothing of it has begun or ended for 1 s (health.watchdog" in capfd.readouterr().err
+    assert "in advance" in (folder / "stuck_1.txt").read_text()
+    assert read_summary(folder).outcome is Outcome.finished
+
+
+@pytest.mark.usefixtures("slow_tool")
+def test_a_run_that_is_to_stop_for_it_saves_and_fails(run: Run, tmp_path: Path):
+    with pytest.raises(Stuck, match=r"tool: nothing of it has begun .* stacks are in .*stuck_1\.txt"):
+        run(*IMPATIENT, "health.watchdog.action=stop")
+    summary = read_summary(tmp_path / "run")
+    assert (summary.outcome, summary.why[:12]) == (Outcome.failed, "Stuck: tool:")
+    assert (tmp_path / "run" / "checkpoints" / "last").exists()
+
+
+def test_what_does_not_listen_is_ended_from_without(start: Starter, tmp_path: Path):
+    folder = tmp_path / "run"
+    watchdog = ("health.watchdog.action=stop", "health.watchdog.timeout_s=1.0", "health.watchdog.grace_s=0.5")
+    ended = start((*SMALL, *watchdog, "reward.grader._target_=broken_rewards.HangingGrader"), folder)
+    assert ended.wait() == 1
+    printed = ended.output.read_text()
+    assert "error: reward: nothing of it has begun or ended for" in printed
+    assert "the run did not end by itself within 0.5 s" in printed
+    assert "in __call__" in (folder / "stuck_1.txt").read_text()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 240
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
