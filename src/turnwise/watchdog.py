@@ -72,21 +72,22 @@ under_way = WATCH.under_way
 
 
 @contextmanager
-def looking_after(watch: Watch, timeout_s: float, act: Callable[[Work, float], None]) -> Iterator[None]:
-    """Calls `act`, in a thread of its own, with each kind of work that has been stuck for `timeout_s`, and how long.
+def looking_after(watch: Watch, timeout_s: float, act: Callable[[dict[Work, float]], None]) -> Iterator[None]:
+    """Calls `act`, in a thread of its own, when a kind of work has been stuck for `timeout_s`.
 
-    Once each time that it gets stuck.
+    Once each time that one gets stuck, with the seconds of whatever stands: an engine may wait for a tool that hangs.
     """
     ended = threading.Event()
 
     def look() -> None:
         told: dict[Work, float] = {}
         while not ended.wait(min(timeout_s / 10, 5.0)):
-            for kind, pace in watch.standing().items():
-                stood_s = time.monotonic() - pace.moved_s
-                if stood_s > timeout_s and told.get(kind) != pace.moved_s:
-                    told[kind] = pace.moved_s
-                    act(kind, stood_s)
+            moved = {kind: pace.moved_s for kind, pace in watch.standing().items()}
+            now = time.monotonic()
+            stuck = {kind: since for kind, since in moved.items() if now - since > timeout_s}
+            if any(told.get(kind) != since for kind, since in stuck.items()):
+                told |= stuck
+                act({kind: now - since for kind, since in sorted(moved.items(), key=lambda one: one[1])})
 
     thread = threading.Thread(target=look, name="watchdog", daemon=True)
     thread.start()

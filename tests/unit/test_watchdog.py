@@ -11,17 +11,17 @@ from turnwise.watchdog import Watch, Work, looking_after, write_stacks
 TIMEOUT_S = 0.3
 
 
-class Noticed(list[Work]):
+class Noticed(list[list[Work]]):
     """What the watchdog spoke of; `wait` until it has spoken so often."""
 
     def __init__(self) -> None:
         super().__init__()
         self._more = threading.Condition()
 
-    def note(self, kind: Work, stood_s: float) -> None:
-        assert stood_s > TIMEOUT_S
+    def note(self, standing: dict[Work, float]) -> None:
+        assert max(standing.values()) > TIMEOUT_S
         with self._more:
-            self.append(kind)
+            self.append([*standing])
             self._more.notify_all()
 
     def wait(self, count: int) -> bool:
@@ -36,7 +36,14 @@ def test_one_that_hangs_is_noticed_once_though_others_of_its_kind_ended():
             pass
         assert noticed.wait(1)
         time.sleep(2 * TIMEOUT_S)
-        assert noticed == [Work.tool]
+        assert noticed == [[Work.tool]]
+
+
+def test_what_waits_for_it_is_named_behind_it():
+    watch, noticed = Watch(), Noticed()
+    with looking_after(watch, TIMEOUT_S, noticed.note), watch.under_way(Work.tool), watch.under_way(Work.engine):
+        assert noticed.wait(1)
+    assert noticed[0] == [Work.tool, Work.engine]
 
 
 def test_each_time_that_it_gets_stuck_is_noticed():

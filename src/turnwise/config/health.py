@@ -144,10 +144,11 @@ async def watching(components: Components, run_dir: Path, over: threading.Event)
     found: list[Stuck] = []
     rank = f"_rank{current().index}" if current().count > 1 else ""
 
-    def act(kind: Work, stood_s: float) -> None:
+    def act(standing: dict[Work, float]) -> None:
         number = 1 + sum(1 for _ in run_dir.glob(f"stuck_*{rank}.txt"))
         path = run_dir / f"stuck_{number}{rank}.txt"
-        text = f"{kind}: nothing of it has begun or ended for {stood_s:.0f} s (health.watchdog.timeout_s)"
+        stood = ", ".join(f"{kind} for {seconds:.0f} s" for kind, seconds in standing.items())
+        text = f"no progress of {stood} (health.watchdog.timeout_s={settings.timeout_s:g})"
         write_stacks(path, text, loop)
         if settings.action is Action.warn:
             tell(f"warning: {text}; stacks are in {path}")
