@@ -2,9 +2,9 @@
 
 It has imported what a run needs, and a fork of it begins in a fraction of a second. A fork is a process group of its
 own and does what the program does. All that is added is a line in the file of moments when it begins a step, samples,
-evaluates, updates or saves, and within a checkpoint: when it writes the weights, its parts of the optimiser's state, what
-one process knows, the manifest, and when it points at the checkpoint or tidies up. The line says which of these it is,
-the step where it is known, and the time. The exit code is left in a file when the fork has ended.
+evaluates, updates or saves, and within a checkpoint: when it writes the weights, its parts of the optimiser's state,
+what one process knows, the manifest, and when it renames the checkpoint, points at it or tidies up. The line says which
+of these it is, the step where it is known, and the time. The exit code is left in a file when the fork has ended.
 """
 
 import importlib
@@ -23,7 +23,7 @@ import hydra  # noqa: F401
 import transformers  # noqa: F401
 
 import main
-from turnwise import checkpoint
+from turnwise import checkpoint, rotation
 from turnwise.config import launch, modes  # noqa: F401
 from turnwise.evaluation.evaluate import Evaluator
 from turnwise.model.policy import TorchPolicy
@@ -86,8 +86,9 @@ def become(
     notes.of(checkpoint, "write_parts", lambda *_: "parts -")
     notes.of(checkpoint, "_complete", lambda *_: "complete -")
     notes.of(checkpoint, "write_manifest", lambda *_: "manifest -")
-    notes.of(checkpoint, "_point", lambda *_: "point -")
-    notes.of(checkpoint, "_tidy", lambda *_, **__: "tidy -")
+    notes.of(checkpoint, "publish", lambda *_: "publish -")
+    notes.of(rotation, "point", lambda *_: "point -")
+    notes.of(checkpoint, "tidy", lambda *_, **__: "tidy -")
     sys.argv = ["main.py", *arguments]
 
 
