@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,6 +87,15 @@ class KillableRun:
             assert self.code is None, f"it ended before it came to be held: {self.output.read_text()}"
             assert time.monotonic() < deadline, f"it never came to be held: {self.output.read_text()}"
             time.sleep(0.005)
+
+
+def longest(run: KillableRun) -> dict[str, float]:
+    """How long each kind took at most until the next began."""
+    moments = run.moments()
+    taken: dict[str, float] = {}
+    for one, following in pairwise(moments):
+        taken[one.kind] = max(taken.get(one.kind, 0.0), following.time_s - one.time_s)
+    return taken
 
 
 Hold = tuple[str, int]
