@@ -89,3 +89,10 @@ def newest(run_dir: Path) -> int:
     """The step that the newest whole checkpoint begins with; 0 without any."""
     found = checkpoint.latest(run_dir / "checkpoints")
     return 0 if found is None else int(found.name.removeprefix("step_"))
+
+
+def flip_a_bit(path: Path) -> None:
+    """In the middle of the file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)

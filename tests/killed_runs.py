@@ -59,9 +59,9 @@ class KillableRun:
             time.sleep(0.002)
         return True
 
-    def wait(self) -> int:
+    def wait(self, patience_s: float = PATIENCE_S) -> int:
         """Waits for its end."""
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + patience_s
         while (code := self.code) is None:
             assert time.monotonic() < deadline, f"it does not end: {self.output.read_text()}"
             time.sleep(0.01)

@@ -7,6 +7,7 @@ what one process knows, the manifest, and when it renames the checkpoint, points
 of these it is, the step where it is known, and the time. The exit code is left in a file when the fork has ended.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -24,17 +25,25 @@ import transformers  # noqa: F401
 
 import main
 from turnwise import checkpoint, rotation
-from turnwise.config import launch, modes  # noqa: F401
+from turnwise.config import launch, modes, schema  # noqa: F401
 from turnwise.evaluation.evaluate import Evaluator
 from turnwise.model.policy import TorchPolicy
 from turnwise.rollout.sampler import RolloutSampler
 from turnwise.trainer import Trainer
 
-for name in ("causal_lm", "tiny", "sharding"):
-    importlib.import_module(f"turnwise.model.{name}")
-importlib.import_module("transformers.models.llama.modeling_llama")
-for name in ("fsdp", "checkpoint", "checkpoint.state_dict", "device_mesh", "tensor"):
-    importlib.import_module(f"torch.distributed.{name}")
+for module in (
+    "turnwise.model.causal_lm",
+    "turnwise.model.sharding",
+    "turnwise.model.tiny",
+    "transformers.models.llama.modeling_llama",
+    "torch.distributed.checkpoint.state_dict",
+    "torch.distributed.fsdp",
+    "torch.distributed.tensor",
+    "fsspec.implementations.local",
+    "matplotlib.figure",
+    "matplotlib.backends.backend_svg",
+):
+    importlib.import_module(module)
 
 
 class Notes:
@@ -102,6 +111,7 @@ def keep(pid: int, code: str) -> None:
     os._exit(0)
 
 
+gc.freeze()  # what the forks share they need not look through, nor copy thereby
 is_fork = False
 print("ready", flush=True)
 while not is_fork and (line := sys.stdin.readline()):
