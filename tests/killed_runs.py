@@ -89,9 +89,9 @@ class KillableRun:
             time.sleep(0.005)
 
 
-def longest(run: KillableRun) -> dict[str, float]:
-    """How long each kind took at most until the next began."""
-    moments = run.moments()
+def longest(run: KillableRun, kinds: Sequence[str]) -> dict[str, float]:
+    """How long each of `kinds` took at most until the next of them, or a step, began."""
+    moments = [one for one in run.moments() if one.kind in ("begin", *kinds)]
     taken: dict[str, float] = {}
     for one, following in pairwise(moments):
         taken[one.kind] = max(taken.get(one.kind, 0.0), following.time_s - one.time_s)

@@ -3,8 +3,8 @@
 It has imported what a run needs, and a fork of it begins in a fraction of a second. A fork is a process group of its
 own and does what the program does. All that is added is a line in the file of moments when it begins a step, samples,
 evaluates, updates or saves, and within a checkpoint: when it writes the weights, its parts of the optimiser's state,
-what one process knows, the manifest, and when it renames the checkpoint, points at it or tidies up. The line says which
-of these it is, the step where it is known, and the time. The exit code is left in a file when the fork has ended.
+what one process knows, the manifest, and when it renames the checkpoint and points at it. The line says which of these
+it is, the step where it is known, and the time. The exit code is left in a file when the fork has ended.
 """
 
 import gc
@@ -97,7 +97,6 @@ def become(
     notes.of(checkpoint, "write_manifest", lambda *_: "manifest -")
     notes.of(checkpoint, "publish", lambda *_: "publish -")
     notes.of(rotation, "point", lambda *_: "point -")
-    notes.of(checkpoint, "tidy", lambda *_, **__: "tidy -")
     sys.argv = ["main.py", *arguments]
 
 

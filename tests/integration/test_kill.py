@@ -22,7 +22,7 @@ def kill_again_and_again(
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     first = start(settings, whole)
     assert first.wait() == 0, first.output.read_text()
-    taken = longest(first)
+    taken = longest(first, KINDS)
     draw = random.Random(seed)
     first_step, half_written = 0, 0
     for kind in islice(cycle(KINDS), kills):

@@ -92,7 +92,7 @@ def test_twenty_kills_of_two_ranks_lose_nothing(start: Starter, tmp_path: Path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     ranks = start.ranks(2, settings, whole)
     assert [one.wait(1500) for one in ranks] == [0, 0], ranks[0].output.read_text()
-    taken = longest(ranks[0])
+    taken = longest(ranks[0], KINDS)
     draw = random.Random(0)
     first_step, half_written = 0, 0
     for kind, victims in islice(zip(cycle(KINDS), cycle(VICTIMS), strict=False), 20):
