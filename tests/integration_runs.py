@@ -29,6 +29,7 @@ SHARDED = (
     "trainer.device=cpu",
     "experiment=chain",  # whose tool runs in process
     "task.horizon=2",
+    "trainer.learning_rate=1e-5",  # at which answers stay short
     "rollout.num_problems=2",
     "rollout.group_size=2",
     "evaluation.num_problems=2",

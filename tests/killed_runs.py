@@ -153,6 +153,7 @@ class Starter:
         *,
         hold: Mapping[int, Hold] | None = None,
         max_file_bytes: Mapping[int, int] | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> list[KillableRun]:
         """Begins the ranks of one run, as torchrun would.
 
@@ -162,16 +163,17 @@ class Starter:
             run_dir: The run's folder.
             hold: Where single ranks stop themselves.
             max_file_bytes: As for one run, of single ranks.
+            environment: What all of them find, beside where they meet or in its place.
         """
         return [
             self(
                 arguments,
                 run_dir,
-                environment=environment,
+                environment={**of_rank, **(environment or {})},
                 hold=(hold or {}).get(rank),
                 max_file_bytes=(max_file_bytes or {}).get(rank),
             )
-            for rank, environment in enumerate(environment_of(num_ranks))
+            for rank, of_rank in enumerate(environment_of(num_ranks))
         ]
 
     def end(self) -> None:

@@ -158,7 +158,9 @@ def noticing_loss(remedy: Callable[[], str]) -> Iterator[None]:
 def _is_loss(error: RuntimeError) -> bool:
     if isinstance(error, RankLost | RankFailed):
         return False
-    return _LOST.search(str(error)) is not None or (_current.count > 1 and type(error).__name__ == "DistNetworkError")
+    from torch.distributed import DistNetworkError
+
+    return _LOST.search(str(error)) is not None or (_current.count > 1 and isinstance(error, DistNetworkError))
 
 
 def is_first_to_speak() -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import torch.distributed
 
 from integration_runs import SHARDED, assert_same_run, flip_a_bit, newest
 from killed_runs import KillableRun, Starter
@@ -131,3 +132,16 @@ def test_a_disk_that_is_full_when_both_write_ends_both_in_one_line(start: Starte
     ended(again, 0)
     assert again[0].moments()[0][:2] == ("begin", 1), "step 1 alone is repeated"
     assert_same_run(whole, run_dir)
+
+
+@pytest.mark.slow
+def test_of_two_that_end_by_what_one_could_not_write_one_speaks(start: Starter, tmp_path: Path):
+    # The first alone writes metrics.jsonl, and the other notices that it is gone: torchrun's store says who has spoken.
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    meeting = {"MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    settings = (*SETTINGS, "trainer.save_every=100", "trainer.eval_every=100")
+    run_dir = tmp_path / "run"
+    ranks = start.ranks(2, settings, run_dir, max_file_bytes={0: 8000}, environment=meeting)
+    printed = ended(ranks, 1)  # the record of the configuration has some 6,600 bytes, and three lines of figures more
+    expected = f"error: {run_dir}/metrics.jsonl: File too large; once it works, the same command with"
+    assert [line.startswith(expected) for line in printed.splitlines() if "error: " in line] == [True], printed
