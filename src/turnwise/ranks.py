@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from torch.distributed import Store
+    from torch.distributed.distributed_c10d import Store
 
 T = TypeVar("T")
 _PATIENCE = timedelta(hours=2)
@@ -198,6 +198,7 @@ def joined() -> Iterator[Ranks]:
 def _meet(alone: Ranks) -> Ranks:
     import torch
     import torch.distributed as dist
+    from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
     global _store
@@ -208,7 +209,7 @@ def _meet(alone: Ranks) -> Ranks:
     try:
         store, index, count = next(rendezvous("env://", timeout=_PATIENCE))
         backends = "cpu:gloo,cuda:nccl" if has_gpu else "gloo"
-        meeting = dist.PrefixStore("turnwise", store)
+        meeting = PrefixStore("turnwise", store)
         dist.init_process_group(backends, store=meeting, rank=index, world_size=count, timeout=_PATIENCE)
         met = Ranks(index=index, count=count, local_index=local_index)
         met = replace(met, started=met.gather(alone.started)[0])

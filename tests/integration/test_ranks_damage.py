@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-import torch.distributed
+from torch._C._distributed_c10d import TCPStore
 
 from integration_runs import SHARDED, assert_same_run, flip_a_bit, newest
 from killed_runs import KillableRun, Starter
@@ -137,7 +137,7 @@ def test_a_disk_that_is_full_when_both_write_ends_both_in_one_line(start: Starte
 @pytest.mark.slow
 def test_of_two_that_end_by_what_one_could_not_write_one_speaks(start: Starter, tmp_path: Path):
     # The first alone writes metrics.jsonl, and the other notices that it is gone: torchrun's store says who has spoken.
-    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     meeting = {"MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     settings = (*SETTINGS, "trainer.save_every=100", "trainer.eval_every=100")
     run_dir = tmp_path / "run"

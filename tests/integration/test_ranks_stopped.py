@@ -125,7 +125,7 @@ def test_a_signal_to_torchrun_saves(tmp_path: Path, whole: Path, number: signal.
     assert newest(run_dir) == read_summary(run_dir).total_steps > 0
 
     again = torchrun([*launcher, *SETTINGS, f"hydra.run.dir={run_dir}"])
-    assert again.communicate(timeout=PATIENCE_S)
+    again.communicate(timeout=PATIENCE_S)
     assert again.returncode == 0
     assert_same_run(whole, run_dir)
 
