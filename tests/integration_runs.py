@@ -8,7 +8,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from turnwise import checkpoint
 from turnwise.checkpoint import RECORD
+from turnwise.report.summary import read_summary
+from turnwise.tracker.bundle import bundle_steps
 
 SMALL = (
     "rollout.num_problems=3",
@@ -20,6 +23,20 @@ SMALL = (
     "trainer.device=cpu",
 )
 """A run of three steps in seconds; later overrides of the same key win."""
+
+SHARDED = (
+    "trainer=fsdp",
+    "trainer.device=cpu",
+    "experiment=chain",  # whose tool runs in process
+    "task.horizon=2",
+    "trainer.learning_rate=1e-5",  # at which answers stay short
+    "rollout.num_problems=2",
+    "rollout.group_size=2",
+    "evaluation.num_problems=2",
+    "trainer.eval_every=2",
+    "trainer.save_every=1",
+)
+"""The same for several processes."""
 
 Run = Callable[..., Path]
 
@@ -36,9 +53,9 @@ def weights(run_dir: Path) -> dict[str, torch.Tensor]:
 
 
 def digests(run_dir: Path) -> dict[str, Any]:
-    """Of the files of the last checkpoint but for the record of its run, which counts the starts."""
+    """Of the files of the last checkpoint, but for the record, which counts the starts, and a file with a random id."""
     files = json.loads((run_dir / "checkpoints" / "last" / "files.json").read_text())
-    return {name: file for name, file in files.items() if name != RECORD}
+    return {name: file for name, file in files.items() if name not in (RECORD, "optimiser/.metadata")}
 
 
 def assert_same_run(one: Path, other: Path) -> None:
@@ -48,3 +65,35 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert left.keys() == right.keys()
     assert all(torch.equal(left[name], right[name]) for name in left)
     assert digests(one) == digests(other)
+
+
+def links(run_dir: Path) -> dict[str, str]:
+    folder = run_dir / "checkpoints"
+    return {path.name: str(path.readlink()) if path.is_symlink() else "" for path in folder.iterdir()}
+
+
+def assert_nothing_was_lost(whole: Path, killed: Path) -> None:
+    """The killed run left what the whole one left, and nothing besides."""
+    assert_same_run(whole, killed)
+    assert links(whole) == links(killed)
+    assert bundle_steps(whole) == bundle_steps(killed)
+    records = [
+        {path.name: path.read_text() for path in one.glob("evaluations/*/step_*.json")} for one in (whole, killed)
+    ]
+    assert records[0] == records[1]
+    names = [sorted(str(path.relative_to(one)) for path in one.rglob("*")) for one in (whole, killed)]
+    assert names[0] == names[1], "half-written files are left"
+    assert read_summary(killed).outcome == "finished"
+
+
+def newest(run_dir: Path) -> int:
+    """The step that the newest whole checkpoint begins with; 0 without any."""
+    found = checkpoint.latest(run_dir / "checkpoints")
+    return 0 if found is None else int(found.name.removeprefix("step_"))
+
+
+def flip_a_bit(path: Path) -> None:
+    """In the middle of the file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)

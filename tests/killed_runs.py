@@ -1,25 +1,27 @@
-"""Starts runs that a test kills, from a process that has the imports behind it."""
+"""Starts runs that a test kills, of one process or of several, from a process that has the imports behind it."""
 
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import psutil
+
+from several_ranks import environment_of
 
 TESTS = Path(__file__).parent
 PATIENCE_S = 240.0
 
 
 class Moment(NamedTuple):
-    """When a run began something: `begin` a step, `evaluate`, `sample`, `update` or `save`."""
+    """When a run began something: `begin` a step, `evaluate`, `sample`, `update`, `save`, or a part of a checkpoint."""
 
     kind: str
     step: int | None
@@ -27,21 +29,18 @@ class Moment(NamedTuple):
 
 
 class KillableRun:
-    """One start of a run, in the process group `pid`."""
+    """One start of a run, or one rank of it, in the process group `pid`."""
 
-    def __init__(self, pid: int, told: IO[bytes], output: Path, moments: Path) -> None:
+    def __init__(self, pid: int, code: Path, output: Path, moments: Path) -> None:
         self.pid = pid
         self.output = output
-        self._told = told
+        self._code = code
         self._moments = moments
-        self._code: int | None = None
 
     @property
     def code(self) -> int | None:
         """The exit code, negative after a signal; None while it runs."""
-        if self._code is None and select.select([self._told], [], [], 0)[0]:
-            self._code = int(self._told.readline())
-        return self._code
+        return int(self._code.read_text()) if self._code.exists() else None
 
     def moments(self) -> list[Moment]:
         """What this start has begun so far."""
@@ -60,41 +59,129 @@ class KillableRun:
             time.sleep(0.002)
         return True
 
-    def wait(self) -> int:
+    def wait(self, patience_s: float = PATIENCE_S) -> int:
         """Waits for its end."""
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + patience_s
         while (code := self.code) is None:
             assert time.monotonic() < deadline, f"it does not end: {self.output.read_text()}"
             time.sleep(0.01)
         return code
 
+    def send(self, number: int) -> None:
+        """Sends a signal to all of its group, and wakes what holds itself."""
+        os.killpg(self.pid, number)
+        os.killpg(self.pid, signal.SIGCONT)
+
     def kill(self, number: int = signal.SIGKILL) -> int:
         """Sends a signal to all of its group, waits for its end and for that of whatever it had started."""
         below = psutil.Process(self.pid).children(recursive=True)
-        os.killpg(self.pid, number)
+        self.send(number)
         code = self.wait()
         assert psutil.wait_procs(below, timeout=30)[1] == [], "it leaves processes behind"
         return code
 
+    def wait_until_held(self) -> None:
+        """Waits until it has stopped itself where it was to hold."""
+        deadline = time.monotonic() + PATIENCE_S
+        while psutil.Process(self.pid).status() != psutil.STATUS_STOPPED:
+            assert self.code is None, f"it ended before it came to be held: {self.output.read_text()}"
+            assert time.monotonic() < deadline, f"it never came to be held: {self.output.read_text()}"
+            time.sleep(0.005)
+
+
+def longest(run: KillableRun, kinds: Sequence[str]) -> dict[str, float]:
+    """How long each of `kinds` took at most until the next of them, or a step, began."""
+    moments = [one for one in run.moments() if one.kind in ("begin", *kinds)]
+    taken: dict[str, float] = {}
+    for one, following in pairwise(moments):
+        taken[one.kind] = max(taken.get(one.kind, 0.0), following.time_s - one.time_s)
+    return taken
+
+
+Hold = tuple[str, int]
+"""The kind of a moment, and its number: there a run stops itself."""
+
 
 class Starter:
-    """Starts runs one after the other."""
+    """Starts runs, one after the other or together."""
 
     def __init__(self, template: subprocess.Popen[bytes], folder: Path) -> None:
         self._template = template
         self._folder = folder
-        self._count = 0
+        self._started: list[KillableRun] = []
 
-    def __call__(self, arguments: Sequence[str], run_dir: Path) -> KillableRun:
-        """Begins a run in `run_dir`; what it prints and its moments go elsewhere."""
-        self._count += 1
-        output, moments = (self._folder / f"{self._count}.{kind}" for kind in ("out", "moments"))
-        line = {"arguments": [*arguments, f"hydra.run.dir={run_dir}"], "output": str(output), "moments": str(moments)}
+    def __call__(
+        self,
+        arguments: Sequence[str],
+        run_dir: Path,
+        *,
+        environment: Mapping[str, str] | None = None,
+        hold: Hold | None = None,
+        max_file_bytes: int | None = None,
+    ) -> KillableRun:
+        """Begins a run in `run_dir`; what it prints and its moments go elsewhere.
+
+        Args:
+            arguments: Of the command line.
+            run_dir: The run's folder.
+            environment: Variables to add.
+            hold: Where it stops itself.
+            max_file_bytes: What the system refuses to let a file of it grow beyond, as a full disk would.
+        """
+        output, moments, code = (self._folder / f"{len(self._started)}.{kind}" for kind in ("out", "moments", "code"))
+        line = {
+            "arguments": [*arguments, f"hydra.run.dir={run_dir}"],
+            "output": str(output),
+            "moments": str(moments),
+            "code": str(code),
+            "environment": dict(environment or {}),
+            "hold": hold,
+            "max_file_bytes": max_file_bytes,
+        }
         stdin, stdout = self._template.stdin, self._template.stdout
         assert stdin is not None
         assert stdout is not None
         stdin.write(json.dumps(line).encode() + b"\n")
-        return KillableRun(int(stdout.readline()), stdout, output, moments)
+        self._started.append(KillableRun(int(stdout.readline()), code, output, moments))
+        return self._started[-1]
+
+    def ranks(
+        self,
+        num_ranks: int,
+        arguments: Sequence[str],
+        run_dir: Path,
+        *,
+        hold: Mapping[int, Hold] | None = None,
+        max_file_bytes: Mapping[int, int] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> list[KillableRun]:
+        """Begins the ranks of one run, as torchrun would.
+
+        Args:
+            num_ranks: Processes.
+            arguments: Of each command line.
+            run_dir: The run's folder.
+            hold: Where single ranks stop themselves.
+            max_file_bytes: As for one run, of single ranks.
+            environment: What all of them find, beside where they meet or in its place.
+        """
+        return [
+            self(
+                arguments,
+                run_dir,
+                environment={**of_rank, **(environment or {})},
+                hold=(hold or {}).get(rank),
+                max_file_bytes=(max_file_bytes or {}).get(rank),
+            )
+            for rank, of_rank in enumerate(environment_of(num_ranks))
+        ]
+
+    def end(self) -> None:
+        """Kills whatever of them is still there."""
+        for run in self._started:
+            if run.code is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(run.pid, signal.SIGKILL)
 
 
 @contextmanager
@@ -115,9 +202,9 @@ def starter(folder: Path) -> Iterator[Starter]:
     ) as template:
         assert template.stdout is not None
         assert template.stdout.readline() == b"ready\n"
+        runs = Starter(template, folder)
         try:
-            yield Starter(template, folder)
+            yield runs
         finally:
-            for child in psutil.Process(template.pid).children():
-                os.killpg(child.pid, signal.SIGKILL)
+            runs.end()
             template.kill()

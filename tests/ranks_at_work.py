@@ -19,7 +19,7 @@ from turnwise.config.errors import ConfigError
 from turnwise.loss.clipped import ClippedLoss
 from turnwise.model.sharding import Sharding, make_mesh
 from turnwise.protocols import PolicyLoss
-from turnwise.ranks import RankFailed, Ranks
+from turnwise.ranks import RankFailed, RankLost, Ranks, noticing_loss
 from turnwise.reward.outcome import OutcomeReward
 from turnwise.rollout.divided import DividedSampler
 from turnwise.rollout.sampler import Rollout
@@ -224,3 +224,24 @@ def sample_together(ranks: Ranks) -> dict[str, Any]:
         return found
 
     return asyncio.run(run())
+
+
+def outlive(ranks: Ranks, folder: str) -> None:
+    """Writes down what each rank hears of work that fails on the first, and then of the end of the second."""
+    heard = Path(folder) / f"heard-{ranks.index}"
+    with heard.open("w") as file:
+        try:
+            ranks.by_first(_fail)
+        except (OSError, RankFailed) as error:
+            print(f"{type(error).__name__}: {error}", file=file, flush=True)
+        if not ranks.is_first:
+            os._exit(0)
+        try:
+            with noticing_loss(lambda: "go on"):
+                ranks.wait()
+        except RankLost as error:
+            print(f"{type(error).__name__}: {error}", file=file)
+
+
+def _fail() -> None:
+    raise OSError("no space")

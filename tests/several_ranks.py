@@ -44,6 +44,17 @@ def _rank(index: int, num_ranks: int, meeting: str, function: Callable[..., Any]
         dist.destroy_process_group()
 
 
+def environment_of(num_ranks: int) -> list[dict[str, str]]:
+    """The variables by which each of the ranks of one start meets the others, as torchrun gives them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    meeting = {"WORLD_SIZE": str(num_ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [
+        {**meeting, "OMP_NUM_THREADS": "1", "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(num_ranks)
+    ]
+
+
 def started(
     num_ranks: int, *arguments: str, of_rank: dict[int, list[str]] | None = None
 ) -> list[subprocess.Popen[str]]:
@@ -54,20 +65,15 @@ def started(
         arguments: Of each.
         of_rank: Further ones of single ranks.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {"WORLD_SIZE": str(num_ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    environment |= {"OMP_NUM_THREADS": "1"}
     return [
         subprocess.Popen(
             [sys.executable, str(MAIN), *arguments, *(of_rank or {}).get(rank, [])],
-            env={**os.environ, **environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env={**os.environ, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in range(num_ranks)
+        for rank, environment in enumerate(environment_of(num_ranks))
     ]
 
 

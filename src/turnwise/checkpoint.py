@@ -6,7 +6,7 @@ import pickle
 import platform
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
@@ -19,17 +19,24 @@ from turnwise.manifest import damage_of, write_manifest
 from turnwise.model.sharding import is_dealt_out, read_parts, write_parts
 from turnwise.protocols import Policy
 from turnwise.ranks import ALONE, Ranks
+from turnwise.rotation import (
+    draft_of,
+    found_checkpoints,
+    note_of,
+    path_of,
+    point,
+    publish,
+    remove_leftovers,
+    tidy,
+)
 from turnwise.seeding import generator_states, set_generator_states
 from turnwise.tracker.atomic import write_atomically
 from turnwise.types import TokenBatch
 
 RECORD = "run.json"
 """In a checkpoint: the record of the run that made it, a copy of the `config.json` beside the checkpoints."""
-_PREFIX = "step_"
-_TEMPORARY = ".tmp-"
 _WHOLE, _PARTS = "optimiser.pt", "optimiser"
 """The optimiser's state of one process, and that of a policy that is dealt out."""
-_EVALUATION = "evaluation.json"
 
 log = logging.getLogger(__name__)
 
@@ -72,36 +79,23 @@ def save(folder: Path, step: int, *, policy: Policy, task: Cursor, keep: int, ra
     """
     if step < 0 or keep < 0:
         raise ValueError(f"step={step}, keep={keep}: expected both >= 0")
-    target = folder / f"{_PREFIX}{step}"
-    draft = folder / f"{_TEMPORARY}{target.name}"
+    target, draft = path_of(folder, step), draft_of(folder, step)
     is_last = ranks.is_first and (folder / "last").resolve() == target.resolve()
     if ranks.gather(is_last and damage_of(target, reads_all=True) is None)[0]:  # resumed here, stopped at once
-        if ranks.is_first:
-            _tidy(folder, step, keep)
+        ranks.by_first(lambda: tidy(folder, step, keep))
         return target
     try:
         with naming(target):
-            if ranks.is_first:
-                folder.mkdir(parents=True, exist_ok=True)
-                _remove_leftovers(folder)
-                draft.mkdir()
-            ranks.wait()
+            ranks.by_first(lambda: _begin(draft))
             policy.save_pretrained(draft)
             _write_optimiser(policy.state_dict(), draft)
-            ranks.wait()
-            if ranks.is_first:
-                _complete(draft, step, task)
-        if ranks.is_first:
-            if target.exists():
-                target.rename(folder / f"{_TEMPORARY}replaced-{target.name}")
-            draft.rename(target)
-            _point(folder, "last", target)
+            ranks.by_first(lambda: _complete(draft, step, task))
+            ranks.by_first(lambda: publish(draft, target))
     finally:
         if ranks.is_first:
-            _remove_leftovers(folder)
-    if ranks.is_first:
-        _tidy(folder, step, keep)
-    ranks.wait()
+            with suppress(OSError):  # a rank that has not heard of a failure yet may write on; the next save removes it
+                remove_leftovers(folder)
+    ranks.by_first(lambda: tidy(folder, step, keep))
     return target
 
 
@@ -117,10 +111,10 @@ def note_accuracy(folder: Path, step: int, accuracy: float | None, *, keep: int)
         accuracy: Over all evaluation sets, such as `tracker.evaluations.overall_accuracy`; None notes nothing.
         keep: As for `save`.
     """
-    path = folder / f"{_PREFIX}{step}"
+    path = path_of(folder, step)
     if accuracy is not None and path.is_dir():
-        write_atomically(path / _EVALUATION, (json.dumps({"accuracy": accuracy}) + "\n").encode())
-        _tidy(folder, step, keep)
+        write_atomically(note_of(path), (json.dumps({"accuracy": accuracy}) + "\n").encode())
+        tidy(folder, step, keep)
 
 
 def latest(folder: Path) -> Path | None:
@@ -131,7 +125,7 @@ def latest(folder: Path) -> Path | None:
     Raises:
         ValueError: There are checkpoints, but none is whole; the message names what is wrong with each.
     """
-    candidates = [(folder / "last").resolve(), *reversed([path.resolve() for path in _checkpoints(folder)])]
+    candidates = [(folder / "last").resolve(), *reversed([path.resolve() for path in found_checkpoints(folder)])]
     damaged: list[str] = []
     for path in dict.fromkeys(path for path in candidates if path.is_dir()):
         if (damage := damage_of(path, reads_all=True)) is None:
@@ -187,8 +181,8 @@ def _fitting(path: Path) -> Iterator[None]:
 
 def take_back(folder: Path, step: int) -> None:
     """Points `last` at the checkpoint of `step`, from which a run goes on, and removes those of later steps."""
-    _point(folder, "last", folder / f"{_PREFIX}{step}")
-    _tidy(folder, step, keep=0)
+    point(folder, "last", path_of(folder, step))
+    tidy(folder, step, keep=0)
 
 
 def save_batch(batch: TokenBatch, path: Path) -> None:
@@ -221,6 +215,12 @@ def _read_optimiser(policy: Policy, folder: Path) -> dict[str, Any] | None:
     return None if is_dealt else _load(folder / _WHOLE)
 
 
+def _begin(draft: Path) -> None:
+    draft.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(draft.parent)
+    draft.mkdir()
+
+
 def _complete(draft: Path, step: int, task: Cursor) -> None:
     """Writes what one process knows of the checkpoint, and forces all of it to disk."""
     _dump(generator_states(), draft / "rng.pt")
@@ -249,56 +249,3 @@ def _load(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
         raise ValueError(f"checkpoint file {path} cannot be read: {error}") from error
-
-
-def steps(folder: Path) -> list[int]:
-    """The steps of the checkpoints in `folder`, damaged ones among them, oldest first."""
-    numbers = [path.name.removeprefix(_PREFIX) for path in folder.glob(f"{_PREFIX}*") if path.is_dir()]
-    return sorted(map(int, filter(str.isdecimal, numbers)))
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    return [folder / f"{_PREFIX}{step}" for step in steps(folder)]
-
-
-def _point(folder: Path, name: str, target: Path) -> None:
-    link = folder / f"{_TEMPORARY}{name}"
-    link.symlink_to(target.name)
-    if (folder / name).is_dir() and not (folder / name).is_symlink():
-        shutil.rmtree(folder / name)  # a copy of the folder by what knows no links
-    link.replace(folder / name)
-    force_to_disk(folder)
-
-
-def _tidy(folder: Path, step: int, keep: int) -> None:
-    """Removes what a kill left and checkpoints after `step`, points `best`, and drops all but the `keep` newest."""
-    _remove_leftovers(folder)
-    paths = {int(path.name.removeprefix(_PREFIX)): path for path in _checkpoints(folder)}
-    for later in [number for number in paths if number > step]:
-        shutil.rmtree(paths.pop(later))
-    noted = {path: accuracy for path in paths.values() if (accuracy := _noted_accuracy(path)) is not None}
-    best = max(noted, key=noted.__getitem__, default=None)
-    if best is None:
-        (folder / "best").unlink(missing_ok=True)
-    elif (folder / "best").resolve() != best.resolve():
-        _point(folder, "best", best)
-    last = (folder / "last").resolve()
-    for path in list(paths.values())[:-keep] if keep else []:
-        if path != best and path.resolve() != last:
-            shutil.rmtree(path)
-
-
-def _noted_accuracy(path: Path) -> float | None:
-    """What `note_accuracy` noted of a checkpoint; None where it did not, or the note is damaged: the run goes on."""
-    try:
-        return float(json.loads((path / _EVALUATION).read_text())["accuracy"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _remove_leftovers(folder: Path) -> None:
-    for path in folder.glob(f"{_TEMPORARY}*"):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()

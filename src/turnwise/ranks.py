@@ -1,15 +1,19 @@
 """The processes of one run: each samples its share of a step's groups and holds its shard of the policy."""
 
 import os
+import re
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
 
 T = TypeVar("T")
 _PATIENCE = timedelta(hours=2)
@@ -18,6 +22,19 @@ _PATIENCE = timedelta(hours=2)
 
 class RankFailed(RuntimeError):
     """Another rank failed in what all of them were at; its own traceback says more."""
+
+
+class RankLost(RuntimeError):
+    """Another rank has ended without a word to this one, as one that is killed does."""
+
+
+_LOST = re.compile(
+    r"gloo/transport/.*(Connection closed by peer|Connection reset by peer|Broken pipe)"
+    r"|NCCL.*remote process exited",
+    re.DOTALL,
+)
+"""What gloo and NCCL say, in a plain RuntimeError the one and a DistBackendError the other, when a peer is gone."""
+_SPOKEN = "turnwise/spoken"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +91,14 @@ class Ranks:
         check_all_well([failure for _, failure in results])
         return [result for of_rank, _ in results for result in of_rank]
 
+    def by_first(self, work: Callable[[], Any]) -> None:
+        """Has the first rank do `work`, in which the ranks must not meet; where that fails it fails on all.
+
+        Raises:
+            RankFailed: The first met an exception. There it is raised as it is.
+        """
+        self.together(lambda: work() if self.is_first else None)
+
     def total(self, tensor: Tensor) -> Tensor:
         """The sum over the ranks of tensors of one shape, on the device of this one's."""
         if self.count == 1:
@@ -103,11 +128,52 @@ def check_all_well(failures: Sequence[str]) -> None:
 
 ALONE = Ranks()
 _current = ALONE
+_store: "Store | None" = None
+"""Where they met, if that is torchrun's own process: it outlives them."""
 
 
 def current() -> Ranks:
     """The ranks that `joined` met; otherwise this process is alone."""
     return _current
+
+
+@contextmanager
+def noticing_loss(remedy: Callable[[], str]) -> Iterator[None]:
+    """Has what breaks because another rank has ended be a RankLost, whichever library meets it; all else passes.
+
+    Args:
+        remedy: What to do then.
+
+    Raises:
+        RankLost: A connection between ranks was closed at its other end.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not _is_loss(error):
+            raise
+        raise RankLost(f"another process of this run has ended; {remedy()}") from error
+
+
+def _is_loss(error: RuntimeError) -> bool:
+    if isinstance(error, RankLost | RankFailed):
+        return False
+    from torch.distributed import DistNetworkError
+
+    return _LOST.search(str(error)) is not None or (_current.count > 1 and isinstance(error, DistNetworkError))
+
+
+def is_first_to_speak() -> bool:
+    """Whether no rank has asked this before, so that of those that end one alone says why.
+
+    It is torchrun that keeps count; where another program started the ranks each is the first.
+    """
+    return _store is None or _store.add(_SPOKEN, 1) == 1
+
+
+def has_torchrun() -> bool:
+    """Whether torchrun started this process, and is there: it keeps the place of meeting, and passes signals on."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True)
 
 
 @contextmanager
@@ -132,14 +198,25 @@ def joined() -> Iterator[Ranks]:
 def _meet(alone: Ranks) -> Ranks:
     import torch
     import torch.distributed as dist
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
 
+    global _store
     has_gpu = torch.cuda.is_available()
     local_index = int(os.environ.get("LOCAL_RANK", "0"))
     if has_gpu and local_index < torch.cuda.device_count():  # `config.checks` refuses what needs more than there are
         torch.cuda.set_device(local_index)
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if has_gpu else "gloo", timeout=_PATIENCE)
+        store, index, count = next(rendezvous("env://", timeout=_PATIENCE))
+        backends = "cpu:gloo,cuda:nccl" if has_gpu else "gloo"
+        meeting = PrefixStore("turnwise", store)
+        dist.init_process_group(backends, store=meeting, rank=index, world_size=count, timeout=_PATIENCE)
+        met = Ranks(index=index, count=count, local_index=local_index)
+        met = replace(met, started=met.gather(alone.started)[0])
     except (RuntimeError, ValueError) as error:
+        if _LOST.search(str(error)):
+            raise
         raise ValueError(f"the other processes of torchrun cannot be met: {error}") from error
-    met = Ranks(index=dist.get_rank(), count=dist.get_world_size(), local_index=local_index)
-    return replace(met, started=met.gather(alone.started)[0])
+    if has_torchrun():
+        _store = store
+    return met

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from turnwise.config.stopping import on_first_signal
@@ -29,6 +30,32 @@ def ended(*numbers: int) -> tuple[int, str]:
 def test_the_second_of_two_signals_ends_the_process():
     assert ended(signal.SIGTERM, signal.SIGINT) == (-signal.SIGINT, "heard SIGTERM\ngoes on\n")
     assert ended(signal.SIGINT, signal.SIGINT) == (-signal.SIGINT, "heard SIGINT\ngoes on\n")
+
+
+PASSED_ON = """
+import os, signal, sys, time
+from turnwise.config.stopping import on_first_signal
+
+with on_first_signal(lambda number: print("heard", number.name, flush=True)):
+    os.kill(os.getpid(), int(sys.argv[1]))
+    os.kill(os.getpid(), int(sys.argv[1]))
+os.kill(os.getpid(), int(sys.argv[1]))
+print("goes on", flush=True)
+time.sleep(60)
+"""
+
+
+def test_what_torchrun_passes_on_is_no_second_signal_but_a_later_one_is():
+    for number in (signal.SIGTERM, signal.SIGINT):
+        command = [sys.executable, "-c", PASSED_ON, str(number.value)]
+        environment = {"PYTHONPATH": str(SRC), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == f"heard {number.name}\n"
+            assert process.stdout.readline() == "goes on\n"
+            time.sleep(1.5)
+            process.send_signal(number)
+            assert process.wait(timeout=30) == -number
 
 
 def test_without_a_signal_all_is_as_before():

@@ -9,19 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from integration_runs import SMALL, Run, assert_same_run
+from integration_runs import SMALL, Run, assert_same_run, flip_a_bit
 from killed_runs import Starter
 from turnwise import checkpoint
 from turnwise.config.errors import ConfigError
 from turnwise.manifest import damage_of
 
 SETTINGS = (*SMALL, "evaluation.num_problems=4")
-
-
-def flip_a_bit(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
 
 
 def test_a_damaged_last_checkpoint_is_passed_over_and_its_steps_are_made_again(

@@ -4,53 +4,16 @@ import json
 import random
 import signal
 import time
-from itertools import cycle, islice, pairwise
+from itertools import cycle, islice
 from pathlib import Path
 
 import pytest
 
-from integration_runs import SMALL, assert_same_run
-from killed_runs import KillableRun, Starter
-from turnwise import checkpoint
-from turnwise.report.summary import read_summary
-from turnwise.tracker.bundle import bundle_steps
+from integration_runs import SMALL, assert_nothing_was_lost, newest
+from killed_runs import Starter, longest
 
 KINDS = ("save", "sample", "update", "evaluate")
 """What a run is killed in, in turn."""
-
-
-def links(run_dir: Path) -> dict[str, str]:
-    folder = run_dir / "checkpoints"
-    return {path.name: str(path.readlink()) if path.is_symlink() else "" for path in folder.iterdir()}
-
-
-def assert_nothing_was_lost(whole: Path, killed: Path) -> None:
-    """The killed run left what the whole one left, and nothing besides."""
-    assert_same_run(whole, killed)
-    assert links(whole) == links(killed)
-    assert bundle_steps(whole) == bundle_steps(killed)
-    records = [
-        {path.name: path.read_text() for path in one.glob("evaluations/*/step_*.json")} for one in (whole, killed)
-    ]
-    assert records[0] == records[1]
-    names = [sorted(str(path.relative_to(one)) for path in one.rglob("*")) for one in (whole, killed)]
-    assert names[0] == names[1], "half-written files are left"
-    assert read_summary(killed).outcome == "finished"
-
-
-def newest(run_dir: Path) -> int:
-    """The step that the newest whole checkpoint begins with; 0 without any."""
-    found = checkpoint.latest(run_dir / "checkpoints")
-    return 0 if found is None else int(found.name.removeprefix("step_"))
-
-
-def longest(run: KillableRun) -> dict[str, float]:
-    """How long each kind took at most until the next began."""
-    moments = run.moments()
-    taken: dict[str, float] = {}
-    for one, following in pairwise(moments):
-        taken[one.kind] = max(taken.get(one.kind, 0.0), following.time_s - one.time_s)
-    return taken
 
 
 def kill_again_and_again(
@@ -59,7 +22,7 @@ def kill_again_and_again(
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     first = start(settings, whole)
     assert first.wait() == 0, first.output.read_text()
-    taken = longest(first)
+    taken = longest(first, KINDS)
     draw = random.Random(seed)
     first_step, half_written = 0, 0
     for kind in islice(cycle(KINDS), kills):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from turnwise import checkpoint
+from turnwise import checkpoint, rotation
 from turnwise.seeding import seed_everything
 
 
@@ -328,7 +328,7 @@ def test_a_kill_at_any_moment_of_saving_leaves_a_whole_one_and_no_trace(tmp_path
 def test_a_kill_between_rename_and_link_still_finds_a_whole_one(tmp_path, monkeypatch):
     save(tmp_path, 1)
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint, "_point", lambda folder, name, target: None)
+        patched.setattr(rotation, "point", lambda folder, name, target: None)
         save(tmp_path, 2)
     assert str((tmp_path / "last").readlink()) == "step_1"
     latest = checkpoint.latest(tmp_path)

@@ -11,11 +11,12 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 
+from turnwise.config.errors import GOES_ON
 from turnwise.config.stopping import INTERRUPTED, Preempted, Stop, on_first_signal, stop_when_told
 from turnwise.config.wiring import say
 from turnwise.disk import DISK_ERRORS
 from turnwise.protocols import Tracker
-from turnwise.ranks import current
+from turnwise.ranks import current, noticing_loss
 from turnwise.report.closing import closing_table
 from turnwise.report.evaluations import write_table
 from turnwise.report.page import write_report
@@ -74,10 +75,11 @@ def closing(run_dir: Path, tracker: Tracker | ExitStack, console: Console) -> It
     started = perf_counter() - seconds_before(run_dir)
     outcome, why = Outcome.failed, ""
     try:
-        yield
+        with noticing_loss(lambda: f"{GOES_ON}{_from_where(run_dir)}"):
+            yield
         outcome = Outcome.finished
     except KeyboardInterrupt as told:
-        outcome, why = Outcome.stopped, "interrupted; the same command with this hydra.run.dir goes on from here"
+        outcome, why = Outcome.stopped, f"interrupted; {GOES_ON} from here"
         raise SystemExit(0 if isinstance(told, Preempted) else INTERRUPTED) from None
     except Exception as error:
         why = f"{type(error).__name__}: {error}"
@@ -91,6 +93,11 @@ def closing(run_dir: Path, tracker: Tracker | ExitStack, console: Console) -> It
                 if outcome is Outcome.finished or error.errno not in DISK_ERRORS:
                     raise
                 say(console, f"warning: {error}: there is no report")  # why the run ended matters more
+
+
+def _from_where(run_dir: Path) -> str:
+    last = (run_dir / "checkpoints" / "last").resolve()
+    return f" after {last.name.replace('_', ' ')}" if last.is_dir() else ""
 
 
 def _leave_word(

@@ -1,6 +1,7 @@
 """A mistake of the user ends with one clear line and exit code 2, a bug or failure with its traceback and 1.
 
-A tool that broke and a disk that is full, which no traceback would explain, end with one line and exit code 1.
+A tool that broke, a disk that is full and another process of the run that has ended, which no traceback would explain,
+end with one line and exit code 1.
 """
 
 import difflib
@@ -28,14 +29,15 @@ from turnwise.config.options import option_groups
 from turnwise.disk import DISK_ERRORS
 from turnwise.env.breaker import BrokenToolError
 from turnwise.health import Collapsed
-from turnwise.ranks import RankFailed, current
+from turnwise.ranks import RankFailed, RankLost, current, is_first_to_speak, noticing_loss
 from turnwise.watchdog import Stuck
 
 _WANTS_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
 _MAX_LENGTH = 600
 _MAX_LIST_LENGTH = 2400
 """Of a line that may list what is wrong, such as files that are missing."""
-_GOES_ON = "once it works, the same command with this hydra.run.dir goes on"
+GOES_ON = "the same command with this hydra.run.dir goes on"
+_GOES_ON = f"once it works, {GOES_ON}"
 
 
 class ConfigError(ValueError):
@@ -78,6 +80,8 @@ def building() -> Iterator[None]:
 def clean_exit(job: CodeType | None = None) -> Iterator[None]:
     """Ends the process with one line on stderr: exit code 2 for the user's mistake, 1 for a broken tool or full disk.
 
+    It is 1 too where another process of the run has ended; who notices first says so.
+
     Hydra prints errors its own way unless HYDRA_FULL_ERROR asks for exceptions, so it is asked here; a user who
     sets that variable sees every traceback. Of several ranks, which all end by the same mistake, the first says so.
 
@@ -87,7 +91,8 @@ def clean_exit(job: CodeType | None = None) -> Iterator[None]:
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        yield
+        with noticing_loss(lambda: GOES_ON):
+            yield
     except KeyboardInterrupt:
         if job is None:
             raise
@@ -105,7 +110,7 @@ def clean_exit(job: CodeType | None = None) -> Iterator[None]:
         _say(f"{error}; its checkpoints and health.jsonl, with all alarms, are in its folder")
         sys.exit(1)
     except Stuck as error:
-        _say(f"{error}; {_GOES_ON}")
+        print(f"error: {error}; {_GOES_ON}", file=sys.stderr)  # whichever rank it is
         if job is None:
             sys.exit(1)
         sys.stdout.flush()
@@ -113,11 +118,15 @@ def clean_exit(job: CodeType | None = None) -> Iterator[None]:
     except RankFailed as error:
         _say(str(error))
         sys.exit(1)
+    except RankLost as error:
+        if is_first_to_speak():
+            print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
     except (ConfigError, HydraException, OmegaConfBaseException, YAMLError) as error:
         _exit(error, explain(error))
     except (ValueError, OSError) as error:
         if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-            print(f"error: {error.filename or 'the disk'}: {error.strerror}; {_GOES_ON}", file=sys.stderr)
+            _say(f"{error.filename or 'the disk'}: {error.strerror}; {_GOES_ON}")
             sys.exit(1)
         if job is None or any(frame.f_code is job for frame, _ in traceback.walk_tb(error.__traceback__)):
             raise
@@ -200,4 +209,5 @@ def _exit(error: Exception, line: str) -> NoReturn:
 
 def _say(line: str) -> None:
     if current().is_first:
+        is_first_to_speak()  # whoever only notices that this rank has ended adds nothing
         print(f"error: {line}", file=sys.stderr)

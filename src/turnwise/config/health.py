@@ -19,6 +19,7 @@ from turnwise.health import Collapsed, Health
 from turnwise.health_settings import Action
 from turnwise.protocols import Policy, Task
 from turnwise.ranks import current
+from turnwise.rotation import found_steps
 from turnwise.seeding import derive_seed
 from turnwise.tracker.bundle import bundle_path, bundle_steps
 from turnwise.tracker.files import read_metrics, write_metrics
@@ -77,7 +78,7 @@ def go_back(
     times = num_roll_backs(run_dir)
     folder = run_dir / "checkpoints"
     before = alarm.since if isinstance(trouble, Collapsed) else alarm.step + 1
-    good = max((step for step in checkpoint.steps(folder) if step < before), default=None)
+    good = max((step for step in found_steps(folder) if step < before), default=None)
     if times >= health.max_roll_backs or good is None:
         why = "there is no checkpoint from before" if good is None else f"it did so {times} times already"
         if ranks.is_first:

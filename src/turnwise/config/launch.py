@@ -20,7 +20,7 @@ from turnwise.config.provenance import CONFIG_FILE, check_same_run, describe_run
 from turnwise.config.stopping import INTERRUPTED, is_told_to_stop
 from turnwise.env.breaker import BrokenToolError
 from turnwise.health import Collapsed
-from turnwise.ranks import Ranks, current
+from turnwise.ranks import ALONE, Ranks, current
 from turnwise.report.summary import Outcome, summarise_run, write_summary
 from turnwise.tracker.atomic import write_atomically
 from turnwise.watchdog import Stuck
@@ -62,8 +62,11 @@ def _launch(config: DictConfig, hydra: DictConfig) -> None:
                 record = describe_run(components, choices=hydra.runtime.choices, overrides=given_overrides(hydra))
                 if ranks.is_first:
                     check_same_run(run_dir, record)
-                    held.enter_context(alone_in(run_dir))
+                    held.enter_context(alone_in(run_dir, ranks))
                     write_config(run_dir, record)
+            with building():
+                if not ranks.is_first:
+                    held.enter_context(alone_in(run_dir, ranks))
             try:
                 mode(components, run_dir)
             except ConfigError as error:
@@ -99,15 +102,20 @@ def _check_ranks(ranks: Ranks, mode: Mode, hydra: DictConfig) -> None:
 
 
 @contextmanager
-def alone_in(run_dir: Path) -> Iterator[None]:
-    """Holds the folder for this process.
+def alone_in(run_dir: Path, ranks: Ranks = ALONE) -> Iterator[None]:
+    """Holds the folder for this process; of several ranks for each, the first before the others.
+
+    So no run begins there as long as one of them may still write.
 
     Raises:
-        ConfigError: Another process works in it.
+        ConfigError: A process of another run works in it.
     """
     descriptor = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if ranks.is_first:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if ranks.count > 1:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
         raise ConfigError(f"hydra.run.dir={run_dir}: another process works in this folder; name another") from None

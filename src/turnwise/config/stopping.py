@@ -1,15 +1,18 @@
 """A run is told to stop by SIGINT or SIGTERM, or by a file where no signal reaches it."""
 
 import asyncio
+import ctypes
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Timer
+from time import monotonic
 from typing import Any
 
-from turnwise.ranks import current
+from turnwise.ranks import has_torchrun
 
 STOP_FILE = "TURNWISE_STOP_FILE"
 """Environment variable with the path of a file; when it appears, every run that was given it saves and ends.
@@ -21,6 +24,8 @@ INTERRUPTED = 130
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SHOW_CURSOR = b"\x1b[?25h"
 _POLL_S = 0.3
+_PASSED_ON_S = 1.0
+"""Within this time of the first signal another one is torchrun's, which passes on what it was sent together with us."""
 
 
 class Preempted(KeyboardInterrupt):
@@ -56,17 +61,29 @@ def on_first_signal(act: Callable[[signal.Signals], None]) -> Iterator[None]:
     """The first SIGINT or SIGTERM calls `act`; the next of either is the kernel's, which ends the process at once.
 
     That stays so until the process ends: whoever has asked twice does not wait for an operation that hangs. Without a
-    signal everything is as before on the way out. What the process was started to ignore, it goes on to ignore.
+    signal everything is as before on the way out. What the process was started to ignore, it goes on to ignore. Where
+    torchrun started this process, a second signal counts from a second after the first.
 
     Args:
         act: Called between two instructions of the main thread, so it should do little.
     """
+    since: float | None = None
 
-    def first(number: int, _: object) -> None:
-        for one in heeded:
-            signal.signal(one, signal.SIG_DFL)
-        if current().count > 1 and number == signal.SIGINT:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which torchrun sends behind a Ctrl-C that came here too
+    def heed(number: int, _: object) -> None:
+        nonlocal since
+        if since is not None:
+            if monotonic() - since > _PASSED_ON_S:
+                signal.signal(number, signal.SIG_DFL)
+                signal.raise_signal(number)
+            return
+        since = monotonic()
+        if has_torchrun():
+            later = Timer(_PASSED_ON_S, _leave_to_the_kernel, [heeded])
+            later.daemon = True
+            later.start()
+        else:
+            for one in heeded:
+                signal.signal(one, signal.SIG_DFL)
         if sys.stdout.isatty():
             os.write(sys.stdout.fileno(), _SHOW_CURSOR)  # which a display hides, and nobody would bring back
         act(signal.Signals(number))
@@ -74,10 +91,16 @@ def on_first_signal(act: Callable[[signal.Signals], None]) -> Iterator[None]:
     before = {one: signal.getsignal(one) for one in _SIGNALS}
     heeded = [one for one in _SIGNALS if before[one] is not signal.SIG_IGN]
     for one in heeded:
-        signal.signal(one, first)
+        signal.signal(one, heed)
     try:
         yield
     finally:
         for one in heeded:
-            if signal.getsignal(one) is first:
+            if since is None and signal.getsignal(one) is heed:
                 signal.signal(one, before[one])
+
+
+def _leave_to_the_kernel(signals: Sequence[signal.Signals]) -> None:
+    """Has them end the process at once; from any thread, where `signal.signal` is for the main one alone."""
+    for one in signals:
+        ctypes.pythonapi.PyOS_setsig(int(one), ctypes.c_void_p(int(signal.SIG_DFL)))

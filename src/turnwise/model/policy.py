@@ -256,9 +256,8 @@ class TorchPolicy:
 
         transformers_logging.disable_progress_bar()
         weights = self.weights()
-        if self._ranks.is_first:
-            self._model.save_pretrained(folder, state_dict=weights)
-            self._renderer.save_pretrained(folder)
+        self._ranks.by_first(lambda: self._model.save_pretrained(folder, state_dict=weights))
+        self._ranks.by_first(lambda: self._renderer.save_pretrained(folder))
 
     def load_pretrained(self, folder: Path) -> None:
         """Reads the weights that `save_pretrained` wrote; those under an adapter never changed.
