@@ -11,9 +11,10 @@ from typing import Any, cast
 
 from torch import nn
 
-from turnwise.engine.vllm.backend import SLEEP_LEVEL, Backend, Sampled
+from turnwise.engine.vllm.backend import SLEEP_LEVEL, Backend, Gone, Sampled
 from turnwise.engine.vllm.heads import cpu_head_size, head_size, padded_config
-from turnwise.engine.vllm.rollout import VLLMRolloutEngine
+from turnwise.engine.vllm.rollout import PATIENCE_S, VLLMRolloutEngine
+from turnwise.engine.vllm.traits import LOGPROBS_MODE
 from turnwise.engine.vllm.worker import EXTENSION
 
 INSTALL = (
@@ -79,7 +80,7 @@ class VLLM:
         finally:
             folder.cleanup()
         max_positions = llm.model_config.max_model_len
-        return started(ChildProcesses(llm), model, stop_token_ids, max_positions=max_positions, sleeps=self.sleep)
+        return started([ChildProcesses(llm)], model, stop_token_ids, max_positions=max_positions, sleeps=self.sleep)
 
     def arguments(self, model: nn.Module, folder: Path) -> dict[str, Any]:
         """vLLM's engine arguments, after writing the configuration of `model` into `folder`.
@@ -109,7 +110,7 @@ class VLLM:
             "skip_tokenizer_init": True,
             "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
             "worker_extension_cls": EXTENSION,
-            "logprobs_mode": "processed_logprobs",  # after temperature, top-k and top-p
+            "logprobs_mode": LOGPROBS_MODE,
             "enable_prefix_caching": True,
             "block_size": self.block_size,
             "max_num_seqs": self.max_batch_size,
@@ -150,28 +151,42 @@ def _cache_bytes(model: nn.Module, padded_head_size: int) -> int:
 
 
 def started(
-    backend: Backend, model: nn.Module, stop_token_ids: frozenset[int], *, max_positions: int, sleeps: bool
+    backends: Sequence[Backend],
+    model: nn.Module,
+    stop_token_ids: frozenset[int],
+    *,
+    max_positions: int,
+    sleeps: bool,
+    timeout_s: float = PATIENCE_S,
 ) -> VLLMRolloutEngine:
-    """The engine around a vLLM that was started with `VLLM.arguments`."""
+    """The engine around vLLMs that were started with `VLLM.arguments`."""
     return VLLMRolloutEngine(
-        backend,
+        backends,
         model,
         stop_token_ids,
         max_positions=max_positions,
         dtype=next(model.parameters()).dtype,
         padded_head_size=engine_head_size(model),
         sleeps=sleeps,
+        timeout_s=timeout_s,
     )
 
 
 class ChildProcesses:
-    """vLLM's asynchronous engine: its scheduler and its worker are child processes."""
+    """vLLM's asynchronous engine: its scheduler and its worker are child processes, which do not come back."""
+
+    name = "vLLM"
+    network = None
 
     def __init__(self, llm: Any) -> None:
         """Takes an `AsyncLLM` over."""
         self._llm: Any = llm
         self._numbers = count()
         self._is_watched = False
+
+    async def meet(self) -> None:
+        """Nothing else can be started in their place."""
+        raise Gone("its processes have ended")
 
     async def generate(self, token_ids: Sequence[int], sampling: Mapping[str, Any]) -> Sampled:
         """Samples after `token_ids`."""
