@@ -148,9 +148,7 @@ def test_missing_vllm_names_the_ways_to_get_it(tmp_path: Path) -> None:
 
 
 def test_no_server_at_the_url() -> None:
-    with pytest.raises(
-        ValueError, match=r"http://127.0.0.1:9: no vLLM server answers there \(ConnectError"
-    ):
+    with pytest.raises(ValueError, match=r"http://127.0.0.1:9: no vLLM server answers there \(ConnectError"):
         VLLMServer(urls=["http://127.0.0.1:9"]).start(small_model(), frozenset({1}), max_tokens=8)
 
 

@@ -1,6 +1,7 @@
 """vLLM as a server process, started here, or servers found at URLs: `engine=vllm_server`."""
 
 import math
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -68,6 +69,8 @@ class VLLMServer:
                 f"engine.urls={self.urls}: {len(self.urls)} for {ranks.count} processes of torchrun, expected at least "
                 f"one for each"
             )
+        if self.transfer_host:
+            _check_own(self.transfer_host)
         config = cast(Any, model).config
         wanted = Wanted(
             model=model_traits(padded_config(config, engine_head_size(model)), [type(model).__name__]),
@@ -136,6 +139,15 @@ def _check_url(url: str, number: int) -> None:
         raise ValueError(f"engine.urls[{number}]: expected no user or password in it")
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or parts.query or parts.fragment:
         raise ValueError(f"engine.urls: {url!r}: expected http://HOST:PORT")
+
+
+def _check_own(address: str) -> None:
+    """Raises ValueError where nothing can listen on the address."""
+    try:
+        family = socket.getaddrinfo(address, None)[0][0]
+        socket.create_server((address, 0), family=family).close()
+    except OSError as error:
+        raise ValueError(f"engine.transfer_host={address!r}: this host has no such address ({error})") from error
 
 
 def _place(url: str) -> str:
