@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -182,7 +181,3 @@ def stand_ins(count: int, **overrides: Any) -> Iterator[list[StandIn]]:
     finally:
         for server in servers:
             server.kill()
-
-
-def files_in_shared_memory() -> set[str]:
-    return {path.name for path in Path("/dev/shm").glob("turnwise_*")}

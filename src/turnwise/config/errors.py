@@ -1,6 +1,7 @@
 """A mistake of the user ends with one clear line and exit code 2, a bug or failure with its traceback and 1.
 
-A tool that broke and a disk that is full, which no traceback would explain, end with one line and exit code 1.
+A tool that broke, servers that died and a disk that is full end with one line and exit code 1: no traceback would
+explain them.
 """
 
 import difflib
@@ -26,6 +27,7 @@ from yaml import YAMLError
 
 from turnwise.config.options import option_groups
 from turnwise.disk import DISK_ERRORS
+from turnwise.engine.vllm.backend import NoVLLMLeft
 from turnwise.env.breaker import BrokenToolError
 from turnwise.ranks import RankFailed, current
 
@@ -33,7 +35,8 @@ _WANTS_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
 _MAX_LENGTH = 600
 _MAX_LIST_LENGTH = 2400
 """Of a line that may list what is wrong, such as files that are missing."""
-_GOES_ON = "once it works, the same command with this hydra.run.dir goes on"
+_SAME_COMMAND = "the same command with this hydra.run.dir goes on"
+_GOES_ON = f"once it works, {_SAME_COMMAND}"
 
 
 class ConfigError(ValueError):
@@ -74,7 +77,7 @@ def building() -> Iterator[None]:
 
 @contextmanager
 def clean_exit(job: CodeType | None = None) -> Iterator[None]:
-    """Ends the process with one line on stderr: exit code 2 for the user's mistake, 1 for a broken tool or full disk.
+    """Ends the process with one line on stderr: exit code 2 for the user's mistake, 1 for what broke around it.
 
     Hydra prints errors its own way unless HYDRA_FULL_ERROR asks for exceptions, so it is asked here; a user who
     sets that variable sees every traceback. Of several ranks, which all end by the same mistake, the first says so.
@@ -98,6 +101,9 @@ def clean_exit(job: CodeType | None = None) -> Iterator[None]:
         sys.exit(end.exit_code)
     except BrokenToolError as error:
         _say(f"{error}; {_GOES_ON}")
+        sys.exit(1)
+    except NoVLLMLeft as error:  # each rank has servers of its own, and says so itself
+        print(f"error: {error}; once they answer, {_SAME_COMMAND}", file=sys.stderr)
         sys.exit(1)
     except RankFailed as error:
         _say(str(error))

@@ -18,6 +18,7 @@ from turnwise.config.label import given_overrides, label_of
 from turnwise.config.parts import Mode
 from turnwise.config.provenance import CONFIG_FILE, check_same_run, describe_run, write_config
 from turnwise.config.stopping import INTERRUPTED, is_told_to_stop
+from turnwise.engine.vllm.backend import NoVLLMLeft
 from turnwise.env.breaker import BrokenToolError
 from turnwise.ranks import Ranks, current
 from turnwise.report.summary import Outcome, summarise_run, write_summary
@@ -31,6 +32,7 @@ def launch(config: DictConfig) -> None:
         ConfigError: The user's mistake. A folder that this start made for nothing is gone again, and the record of
             an earlier start is as it was; so too when the user interrupts it before it has begun.
         BrokenToolError: The tool fails too often to go on.
+        NoVLLMLeft: No server samples any more.
         JobEnded: In a multirun, where the other jobs go on: the mode refused what is asked of it or its tool broke,
             which the folder's summary.json then says, or the run was told to stop by the file of `stopping.STOP_FILE`.
     """
@@ -69,7 +71,7 @@ def _launch(config: DictConfig, hydra: DictConfig) -> None:
                     raise
                 write_summary(run_dir, summarise_run(run_dir, outcome=Outcome.failed, why=str(error), wall_s=0.0))
                 raise JobEnded(f"{label}: {error}", 2) from error
-            except BrokenToolError as error:
+            except (BrokenToolError, NoVLLMLeft) as error:
                 if hydra.mode is not RunMode.MULTIRUN:
                     raise
                 raise JobEnded(f"{label}: {error}", 1) from error

@@ -17,6 +17,10 @@ class Gone(RuntimeError):
     """A vLLM is dead, stuck or out of reach: what it was asked can be asked of another one."""
 
 
+class NoVLLMLeft(RuntimeError):
+    """Every vLLM of an engine is `Gone`; the text says how each one ended."""
+
+
 class Sampled(NamedTuple):
     """What vLLM answers: the tokens, their log-probs, why it stopped, the label of the weights."""
 

@@ -1,5 +1,6 @@
 """The first word with a server: what it serves, whether that is what a run needs, and how weights get there."""
 
+import secrets
 from enum import StrEnum
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -45,7 +46,7 @@ def greet(url: str, greeting: Greeting) -> Met:
         Gone: It does not answer, or not in time.
         ValueError: It is no vLLM server in development mode, or serves something else than is wanted.
     """
-    with in_shared_memory({"marker": torch.zeros(1)}) as marker:
+    with in_shared_memory({"marker": torch.tensor(secrets.randbits(62))}) as marker:  # another host has no such file
         workers = [Served.read(answer) for answer in _introductions(url, str(marker), greeting.timeout_s)]
     served = workers[0]
     if differences := list(greeting.wanted.differences(served)):

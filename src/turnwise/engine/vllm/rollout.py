@@ -8,7 +8,7 @@ from typing import Any, NoReturn, cast
 import torch
 from torch import Tensor, nn
 
-from turnwise.engine.vllm.backend import Backend, Gone
+from turnwise.engine.vllm.backend import Backend, Gone, NoVLLMLeft
 from turnwise.engine.vllm.clock import BusyClock
 from turnwise.engine.vllm.handover import WeightNames, wire_weights
 from turnwise.engine.vllm.heads import head_size, padded_weights
@@ -20,10 +20,6 @@ from turnwise.types import Completion, FinishReason, Sampling
 LOGGER = logging.getLogger(__name__)
 PATIENCE_S = 3600.0
 """Seconds that a vLLM may take over weights, unless it is told otherwise."""
-
-
-class NoVLLMLeft(RuntimeError):
-    """Every vLLM of the engine is dead, stuck or out of reach; the text says how each one ended."""
 
 
 class VLLMRolloutEngine:
