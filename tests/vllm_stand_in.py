@@ -29,6 +29,7 @@ class StandIn(SmallVLLM):
 
     Attributes:
         failures: How many further turns are answered with 500.
+        dies_after: How many turns it answers before it is gone; None: it lives.
         hangs: Whether turns are taken and never answered.
         is_blind: Whether its workers do not see this host's shared memory.
         asked_paths: What it was asked, by path.
@@ -37,6 +38,7 @@ class StandIn(SmallVLLM):
     def __init__(self, **overrides: Any) -> None:
         super().__init__(served_model(9, **overrides))
         self.failures = 0
+        self.dies_after: int | None = None
         self.hangs = self.is_blind = self.refuses_turns = self.is_stuck = False
         self.awaited = threading.Event()
         self.released = threading.Event()
@@ -78,7 +80,10 @@ class StandIn(SmallVLLM):
         config = self.model.config
         config.architectures = [type(self.model).__name__]
         self.model_config = SimpleNamespace(
-            hf_config=config, dtype="torch.float32", max_model_len=96, logprobs_mode="processed_logprobs"
+            hf_config=config,
+            dtype="torch.float32",
+            max_model_len=config.max_position_embeddings,
+            logprobs_mode="processed_logprobs",
         )
         self.scheduler_config = SimpleNamespace(enable_chunked_prefill=False)
         self.device_config = SimpleNamespace(device_type="cpu")
@@ -107,6 +112,8 @@ class StandIn(SmallVLLM):
             self.awaited.set()
             self.released.wait()
         with self._lock:
+            if self.dies_after is not None and len(self.seeds) >= self.dies_after:
+                self.kill()
             if self.failures:
                 self.failures -= 1
                 return 500, {"error": {"message": "EngineCore encountered an issue"}}
