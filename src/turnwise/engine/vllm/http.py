@@ -21,7 +21,7 @@ class HTTPBackend:
     """Asks the server at a URL, and ends it where it is ours.
 
     A request that meets no answer or a failure of the server is repeated, since asking twice does no harm: a turn
-    follows from its seed. One that it takes for longer than `timeout_s` seconds is not.
+    follows from its seed. One that takes longer than `timeout_s` seconds is not: the server counts as stuck.
 
     Attributes:
         name: Its URL.
