@@ -58,7 +58,7 @@ def started(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = {"WORLD_SIZE": str(num_ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    environment |= {"OMP_NUM_THREADS": "1"}
+    environment |= {"OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": str(num_ranks)}
     return [
         subprocess.Popen(
             [sys.executable, str(MAIN), *arguments, *(of_rank or {}).get(rank, [])],

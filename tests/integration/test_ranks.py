@@ -14,6 +14,8 @@ import torch
 from integration_runs import lines, weights
 from several_ranks import MAIN, ended, started
 from turnwise.report.summary import Outcome, read_summary
+from turnwise.tracker.bundle import bundle_path, read_groups
+from turnwise.tracker.evaluations import WITHOUT_TOOL, set_folder
 
 RUN = (
     "trainer=fsdp",
@@ -108,6 +110,25 @@ def test_a_signal_or_a_kill_of_one_rank_ends_all_and_the_run_goes_on_to_the_same
     assert lines(folder) == lines(of_two), "bit for bit: as many processes, the same numbers"
     theirs = weights(of_two)
     assert all(torch.equal(weight, theirs[name]) for name, weight in weights(folder).items())
+
+
+def test_an_evaluation_by_two_processes_is_that_of_one(tmp_path: Path):
+    """Of five problems, of which one process takes two and the other three, with the tool and without."""
+    chosen = ("mode=evaluate", "trainer.device=cpu", "evaluation.num_problems=5", "evaluation.num_samples=2")
+    chosen = (*chosen, "evaluation.tools=both")
+    one, two = tmp_path / "one", tmp_path / "two"
+    subprocess.run([sys.executable, str(MAIN), *chosen, f"hydra.run.dir={one}"], check=True, capture_output=True)
+    results = ended(started(2, *chosen, f"hydra.run.dir={two}"))
+    assert [(code, errors) for code, _, errors in results] == [(0, "")] * 2
+    assert results[1][1] == "", "only the first speaks"
+    (alone,), (together,) = lines(one), lines(two)
+    assert together == pytest.approx(alone, rel=1e-5)
+    for name in ("arithmetic", f"arithmetic{WITHOUT_TOOL}"):
+        found = [read_groups(bundle_path(set_folder(folder, name), 0)) for folder in (one, two)]
+        said = [[one.token_ids for scored, _ in groups for one in scored.group.trajectories] for groups in found]
+        assert said[0] == said[1], "the same trajectories in the same order"
+        assert len(said[0]) == 10
+    assert read_summary(two).outcome is Outcome.finished
 
 
 def test_mistakes_end_all_ranks_with_one_line_of_the_first(tmp_path: Path):

@@ -17,7 +17,7 @@ from turnwise.config.errors import ConfigError, JobEnded, building
 from turnwise.config.label import given_overrides, label_of
 from turnwise.config.parts import Mode
 from turnwise.config.provenance import CONFIG_FILE, check_same_run, describe_run, write_config
-from turnwise.config.stopping import INTERRUPTED, is_told_to_stop
+from turnwise.config.stopping import INTERRUPTED, is_told_to_stop, tell_launcher
 from turnwise.engine.vllm.backend import NoVLLMLeft
 from turnwise.env.breaker import BrokenToolError
 from turnwise.ranks import Ranks, current
@@ -40,6 +40,7 @@ def launch(config: DictConfig) -> None:
     try:
         _launch(config, hydra)
     except (KeyboardInterrupt, SystemExit):
+        tell_launcher()
         if hydra.mode is RunMode.MULTIRUN and is_told_to_stop():
             raise JobEnded("stopped; the same command goes on from here", INTERRUPTED) from None
         raise

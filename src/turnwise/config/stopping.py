@@ -19,12 +19,34 @@ It is for the jobs of a multirun: on Ctrl-C a launcher kills its workers while t
 INTERRUPTED = 130
 """Exit code of a run that was told to stop by SIGINT or the file: 128 + SIGINT. After SIGTERM it is 0."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_OF_LAUNCHER = signal.SIGUSR2
+"""What submitit has Slurm send before a job's time is over, and answers by putting the job into the queue again."""
 _SHOW_CURSOR = b"\x1b[?25h"
 _POLL_S = 0.3
 
 
 class Preempted(KeyboardInterrupt):
     """Told to stop by SIGTERM, as whoever lends the machine does before taking it away: no failure."""
+
+
+class _Launcher:
+    """What the launcher of a job does at its signal, once that came while the job ran."""
+
+    def __init__(self) -> None:
+        self.answer: Callable[[], Any] | None = None
+
+
+_launcher = _Launcher()
+
+
+def tell_launcher() -> None:
+    """Where it was a launcher's signal that stopped the run, which has saved by now, lets the launcher answer to it.
+
+    It may put the job into its queue again, and does not return then.
+    """
+    answer, _launcher.answer = _launcher.answer, None
+    if answer is not None:
+        answer()
 
 
 def is_told_to_stop() -> bool:
@@ -58,6 +80,9 @@ def on_first_signal(act: Callable[[signal.Signals], None]) -> Iterator[None]:
     That stays so until the process ends: whoever has asked twice does not wait for an operation that hangs. Without a
     signal everything is as before on the way out. What the process was started to ignore, it goes on to ignore.
 
+    Under torchrun a later SIGTERM is ignored: torchrun passes on what the cluster has sent to every process already.
+    SIGUSR2 is heeded too where a launcher waits for it, whose own answer is put off until `tell_launcher`.
+
     Args:
         act: Called between two instructions of the main thread, so it should do little.
     """
@@ -65,14 +90,17 @@ def on_first_signal(act: Callable[[signal.Signals], None]) -> Iterator[None]:
     def first(number: int, _: object) -> None:
         for one in heeded:
             signal.signal(one, signal.SIG_DFL)
-        if current().count > 1 and number == signal.SIGINT:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which torchrun sends behind a Ctrl-C that came here too
+        if "TORCHELASTIC_RUN_ID" in os.environ or current().count > 1:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which torchrun sends behind a signal that came here too
+        if number == _OF_LAUNCHER and callable(answer := before[_OF_LAUNCHER]):
+            _launcher.answer = lambda: answer(number, None)
         if sys.stdout.isatty():
             os.write(sys.stdout.fileno(), _SHOW_CURSOR)  # which a display hides, and nobody would bring back
         act(signal.Signals(number))
 
-    before = {one: signal.getsignal(one) for one in _SIGNALS}
+    before = {one: signal.getsignal(one) for one in (*_SIGNALS, _OF_LAUNCHER)}
     heeded = [one for one in _SIGNALS if before[one] is not signal.SIG_IGN]
+    heeded += [_OF_LAUNCHER] if callable(before[_OF_LAUNCHER]) else []
     for one in heeded:
         signal.signal(one, first)
     try:

