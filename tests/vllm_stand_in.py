@@ -21,7 +21,8 @@ ARCHITECTURE = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_head
 
 
 def served_model(seed: int = 0, **overrides: Any) -> Any:
-    return small_model(seed, **(ARCHITECTURE | overrides))
+    settings: dict[str, Any] = {**ARCHITECTURE, **overrides}
+    return small_model(seed, **settings)
 
 
 class StandIn(SmallVLLM):
