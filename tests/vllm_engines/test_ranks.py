@@ -1,11 +1,11 @@
 """Runs of two processes, each with a vLLM of its own: they agree, end together, and leave nothing behind."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -47,7 +47,25 @@ def wait_for(condition: Callable[[], object], processes: list[subprocess.Popen[s
 
 def of_vllm(processes: list[subprocess.Popen[str]]) -> list[psutil.Process]:
     """Those that call themselves so, as vLLM's scheduler and its worker do."""
-    return [one for one in descendants(processes) if "VLLM" in " ".join(one.cmdline())]
+    return [one for one in descendants(processes) if "VLLM" in called(one)]
+
+
+def called(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # it has just ended
+        return ""
+
+
+@contextmanager
+def ranks(*arguments: str, of_rank: dict[int, list[str]] | None = None) -> Iterator[list[subprocess.Popen[str]]]:
+    """Two, which end with the test."""
+    processes = started(2, *RUN, *OVERRIDES["vllm"], *arguments, of_rank=of_rank)
+    try:
+        yield processes
+    finally:
+        for one in processes:
+            one.kill()
 
 
 @pytest.mark.parametrize("option", OVERRIDES)
@@ -69,47 +87,46 @@ def test_two_ranks_train_and_evaluate_with_a_vllm_each(option: str, tmp_path: Pa
 
 def test_a_rank_that_is_killed_leaves_no_vllm(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    processes = started(2, *RUN, *OVERRIDES["vllm"], "trainer.num_steps=1000", f"hydra.run.dir={folder}")
-    wait_for((folder / "checkpoints" / "step_1").exists, processes)
-    assert len(of_vllm(processes)) == 4, "a scheduler and a worker each"
-    everything = descendants(processes)
-    processes[1].kill()
-    (code, _, errors), _ = ended(processes)
-    assert code == 1, errors
-    assert alive(everything, within_s=30) == []
+    with ranks("trainer.num_steps=1000", f"hydra.run.dir={folder}") as processes:
+        wait_for((folder / "checkpoints" / "step_1").exists, processes)
+        assert len(of_vllm(processes)) == 4, "a scheduler and a worker each"
+        everything = descendants(processes)
+        processes[1].kill()
+        (code, _, errors), _ = ended(processes)
+        assert code == 1, errors
+        assert alive(everything, within_s=30) == []
 
 
-def test_a_rank_that_is_killed_while_its_vllm_starts_leaves_none(tmp_path: Path) -> None:
-    processes = started(2, *RUN, *OVERRIDES["vllm"], f"hydra.run.dir={tmp_path / 'run'}")
-    wait_for(lambda: len(of_vllm(processes)) >= 2, processes)
-    everything = descendants(processes)
-    for one in processes:
-        one.send_signal(signal.SIGTERM)  # as torchrun does when another rank has failed
-    ended(processes)
-    assert alive(everything, within_s=30) == []
+def test_a_rank_that_is_ended_while_its_vllm_starts_leaves_none(tmp_path: Path) -> None:
+    with ranks(f"hydra.run.dir={tmp_path / 'run'}") as processes:
+        wait_for(lambda: len(of_vllm(processes)) >= 2, processes)
+        everything = descendants(processes)
+        processes[0].terminate()  # as torchrun does when another rank has failed
+        processes[1].kill()
+        ended(processes)
+        assert alive(everything, within_s=30) == []
 
 
 def test_sigterm_leaves_a_checkpoint_and_no_vllm(tmp_path: Path) -> None:
     """torchrun sends it to the whole group of a rank, so vLLM's processes may not be in it."""
     folder = tmp_path / "run"
-    processes = started(2, *RUN, *OVERRIDES["vllm"], "trainer.num_steps=1000", f"hydra.run.dir={folder}")
-    wait_for((folder / "checkpoints" / "step_1").exists, processes)
-    everything = descendants(processes)
-    assert all(os.getpgid(one.pid) != os.getpgid(processes[0].pid) for one in of_vllm(processes))
-    for one in processes:
-        one.send_signal(signal.SIGTERM)
-    results = ended(processes)
-    assert [code for code, *_ in results] == [0, 0], results
-    assert read_summary(folder).outcome is Outcome.stopped
-    assert alive(everything, within_s=30) == []
+    with ranks("trainer.num_steps=1000", f"hydra.run.dir={folder}") as processes:
+        wait_for((folder / "checkpoints" / "step_1").exists, processes)
+        everything = descendants(processes)
+        assert all(os.getpgid(one.pid) != os.getpgid(processes[0].pid) for one in of_vllm(processes))
+        for one in processes:
+            one.terminate()
+        results = ended(processes)
+        assert [code for code, *_ in results] == [0, 0], results
+        assert read_summary(folder).outcome is Outcome.stopped
+        assert alive(everything, within_s=30) == []
 
 
 def test_a_vllm_that_cannot_start_on_one_rank_ends_all_with_one_line(tmp_path: Path) -> None:
-    too_much = ["engine.kv_cache_mib=100000000"]
     folder = tmp_path / "run"
-    arguments = (*RUN, *OVERRIDES["vllm"], f"hydra.run.dir={folder}")
-    processes = started(2, *arguments, of_rank={1: too_much})
-    results = ended(processes, timeout_s=START_S)
+    too_much = ["engine.kv_cache_mib=100000000"]
+    with ranks(f"hydra.run.dir={folder}", of_rank={1: too_much}) as processes:
+        results = ended(processes, timeout_s=START_S)
     assert [code for code, *_ in results] == [2, 2], results
     (line,) = [line for line in results[0][2].splitlines() if line.startswith("error: ")]
     assert line.startswith("error: rank 1: engine=vllm: vLLM did not start: ")
