@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,33 +79,76 @@ def test_another_model_is_refused(servers: Servers) -> None:
         VLLMServer(urls=servers.urls).start(small_model(), frozenset({1}), max_tokens=64)
 
 
-def test_a_server_that_is_killed_in_a_step_costs_no_trajectory(servers: Servers, tmp_path: Path) -> None:
-    run_dir = tmp_path / "run"
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+def started(servers: Servers, run_dir: Path, *overrides: str) -> "subprocess.Popen[str]":
+    """A run over both servers, two steps of which have been sampled."""
     command = [sys.executable, "src/main.py", "debug=fast", "engine=vllm_server", f"hydra.run.dir={run_dir}"]
-    command += [f"engine.urls=[{','.join(servers.urls)}]", "trainer.num_steps=5", "evaluation.num_problems=8"]
-    with (tmp_path / "output").open("w") as output:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, text=True)
-    metrics, group = run_dir / "metrics.jsonl", servers.process_ids[1]
+    command += [f"engine.urls=[{','.join(servers.urls)}]", "trainer.eval_every=1000", "trainer.save_every=1000"]
+    with (run_dir.parent / "output").open("w") as output:
+        process = subprocess.Popen([*command, *overrides], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, text=True)
+    wait_until(lambda: num_rows(run_dir) >= 3, process, run_dir)  # the evaluation before them has one too
+    return process
 
-    def num_rows() -> int:
-        return len(metrics.read_text().splitlines()) if metrics.exists() else 0
 
-    while num_rows() < 2:  # the evaluation before the first step, and that step
-        assert process.poll() is None, (tmp_path / "output").read_text()
+def said(run_dir: Path) -> str:
+    return (run_dir.parent / "output").read_text()
+
+
+def num_rows(run_dir: Path) -> int:
+    metrics = run_dir / "metrics.jsonl"
+    return len(metrics.read_text().splitlines()) if metrics.exists() else 0
+
+
+def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str]", run_dir: Path) -> None:
+    while not condition():
+        assert process.poll() is None, said(run_dir)
         time.sleep(0.2)
-    os.killpg(group, signal.SIGSTOP)  # no step ends without it: its turns are under way when it is killed
+
+
+def stop_in_a_step(group: int, run_dir: Path) -> None:
+    """Freezes a server, without which no step ends, until the run stands still: its turns are under way then."""
+    os.killpg(group, signal.SIGSTOP)
     seen = -1
-    while (now := num_rows()) != seen:
+    while (now := num_rows(run_dir)) != seen:
         seen = now
         time.sleep(5)
-    os.killpg(group, signal.SIGKILL)
-    assert process.wait() == 0, (tmp_path / "output").read_text()
-    said = (tmp_path / "output").read_text()
-    assert said.count(f"warning: {servers.urls[1]} is left out until weights are handed over again") == 1
-    assert "Traceback" not in said
+
+
+def assert_all_counted(run_dir: Path) -> None:
     trained = [row for row in lines(run_dir) if "mismatch/log_ratio_max" in row]
-    assert [row["loss/num_sequences"] for row in trained] == [8] * 5
+    assert len(trained) > 2
+    assert {row["loss/num_sequences"] for row in trained} == {8}
     assert max(row["mismatch/log_ratio_max"] for row in trained) < 2e-4
+
+
+def test_a_server_that_is_stuck_for_a_while_is_left_out_for_a_while(servers: Servers, run_dir: Path) -> None:
+    process = started(servers, run_dir, "trainer.num_steps=1000", "engine.timeout_s=30")
+    url, group = servers.urls[1], servers.process_ids[1]
+    stop_in_a_step(group, run_dir)
+    wait_until(lambda: f"warning: {url} is left out" in said(run_dir), process, run_dir)
+    os.killpg(group, signal.SIGCONT)
+    wait_until(lambda: f"warning: {url} is there again" in said(run_dir), process, run_dir)
+    rows = num_rows(run_dir)
+    wait_until(lambda: num_rows(run_dir) > rows, process, run_dir)
+    process.terminate()
+    assert process.wait() == 0, said(run_dir)
+    assert "within 30 s (engine.timeout_s)" in said(run_dir)
+    assert "Traceback" not in said(run_dir)
+    assert_all_counted(run_dir)
+
+
+def test_a_server_that_is_killed_in_a_step_costs_no_trajectory(servers: Servers, run_dir: Path) -> None:
+    process = started(servers, run_dir, "trainer.num_steps=5")
+    stop_in_a_step(servers.process_ids[1], run_dir)
+    os.killpg(servers.process_ids[1], signal.SIGKILL)
+    assert process.wait() == 0, said(run_dir)
+    assert said(run_dir).count(f"warning: {servers.urls[1]} is left out until weights are handed over again") == 1
+    assert "Traceback" not in said(run_dir)
+    assert_all_counted(run_dir)
 
 
 def test_when_the_last_one_is_gone_the_engine_names_it(servers: Servers) -> None:

@@ -92,7 +92,8 @@ def _write(weights: Mapping[str, Tensor], path: Path) -> None:
     if size > left:
         raise RuntimeError(
             f"the weights take {size >> 20} MiB, but {path.parent.parent} has {left >> 20} MiB left: give it more "
-            f"(docker run --shm-size, or mount -o remount,size=... {path.parent.parent})"
+            f"(docker run --shm-size, or mount -o remount,size=... {path.parent.parent}), or use engine=vllm_server "
+            f"engine.transfer=network"
         )
     unfinished = path.with_suffix(".part")
     save_file(dict(weights), unfinished)
