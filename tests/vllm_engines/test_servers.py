@@ -142,7 +142,7 @@ def test_a_server_that_is_stuck_for_a_while_is_left_out_for_a_while(servers: Ser
 
 
 def test_a_server_that_is_killed_in_a_step_costs_no_trajectory(servers: Servers, run_dir: Path) -> None:
-    process = started(servers, run_dir, "trainer.num_steps=5")
+    process = started(servers, run_dir, "trainer.num_steps=12")
     stop_in_a_step(servers.process_ids[1], run_dir)
     os.killpg(servers.process_ids[1], signal.SIGKILL)
     assert process.wait() == 0, said(run_dir)
