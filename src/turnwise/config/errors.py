@@ -133,6 +133,8 @@ def explain(error: BaseException) -> str:
             return _unknown_key(error.parent_node, str(error.key), str(error.full_key))
         case MissingMandatoryValue():
             return f"{error.full_key} is not set: give {error.full_key}=VALUE"
+        case OmegaConfBaseException(full_key=str(full_key), msg=str(message)) if "is not a ListConfig" in message:
+            return f"{full_key}: expected a list, {full_key}=[VALUE,...]"
         case OmegaConfBaseException(full_key=str(full_key), msg=str(message)):
             return f"{full_key}: {message.splitlines()[0]}"
         case ConfigCompositionException() if unmatched := re.match(r"Could not override '(.+?)'. No match", str(error)):
