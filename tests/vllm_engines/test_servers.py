@@ -110,7 +110,7 @@ def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str]", 
 
 
 def stop_in_a_step(group: int, run_dir: Path) -> None:
-    """Freezes a server, without which no step ends, until the run stands still: its turns are under way then."""
+    """Freezes a server, without which no step ends, until the run stands still: it waits for turns or a hand-over."""
     os.killpg(group, signal.SIGSTOP)
     seen = -1
     while (now := num_rows(run_dir)) != seen:
@@ -136,7 +136,7 @@ def test_a_server_that_is_stuck_for_a_while_is_left_out_for_a_while(servers: Ser
     wait_until(lambda: num_rows(run_dir) > rows, process, run_dir)
     process.terminate()
     assert process.wait() == 0, said(run_dir)
-    assert "within 30 s (engine.timeout_s)" in said(run_dir)
+    assert "30 s (engine.timeout_s)" in said(run_dir)  # for a turn, or to get on with a hand-over
     assert "Traceback" not in said(run_dir)
     assert_all_counted(run_dir)
 
