@@ -27,6 +27,7 @@ from turnwise.config.parts import Components
 from turnwise.config.sweep import compose_components
 from turnwise.config.wiring import choose_device, compute_dtype, load_model, start_policy
 from turnwise.evaluation.evaluate import Evaluator
+from turnwise.health import Health
 from turnwise.protocols import PGK, Metrics, Policy, Renderer, RolloutEngine, Task
 from turnwise.rollout.episode import RolloutLimits
 from turnwise.rollout.sampler import RolloutSampler
@@ -171,6 +172,7 @@ def one_turn_trainer(
         advantage=components.advantage,
         loss=components.loss,
         tracker=tracker,
+        health=Health(components.health),
         checkpoints=folder,
     )
     return trainer, tracker

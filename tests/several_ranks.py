@@ -50,6 +50,7 @@ def environment_of(num_ranks: int) -> list[dict[str, str]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     meeting = {"WORLD_SIZE": str(num_ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    meeting["LOCAL_WORLD_SIZE"] = str(num_ranks)
     return [
         {**meeting, "OMP_NUM_THREADS": "1", "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(num_ranks)
     ]

@@ -49,6 +49,8 @@ class Ranks:
     count: int = 1
     local_index: int = 0
     """Place among the ranks of this machine, which is the number of its GPU."""
+    local_count: int = 1
+    """Ranks of this machine, which share its processors and memory."""
     started: float = 0.0
     """When the first rank started, in seconds since the epoch; the same number on every rank."""
 
@@ -60,6 +62,12 @@ class Ranks:
     def share(self, size: int) -> slice:
         """Which of `size` things are this rank's: consecutive ones, and as many as any other's, or one more."""
         return slice(self.index * size // self.count, (self.index + 1) * size // self.count)
+
+    def part(self, amount: int) -> int:
+        """How many of `amount` things of this machine are this rank's: as many as any other's, or one more, or one."""
+        return max(
+            1, (self.local_index + 1) * amount // self.local_count - self.local_index * amount // self.local_count
+        )
 
     def gather(self, value: T) -> list[T]:
         """What each rank gave, in their order."""
@@ -203,7 +211,7 @@ def _meet(alone: Ranks) -> Ranks:
 
     global _store
     has_gpu = torch.cuda.is_available()
-    local_index = int(os.environ.get("LOCAL_RANK", "0"))
+    local_index, local_count = (int(os.environ.get(*one)) for one in (("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1")))
     if has_gpu and local_index < torch.cuda.device_count():  # `config.checks` refuses what needs more than there are
         torch.cuda.set_device(local_index)
     try:
@@ -211,7 +219,7 @@ def _meet(alone: Ranks) -> Ranks:
         backends = "cpu:gloo,cuda:nccl" if has_gpu else "gloo"
         meeting = PrefixStore("turnwise", store)
         dist.init_process_group(backends, store=meeting, rank=index, world_size=count, timeout=_PATIENCE)
-        met = Ranks(index=index, count=count, local_index=local_index)
+        met = Ranks(index=index, count=count, local_index=local_index, local_count=local_count)
         met = replace(met, started=met.gather(alone.started)[0])
     except (RuntimeError, ValueError) as error:
         if _LOST.search(str(error)):

@@ -59,6 +59,12 @@ MISTAKES = [
     ("mode=warmstart mode.num_steps=5", ["mode.num_steps: no such key", "the chosen mode has no settings"]),
     ("warmstart.source=hub", ["warmstart.source", "demonstrations, transcripts, self"]),
     ("warmstart.too_long=shrink", ["warmstart.too_long", "error, cut, drop"]),
+    ("engine=vllm_server engine.urls=[localhost:8000]", ["engine.urls: 'localhost:8000': expected http://HOST:PORT"]),
+    ("engine=vllm_server engine.urls=[http://a:1,http://a:1/]", ["engine.urls: http://a:1 stands there twice"]),
+    ("engine=vllm_server engine.urls=http://a:1", ["engine.urls: expected a list, engine.urls=[VALUE,...]"]),
+    ("engine=vllm_server engine.timeout_s=0", ["engine.timeout_s=0.0: expected seconds > 0"]),
+    ("engine=vllm_server engine.transfer=mail", ["engine.transfer", "auto, shared_memory, network"]),
+    ("engine=vllm_server engine.url=http://a:1", ["engine.url: no such key (did you mean engine.urls?)"]),
     # values that do not go together
     ("reward.shaping=true rollout.group_size=1", ["reward.shaping=true", "rollout.group_size=1"]),
     (

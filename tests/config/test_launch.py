@@ -8,6 +8,7 @@ from turnwise.config.errors import ConfigError, JobEnded
 from turnwise.config.launch import alone_in
 from turnwise.config.parts import Components
 from turnwise.config.stopping import STOP_FILE
+from turnwise.engine.vllm.backend import NoVLLMLeft
 from turnwise.env.breaker import BrokenToolError
 from turnwise.report.summary import Outcome, read_summary
 
@@ -38,6 +39,27 @@ def test_a_single_run_that_the_mode_refuses_leaves_nothing(start, tmp_path: Path
     ended = start("seed=1", "hydra.run.dir=run", mode=refuse_seed_1)
     assert (ended.code, ended.stderr) == (2, "error: task.path='problems.jsonl': no such file\n")
     assert not (tmp_path / "run").exists()
+
+
+def lose_servers(components: Components, run_dir: Path) -> None:
+    raise NoVLLMLeft("no vLLM is left to sample with: http://a:1: it cannot be reached")
+
+
+def test_servers_that_are_lost_end_a_run_with_one_line(start, tmp_path: Path) -> None:
+    ended = start("seed=1", "hydra.run.dir=run", mode=lose_servers)
+    line = (
+        "error: no vLLM is left to sample with: http://a:1: it cannot be reached; once they answer, the same command "
+        "with this hydra.run.dir goes on\n"
+    )
+    assert (ended.code, ended.stderr) == (1, line)
+
+
+def test_servers_that_are_lost_end_each_job_of_a_multirun(start) -> None:
+    ended = start(*SWEEP, mode=lose_servers)
+    assert ended.code == 1
+    assert (
+        sum(line.startswith("error: ") and "http://a:1: it cannot" in line for line in ended.stderr.splitlines()) >= 1
+    )
 
 
 def break_in_seed_1(components: Components, run_dir: Path) -> None:

@@ -39,7 +39,6 @@ CPU = torch.device("cpu")
             2,
             "trainer.max_staleness=1 trainer=fsdp: expected 0",
         ),
-        (["trainer=fsdp", "engine=vllm"], 2, "torchrun started 2 processes: expected engine=hf"),
     ],
 )
 def test_what_ranks_cannot_do_is_refused(
@@ -55,6 +54,12 @@ def test_what_ranks_cannot_do_is_refused(
 def test_what_they_can_do_is_not(composed: Callable[..., DictConfig], shard_size: int, count: int):
     components = build_components(composed("trainer=fsdp", f"trainer.shard_size={shard_size}"), "test")
     check_ranks(components, Ranks(count=count), CPU)
+
+
+@pytest.mark.parametrize("engine", ["hf", "vllm", "vllm_server"])
+def test_every_rank_may_have_any_engine(composed: Callable[..., DictConfig], engine: str):
+    components = build_components(composed("trainer=fsdp", f"engine={engine}"), "test")
+    check_ranks(components, Ranks(count=2, local_count=2), CPU)
 
 
 def test_a_shard_size_below_0_is_refused(composed: Callable[..., DictConfig]):

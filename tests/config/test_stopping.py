@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from turnwise.config.stopping import on_first_signal
+from turnwise.config.stopping import _PASSED_ON_S, on_first_signal
 
 SRC = Path(__file__).parents[2] / "src"
 TWICE = """
@@ -53,7 +53,7 @@ def test_what_torchrun_passes_on_is_no_second_signal_but_a_later_one_is():
             assert process.stdout is not None
             assert process.stdout.readline() == f"heard {number.name}\n"
             assert process.stdout.readline() == "goes on\n"
-            time.sleep(1.5)
+            time.sleep(_PASSED_ON_S + 0.5)
             process.send_signal(number)
             assert process.wait(timeout=30) == -number
 
@@ -73,3 +73,35 @@ def test_what_a_process_was_started_to_ignore_it_ignores():
             assert signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+LAUNCHED = """
+import os, signal
+from turnwise.config.stopping import on_first_signal, tell_launcher
+
+signal.signal(signal.SIGUSR2, lambda number, _: print("queued again", flush=True))
+with on_first_signal(lambda number: print("heard", number.name, flush=True)):
+    tell_launcher()
+    os.kill(os.getpid(), signal.SIGUSR2)
+    print("saves", flush=True)
+tell_launcher()
+tell_launcher()
+with on_first_signal(lambda number: print("never")):
+    pass
+os.kill(os.getpid(), signal.SIGUSR2)
+print("never")
+"""
+
+
+def test_the_signal_of_a_launcher_stops_the_run_before_the_launcher_answers_it():
+    done = subprocess.run(
+        [sys.executable, "-c", LAUNCHED], capture_output=True, text=True, env={"PYTHONPATH": str(SRC)}, timeout=120
+    )
+    assert done.stdout == "heard SIGUSR2\nsaves\nqueued again\n", done.stderr
+    assert done.returncode == -signal.SIGUSR2, "a second one is the kernel's"
+
+
+def test_without_a_launcher_its_signal_is_left_alone():
+    assert signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL
+    with on_first_signal(lambda number: None):
+        assert signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL

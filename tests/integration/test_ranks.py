@@ -1,5 +1,6 @@
 """Whole runs of several processes: they are the run of one, resume with another number, and end together."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,10 @@ import torch
 
 from integration_runs import lines, weights
 from several_ranks import MAIN, ended, started
+from turnwise.config.stopping import STOP_FILE
 from turnwise.report.summary import Outcome, read_summary
+from turnwise.tracker.bundle import bundle_path, read_groups
+from turnwise.tracker.evaluations import WITHOUT_TOOL, set_folder
 
 RUN = (
     "trainer=fsdp",
@@ -24,6 +28,7 @@ RUN = (
     "trainer.eval_every=2",
     "trainer.save_every=1",
 )
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(MAIN))
 TOLERANCE = 1e-5
 """Between the weights of runs of different numbers of processes, absolute, after three steps of learning rate 2e-4."""
 CUT = ("update/num_micro_batches", "update/shared_fraction")
@@ -40,8 +45,7 @@ def run_of(num_ranks: int, folder: Path, *more: str) -> list[tuple[int, str, str
 def of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Started by torchrun itself."""
     folder = tmp_path_factory.mktemp("runs") / "two"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(MAIN)]
-    command = [*launcher, *RUN, "trainer.num_steps=3", f"hydra.run.dir={folder}"]
+    command = [*TORCHRUN, *RUN, "trainer.num_steps=3", f"hydra.run.dir={folder}"]
     subprocess.run(command, check=True, capture_output=True)
     return folder
 
@@ -108,6 +112,40 @@ def test_a_signal_or_a_kill_of_one_rank_ends_all_and_the_run_goes_on_to_the_same
     assert lines(folder) == lines(of_two), "bit for bit: as many processes, the same numbers"
     theirs = weights(of_two)
     assert all(torch.equal(weight, theirs[name]) for name, weight in weights(folder).items())
+
+
+def test_a_file_that_tells_the_ranks_to_stop_costs_neither_checkpoint_nor_report(tmp_path: Path):
+    """As `experiments/slurm/train.sbatch` does it. torchrun ends those that still live when the first has ended."""
+    folder, stop = tmp_path / "run", tmp_path / "stop"
+    command = [*TORCHRUN, *RUN, "trainer.num_steps=1000", "trainer.save_every=1000", f"hydra.run.dir={folder}"]
+    environment = {**os.environ, STOP_FILE: str(stop)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        wait_for((folder / "groups").exists, [run])
+        stop.touch()
+        _, errors = run.communicate(timeout=120)
+    assert run.returncode == 1, errors
+    assert read_summary(folder).outcome is Outcome.stopped
+    assert (folder / "report.html").exists()
+    assert (folder / "checkpoints" / "last").exists()
+
+
+def test_an_evaluation_by_two_processes_is_that_of_one(tmp_path: Path):
+    """Of five problems, of which one process takes two and the other three, with the tool and without."""
+    chosen = ("mode=evaluate", "trainer.device=cpu", "evaluation.num_problems=5", "mode.second_opinion=false")
+    chosen = (*chosen, "evaluation.tools=both")
+    one, two = tmp_path / "one", tmp_path / "two"
+    subprocess.run([sys.executable, str(MAIN), *chosen, f"hydra.run.dir={one}"], check=True, capture_output=True)
+    results = ended(started(2, *chosen, f"hydra.run.dir={two}"))
+    assert [(code, errors) for code, _, errors in results] == [(0, "")] * 2
+    assert results[1][1] == "", "only the first speaks"
+    (alone,), (together,) = lines(one), lines(two)
+    assert together == pytest.approx(alone, rel=1e-5)
+    for name in ("arithmetic", f"arithmetic{WITHOUT_TOOL}"):
+        found = [read_groups(bundle_path(set_folder(folder, name), 0)) for folder in (one, two)]
+        said = [[one.token_ids for scored, _ in groups for one in scored.group.trajectories] for groups in found]
+        assert said[0] == said[1], "the same trajectories in the same order"
+        assert len(said[0]) == 5
+    assert read_summary(two).outcome is Outcome.finished
 
 
 def test_mistakes_end_all_ranks_with_one_line_of_the_first(tmp_path: Path):

@@ -235,7 +235,7 @@ def test_broken_plan_is_refused(tmp_path: Path, trained: Trained, capsys: pytest
         (["--seeds", "1,1"], "--seeds names one twice: 1,1"),
         (["--steps", "0"], "--steps=0: expected >= 1"),
         (["--jobs", "0"], "--jobs=0: expected >= 1"),
-        (["--launcher", "slurm"], "invalid choice: 'slurm'"),
+        (["--launcher", "lsf"], "invalid choice: 'lsf'"),
         (["--report-only"], "--report-only reads a study as it lies"),
         (["--report-only", "--out", "x", "--seeds", "3"], "--report-only reads a study as it lies"),
         (["gtpo"], "'gtpo' is no override: expected KEY=VALUE"),

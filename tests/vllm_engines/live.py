@@ -38,6 +38,11 @@ class Live:
     @classmethod
     def started(cls, option: str, path: str) -> "Live":
         """Starts the engine `option` with the model at `path`, in float32."""
+        return cls.around(OPTIONS[option], path)
+
+    @classmethod
+    def around(cls, settings: VLLM | VLLMServer, path: str) -> "Live":
+        """Starts the engine of `settings` with the model at `path`, in float32."""
         model = CausalLM(path=path)
         renderer = model.load_renderer()
         policy = TorchPolicy(
@@ -50,7 +55,7 @@ class Live:
             token_budget=2048,
             logit_chunk=512,
         )
-        engine = OPTIONS[option].start(model.load_model(CPU, torch.float32), renderer.stop_token_ids, max_tokens=64)
+        engine = settings.start(model.load_model(CPU, torch.float32), renderer.stop_token_ids, max_tokens=64)
         return cls(runner=asyncio.Runner(), engine=engine, policy=policy, renderer=renderer)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:

@@ -81,7 +81,7 @@ def test_a_worker_that_ignores_the_weights_is_found_out(live: Live, monkeypatch:
         return digests
 
     with monkeypatch.context() as patch:
-        patch.setattr(live.engine._backend, "call_workers", pretend)
+        patch.setattr(live.engine._members[0].backend, "call_workers", pretend)
         with pytest.raises(RuntimeError, match="log-probs of the probe are off by"):
             live.load(live.move(seed=2), version=6)
     live.load(dict(live.policy.weights()), version=7)
@@ -92,7 +92,7 @@ def test_a_prefix_cache_of_the_old_weights_is_found_out(live: Live, monkeypatch:
         return True
 
     with monkeypatch.context() as patch:
-        patch.setattr(live.engine._backend, "forget_prefixes", pretend)
+        patch.setattr(live.engine._members[0].backend, "forget_prefixes", pretend)
         with pytest.raises(RuntimeError, match="log-probs of the probe are off by"):
             live.load(live.move(seed=3), version=8)
     live.load(dict(live.policy.weights()), version=9)

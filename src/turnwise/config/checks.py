@@ -11,7 +11,6 @@ from turnwise import checkpoint
 from turnwise.config.errors import ConfigError, building
 from turnwise.config.parts import Components
 from turnwise.config.wiring import say
-from turnwise.engine.hf import HFEngine
 from turnwise.env.opening import opening_messages
 from turnwise.manifest import MANIFEST, damage_of
 from turnwise.model.chat import ChatRenderer
@@ -61,7 +60,7 @@ def check_ranks(components: Components, ranks: Ranks, device: torch.device) -> N
     """Refuses what several processes cannot train together.
 
     Raises:
-        ConfigError: The trainer, the batch, the adapter, the engine or the device does not go with so many processes.
+        ConfigError: The trainer, the batch, the adapter or the device does not go with so many processes.
     """
     trainer, count = components.trainer, ranks.count
     if not isinstance(trainer, ShardedTrainerSettings):
@@ -86,7 +85,6 @@ def check_ranks(components: Components, ranks: Ranks, device: torch.device) -> N
         raise ConfigError(
             f"torchrun started {ranks.local_index + 1} or more processes here, and there are {num_gpus} GPUs"
         )
-    check_engine(components, ranks)
 
 
 def find_checkpoint(folder: Path, ranks: Ranks) -> Path | None:
@@ -113,18 +111,6 @@ def warn_of_damage(components: Components, console: Console) -> None:
     folder = Path(components.model.path).expanduser()
     if (folder / MANIFEST).is_file() and (damage := damage_of(folder, reads_all=True)) is not None:
         say(console, f"warning: model.path={folder}: {damage}; it was damaged, or changed by hand")
-
-
-def check_engine(components: Components, ranks: Ranks) -> None:
-    """Refuses engines that several processes cannot have one each of.
-
-    Raises:
-        ConfigError: There are several, and another engine than hf.
-    """
-    if ranks.count > 1 and not isinstance(components.engine, HFEngine):
-        raise ConfigError(
-            f"torchrun started {ranks.count} processes: expected engine=hf, the only one for several so far"
-        )
 
 
 def check_task(components: Components, task: Task, renderer: ChatRenderer) -> None:

@@ -93,6 +93,8 @@ def closing(run_dir: Path, tracker: Tracker | ExitStack, console: Console) -> It
                 if outcome is Outcome.finished or error.errno not in DISK_ERRORS:
                     raise
                 say(console, f"warning: {error}: there is no report")  # why the run ended matters more
+            if outcome is not Outcome.failed:
+                current().wait()  # else torchrun ends the first rank in its report, since another has ended with 130
 
 
 def _from_where(run_dir: Path) -> str:

@@ -1,7 +1,7 @@
 """A mistake of the user ends with one clear line and exit code 2, a bug or failure with its traceback and 1.
 
-A tool that broke, a disk that is full and another process of the run that has ended, which no traceback would explain,
-end with one line and exit code 1.
+A tool that broke, servers that died, a disk that is full, a policy that collapsed, work that is stuck and another process
+of the run that has ended, which no traceback would explain, end with one line and exit code 1.
 """
 
 import difflib
@@ -27,6 +27,7 @@ from yaml import YAMLError
 
 from turnwise.config.options import option_groups
 from turnwise.disk import DISK_ERRORS
+from turnwise.engine.vllm.backend import NoVLLMLeft
 from turnwise.env.breaker import BrokenToolError
 from turnwise.health import Collapsed
 from turnwise.ranks import RankFailed, RankLost, current, is_first_to_speak, noticing_loss
@@ -78,7 +79,7 @@ def building() -> Iterator[None]:
 
 @contextmanager
 def clean_exit(job: CodeType | None = None) -> Iterator[None]:
-    """Ends the process with one line on stderr: exit code 2 for the user's mistake, 1 for a broken tool or full disk.
+    """Ends the process with one line on stderr: exit code 2 for the user's mistake, 1 for what broke around it.
 
     It is 1 too where another process of the run has ended; who notices first says so.
 
@@ -115,6 +116,9 @@ def clean_exit(job: CodeType | None = None) -> Iterator[None]:
             sys.exit(1)
         sys.stdout.flush()
         os._exit(1)  # the interpreter would wait for threads, and one of them may be what hangs
+    except NoVLLMLeft as error:  # each rank has servers of its own, and says so itself
+        print(f"error: {error}; once they answer, {GOES_ON}", file=sys.stderr)
+        sys.exit(1)
     except RankFailed as error:
         _say(str(error))
         sys.exit(1)
@@ -147,6 +151,8 @@ def explain(error: BaseException) -> str:
             return _unknown_key(error.parent_node, str(error.key), str(error.full_key))
         case MissingMandatoryValue():
             return f"{error.full_key} is not set: give {error.full_key}=VALUE"
+        case OmegaConfBaseException(full_key=str(full_key), msg=str(message)) if "is not a ListConfig" in message:
+            return f"{full_key}: expected a list, {full_key}=[VALUE,...]"
         case OmegaConfBaseException(full_key=str(full_key), msg=str(message)):
             return f"{full_key}: {message.splitlines()[0]}"
         case ConfigCompositionException() if unmatched := re.match(r"Could not override '(.+?)'. No match", str(error)):

@@ -17,7 +17,8 @@ from turnwise.config.errors import ConfigError, JobEnded, building
 from turnwise.config.label import given_overrides, label_of
 from turnwise.config.parts import Mode
 from turnwise.config.provenance import CONFIG_FILE, check_same_run, describe_run, write_config
-from turnwise.config.stopping import INTERRUPTED, is_told_to_stop
+from turnwise.config.stopping import INTERRUPTED, is_told_to_stop, tell_launcher
+from turnwise.engine.vllm.backend import NoVLLMLeft
 from turnwise.env.breaker import BrokenToolError
 from turnwise.health import Collapsed
 from turnwise.ranks import ALONE, Ranks, current
@@ -33,6 +34,7 @@ def launch(config: DictConfig) -> None:
         ConfigError: The user's mistake. A folder that this start made for nothing is gone again, and the record of
             an earlier start is as it was; so too when the user interrupts it before it has begun.
         BrokenToolError: The tool fails too often to go on.
+        NoVLLMLeft: No server samples any more.
         JobEnded: In a multirun, where the other jobs go on: the mode refused what is asked of it or its tool broke,
             which the folder's summary.json then says, or the run was told to stop by the file of `stopping.STOP_FILE`.
     """
@@ -40,6 +42,7 @@ def launch(config: DictConfig) -> None:
     try:
         _launch(config, hydra)
     except (KeyboardInterrupt, SystemExit):
+        tell_launcher()
         if hydra.mode is RunMode.MULTIRUN and is_told_to_stop():
             raise JobEnded("stopped; the same command goes on from here", INTERRUPTED) from None
         raise
@@ -74,7 +77,7 @@ def _launch(config: DictConfig, hydra: DictConfig) -> None:
                     raise
                 write_summary(run_dir, summarise_run(run_dir, outcome=Outcome.failed, why=str(error), wall_s=0.0))
                 raise JobEnded(f"{label}: {error}", 2) from error
-            except (BrokenToolError, Collapsed, Stuck) as error:
+            except (BrokenToolError, Collapsed, NoVLLMLeft, Stuck) as error:
                 if hydra.mode is not RunMode.MULTIRUN:
                     raise
                 raise JobEnded(f"{label}: {error}", 1) from error

@@ -8,7 +8,6 @@ from typing import ClassVar
 
 from turnwise import checkpoint
 from turnwise.config.checks import (
-    check_engine,
     check_has_tool,
     check_prompts,
     check_ranks,
@@ -127,7 +126,6 @@ class Evaluate:
         """
         console = announce(components, run_dir)
         with building():
-            check_engine(components, current())
             task = components.task.start(components.seed)
             eval_sets = task.eval_sets(components.evaluation.num_problems)
             renderer = components.model.load_renderer()

@@ -14,6 +14,7 @@ from turnwise.checkpoint import RECORD
 from turnwise.config.errors import ConfigError
 from turnwise.config.options import CONF_DIR
 from turnwise.config.parts import Components
+from turnwise.config.threads import num_threads
 from turnwise.tracker.atomic import write_atomically
 from turnwise.trainer_settings import Device
 from turnwise.types import Isolation
@@ -142,8 +143,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _device(setting: Device, num_threads: int) -> dict[str, Any]:
+def _device(setting: Device, wanted_threads: int) -> dict[str, Any]:
     """The device that `trainer.device` comes to on this machine."""
     if setting is Device.cpu or not torch.cuda.is_available():
-        return {"type": "cpu", "name": platform.machine(), "num_threads": num_threads or torch.get_num_threads()}
+        return {"type": "cpu", "name": platform.machine(), "num_threads": num_threads(wanted_threads)}
     return {"type": "cuda", "name": torch.cuda.get_device_name(), "count": torch.cuda.device_count()}

@@ -99,7 +99,7 @@ def _sleep_key(engine: EngineSettings) -> str | None:
     match engine:
         case VLLM(sleep=True):
             return "engine.sleep"
-        case VLLMServer(url="", serve=VLLM(sleep=True)):
+        case VLLMServer(urls=[], serve=VLLM(sleep=True)):
             return "engine.serve.sleep"
         case _:
             return None

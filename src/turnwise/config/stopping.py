@@ -22,14 +22,36 @@ It is for the jobs of a multirun: on Ctrl-C a launcher kills its workers while t
 INTERRUPTED = 130
 """Exit code of a run that was told to stop by SIGINT or the file: 128 + SIGINT. After SIGTERM it is 0."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_OF_LAUNCHER = signal.SIGUSR2
+"""What submitit has Slurm send before a job's time is over, and answers by putting the job into the queue again."""
 _SHOW_CURSOR = b"\x1b[?25h"
 _POLL_S = 0.3
-_PASSED_ON_S = 1.0
+_PASSED_ON_S = 3.0
 """Within this time of the first signal another one is torchrun's, which passes on what it was sent together with us."""
 
 
 class Preempted(KeyboardInterrupt):
     """Told to stop by SIGTERM, as whoever lends the machine does before taking it away: no failure."""
+
+
+class _Launcher:
+    """What the launcher of a job does at its signal, once that came while the job ran."""
+
+    def __init__(self) -> None:
+        self.answer: Callable[[], Any] | None = None
+
+
+_launcher = _Launcher()
+
+
+def tell_launcher() -> None:
+    """Where it was a launcher's signal that stopped the run, which has saved by now, lets the launcher answer to it.
+
+    It may put the job into its queue again, and does not return then.
+    """
+    answer, _launcher.answer = _launcher.answer, None
+    if answer is not None:
+        answer()
 
 
 def is_told_to_stop() -> bool:
@@ -62,7 +84,9 @@ def on_first_signal(act: Callable[[signal.Signals], None]) -> Iterator[None]:
 
     That stays so until the process ends: whoever has asked twice does not wait for an operation that hangs. Without a
     signal everything is as before on the way out. What the process was started to ignore, it goes on to ignore. Where
-    torchrun started this process, a second signal counts from a second after the first.
+    torchrun started this process, a second signal counts from three seconds after the first.
+
+    SIGUSR2 is heeded too where a launcher waits for it, whose own answer is put off until `tell_launcher`.
 
     Args:
         act: Called between two instructions of the main thread, so it should do little.
@@ -84,12 +108,15 @@ def on_first_signal(act: Callable[[signal.Signals], None]) -> Iterator[None]:
         else:
             for one in heeded:
                 signal.signal(one, signal.SIG_DFL)
+        if number == _OF_LAUNCHER and callable(answer := before[_OF_LAUNCHER]):
+            _launcher.answer = lambda: answer(number, None)
         if sys.stdout.isatty():
             os.write(sys.stdout.fileno(), _SHOW_CURSOR)  # which a display hides, and nobody would bring back
         act(signal.Signals(number))
 
-    before = {one: signal.getsignal(one) for one in _SIGNALS}
+    before = {one: signal.getsignal(one) for one in (*_SIGNALS, _OF_LAUNCHER)}
     heeded = [one for one in _SIGNALS if before[one] is not signal.SIG_IGN]
+    heeded += [_OF_LAUNCHER] if callable(before[_OF_LAUNCHER]) else []
     for one in heeded:
         signal.signal(one, heed)
     try:

@@ -50,8 +50,11 @@ LAUNCHERS = {
         plugin="hydra_ray_launcher", extra="ray", jobs="+hydra.launcher.ray.init.num_cpus={}", outlives=False
     ),
     "submitit_local": Launcher(plugin="hydra_submitit_launcher", extra="sweep", jobs="", outlives=True),
-    "submitit_slurm": Launcher(
-        plugin="hydra_submitit_launcher", extra="sweep", jobs="hydra.launcher.array_parallelism={}", outlives=True
+    **dict.fromkeys(
+        ("slurm", "submitit_slurm"),  # ours, of conf/hydra/launcher, and the plugin's that it starts from
+        Launcher(
+            plugin="hydra_submitit_launcher", extra="sweep", jobs="hydra.launcher.array_parallelism={}", outlives=True
+        ),
     ),
 }
 """By the name of their option in the group `hydra/launcher`."""

@@ -14,6 +14,7 @@ from turnwise.config.errors import ConfigError
 from turnwise.config.parts import Components
 from turnwise.config.provenance import record_isolation
 from turnwise.config.stopping import Stop
+from turnwise.config.threads import num_threads
 from turnwise.model.chat import ChatRenderer
 from turnwise.model.policy import TorchPolicy
 from turnwise.model.sharding import Sharding, make_mesh
@@ -53,8 +54,7 @@ def choose_device(components: Components) -> torch.device:
         wanted = Device.cuda if torch.cuda.is_available() else Device.cpu
     if wanted is Device.cpu:
         keep_freed_memory()
-        if components.model.num_threads:
-            torch.set_num_threads(components.model.num_threads)
+        torch.set_num_threads(num_threads(components.model.num_threads))
         return torch.device("cpu")
     return torch.device("cuda", current().local_index) if current().count > 1 else torch.device("cuda")
 

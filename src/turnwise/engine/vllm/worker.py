@@ -1,14 +1,19 @@
-"""The far side of a hand-over: what vLLM mixes into its workers to take weights out of shared memory."""
+"""The far side of a hand-over: what vLLM mixes into its workers to take weights from shared memory or the network."""
 
+import json
 import os
 import select
 import signal
 import threading
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from turnwise.engine.vllm.stream import fetched
+from turnwise.engine.vllm.traits import PROTOCOL, model_traits
 
 EXTENSION = "turnwise.engine.vllm.worker.WeightReceiver"
 """What vLLM's `worker_extension_cls` is set to; a server must find turnwise on its path."""
@@ -24,6 +29,25 @@ class WeightReceiver:
 
     reload_weights: Any
     get_model: Any
+    model_config: Any
+    scheduler_config: Any
+    device_config: Any
+
+    def introduce(self, marker: str) -> str:
+        """What is served here, how, and whether a file of the trainer is seen from here: JSON for `traits.Served`."""
+        config = self.model_config
+        served = {
+            "protocol": PROTOCOL,
+            "sees_marker": os.access(marker, os.R_OK),
+            "vllm": import_module("vllm").__version__,
+            "model": model_traits(config.hf_config, config.hf_config.architectures),
+            "dtype": str(config.dtype).removeprefix("torch."),
+            "max_positions": config.max_model_len,
+            "logprobs_mode": str(config.logprobs_mode),
+            "device": self.device_config.device_type,
+            "is_chunked": self.scheduler_config.enable_chunked_prefill,
+        }
+        return json.dumps(served)
 
     def receive_weights(self, path: str) -> dict[str, int]:
         """Loads a safetensors file into the model.
@@ -33,16 +57,26 @@ class WeightReceiver:
         """
         from safetensors import safe_open
 
-        digests: dict[str, int] = {}
-
         def tensors() -> Iterator[tuple[str, Tensor]]:
             with safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118 -- not a dict: it cannot be iterated
-                    tensor = file.get_tensor(name)
-                    digests[name] = digest(tensor)
-                    yield name, tensor
+                    yield name, file.get_tensor(name)
 
-        self.reload_weights(weights_iterator=tensors())
+        return self._load(tensors())
+
+    def fetch_weights(self, offer: str) -> dict[str, int]:
+        """Loads what a `stream.Listener` of the trainer offers, tensor by tensor, as `receive_weights` does."""
+        return self._load(fetched(offer))
+
+    def _load(self, tensors: Iterator[tuple[str, Tensor]]) -> dict[str, int]:
+        digests: dict[str, int] = {}
+
+        def noted() -> Iterator[tuple[str, Tensor]]:
+            for name, tensor in tensors:
+                digests[name] = digest(tensor)
+                yield name, tensor
+
+        self.reload_weights(weights_iterator=noted())
         _repack_tied_head(self.get_model())
         return digests
 

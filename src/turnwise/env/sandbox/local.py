@@ -22,6 +22,7 @@ from turnwise.env.sandbox.isolation import MAX_PROGRAMS, Tier
 from turnwise.env.sandbox.link import Connection, Facts, Link
 from turnwise.env.sandbox.settings import Settings
 from turnwise.env.sandbox.syscalls import filter_program
+from turnwise.ranks import current
 from turnwise.types import Isolation, ToolStatus
 
 MAX_LIMIT = 1 << 30
@@ -45,7 +46,7 @@ class LocalSandbox:
     """Limits of a program, and how many run at a time."""
 
     num_workers: int = 2
-    """Programs that run at the same time."""
+    """Programs that run at the same time. Ranks of a machine share them out, and each has one at least."""
 
     wall_s: float = 5.0
     """Seconds until a program is killed."""
@@ -57,7 +58,8 @@ class LocalSandbox:
     """Address space that a program may add to that of the warm interpreter, in MiB."""
 
     total_memory_mb: int = 0
-    """Memory of all programs together, in MiB, where this user may make a control group; 0: what their limits allow."""
+    """Memory of all programs together, those of all ranks, in MiB, where this user may make a control group; 0: what
+    their limits allow."""
 
     file_mb: int = 16
     """Largest file that a program may write, in MiB."""
@@ -148,8 +150,8 @@ class LocalSandbox:
         return LocalPool(self, tier)
 
     def settings(self, tier: Tier) -> Settings:
-        """What a broker is told."""
-        return Settings(
+        """What a broker is told; of several ranks' brokers on this machine each gets its part."""
+        settings = Settings(
             tier=tier.value,
             num_workers=self.num_workers,
             wall_s=self.wall_s,
@@ -165,6 +167,7 @@ class LocalSandbox:
             forbidden="" if tier is Tier.unsafe else filter_program().hex(),
             socket=str(Path(self.socket).absolute()) if self.socket else "",
         )
+        return settings if self.socket else settings.part(current())
 
 
 class LocalPool:

@@ -3,8 +3,12 @@
 import os
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from turnwise.ranks import Ranks
 
 SOURCE = str(Path(__file__).resolve().parents[3])
 """Where the processes of the sandbox find turnwise."""
@@ -36,6 +40,21 @@ class Settings:
     """The filter of calls, in hexadecimal digits."""
     socket: str
     """Where further trainers connect; empty where there are none."""
+
+    def part(self, ranks: "Ranks") -> "Settings":
+        """What is left of them for one of the ranks of this machine.
+
+        Raises:
+            ValueError: Less memory than one program may take.
+        """
+        total_memory_mb, least = self.total_memory_mb // ranks.local_count, self.memory_mb + self.scratch_mb
+        if self.total_memory_mb and total_memory_mb < least:
+            raise ValueError(
+                f"env.sandbox.total_memory_mb={self.total_memory_mb}: each of the {ranks.local_count} ranks of this "
+                f"machine has {total_memory_mb} of it; expected {least * ranks.local_count} or more, which is "
+                f"env.sandbox.memory_mb and env.sandbox.scratch_mb for each, or one sandbox for all: env.sandbox.socket"
+            )
+        return replace(self, num_workers=ranks.part(self.num_workers), total_memory_mb=total_memory_mb)
 
 
 def clean_environment() -> dict[str, str]:

@@ -1,0 +1,86 @@
+"""The first word with a server: what it serves, whether that is what a run needs, and how weights get there."""
+
+import secrets
+from enum import StrEnum
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import torch
+
+from turnwise.engine.vllm.backend import Gone
+from turnwise.engine.vllm.handover import in_shared_memory
+from turnwise.engine.vllm.stream import own_address
+from turnwise.engine.vllm.traits import Served, Wanted
+
+HOWTO = "docs/ARCHITECTURE.md says how to start one"
+
+
+class WeightPath(StrEnum):
+    """How weights get to a server."""
+
+    auto = "auto"
+    shared_memory = "shared_memory"
+    network = "network"
+
+
+class Greeting(NamedTuple):
+    """What is said to a server, and what it must answer. `host`: where it fetches weights; empty: found out."""
+
+    wanted: Wanted
+    path: WeightPath = WeightPath.auto
+    host: str = ""
+    timeout_s: float = 30.0
+
+
+class Met(NamedTuple):
+    """What a server serves, and the address from which it fetches weights; None where it shares this host's memory."""
+
+    served: Served
+    network: str | None
+
+
+def greet(url: str, greeting: Greeting) -> Met:
+    """Asks the server at `url` what it serves.
+
+    Raises:
+        Gone: It does not answer, or not in time.
+        ValueError: It is no vLLM server in development mode, or serves something else than is wanted.
+    """
+    with in_shared_memory({"marker": torch.tensor(secrets.randbits(62))}) as marker:  # another host has no such file
+        workers = [Served.read(answer) for answer in _introductions(url, str(marker), greeting.timeout_s)]
+    served = workers[0]
+    if differences := list(greeting.wanted.differences(served)):
+        raise ValueError(f"it serves {', '.join(differences)}")
+    sees_memory = all(worker.sees_marker for worker in workers)
+    if greeting.path is WeightPath.shared_memory and not sees_memory:
+        raise ValueError("engine.transfer=shared_memory, and it does not see this host's /dev/shm: expected auto")
+    if sees_memory and greeting.path is not WeightPath.network:
+        return Met(served, None)
+    place = urlsplit(url)
+    port = place.port or (443 if place.scheme == "https" else 80)
+    try:
+        return Met(served, greeting.host or own_address(place.hostname or "", port))
+    except OSError as error:
+        raise Gone(str(error)) from error
+
+
+def _introductions(url: str, marker: str, timeout_s: float) -> list[str]:
+    import httpx
+
+    try:
+        with httpx.Client(base_url=url, timeout=timeout_s, trust_env=False) as client:
+            answer = client.post("/collective_rpc", json={"method": "introduce", "args": [marker]})
+    except httpx.HTTPError as error:
+        raise Gone(f"no vLLM server answers there ({type(error).__name__}: {error}); {HOWTO}") from error
+    if answer.is_client_error or answer.status_code == httpx.codes.NOT_IMPLEMENTED:
+        raise ValueError(f"what answers there is no vLLM server in development mode ({answer.status_code}); {HOWTO}")
+    if answer.is_server_error:
+        text = " ".join(answer.text.split())[:300]
+        if "introduce" in text:  # what vLLM says of a method that its workers lack
+            raise ValueError(f"it lacks this turnwise's worker extension, or has one of an older turnwise; {HOWTO}")
+        raise Gone(f"it answered with {answer.status_code}: {text}")
+    try:
+        results: Any = answer.json()["results"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"what answers there is no vLLM server: {answer.text[:100]!r}; {HOWTO}") from None
+    return results
