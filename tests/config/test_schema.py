@@ -106,10 +106,21 @@ def test_only_dataclasses_have_schemas() -> None:
 def test_schemas_arrive_whole_in_another_process() -> None:
     """As the launchers of a multirun send them; cloudpickle before 3.1 alone would lose their fields."""
     cloudpickle = pytest.importorskip("cloudpickle", reason="needs the extra sweep")
-    schema = schema_of(TurnReturnAdvantage)
+    sent = cloudpickle.dumps(schema_of(TurnReturnAdvantage))
     receive = "import dataclasses, pickle, sys; print(len(dataclasses.fields(pickle.load(sys.stdin.buffer))))"
+    queue_again = """
+import cloudpickle, pickle, sys
+schema = pickle.load(sys.stdin.buffer)
+import turnwise.config.schema  # a job does so as it begins
+sys.stdout.buffer.write(cloudpickle.dumps(schema))
+"""
     environment = {**os.environ, "PYTHONPATH": str(CONF_DIR.parent / "src")}
-    done = subprocess.run(
-        [sys.executable, "-c", receive], input=cloudpickle.dumps(schema), capture_output=True, env=environment
-    )
-    assert (done.stderr, int(done.stdout)) == (b"", len(fields(TurnReturnAdvantage)) + 1)  # and `_target_`
+
+    def in_a_process(code: str, given: bytes) -> bytes:
+        done = subprocess.run([sys.executable, "-c", code], input=given, capture_output=True, env=environment)
+        assert done.stderr == b""
+        return done.stdout
+
+    expected = len(fields(TurnReturnAdvantage)) + 1  # and `_target_`
+    assert int(in_a_process(receive, sent)) == expected
+    assert int(in_a_process(receive, in_a_process(queue_again, sent))) == expected

@@ -1,7 +1,7 @@
 """A mistake of the user ends with one clear line and exit code 2, a bug or failure with its traceback and 1.
 
-A tool that broke, servers that died, a disk that is full, a policy that collapsed, work that is stuck and another process
-of the run that has ended, which no traceback would explain, end with one line and exit code 1.
+A broken tool, dead servers, a full disk, a collapsed policy, work that is stuck and another process of the run that has
+ended, which no traceback would explain, end with one line and exit code 1.
 """
 
 import difflib

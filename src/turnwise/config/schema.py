@@ -74,6 +74,9 @@ COMPONENTS = {
 """What a configuration can name: `schema/<key>` for Hydra, and the class it makes. A new part is one line here."""
 
 _FIELD: Any = dataclasses._FIELD  # pyright: ignore[reportAttributeAccessIssue]
+# Launchers pickle the schemas by value, and again in a job that is to be queued again, which registers no schemas. The
+# mark of a field is known by its identity, so it goes by its name.
+copyreg.pickle(type(_FIELD), lambda _: "_FIELD")
 HAS_GROUP = "has_group"
 """Marks, in the metadata of a schema's field, a part that is chosen by a config group of its own."""
 
@@ -101,8 +104,6 @@ class RunConfig:
 
 def register_schemas() -> None:
     """Makes every schema known to Hydra, below the group `schema`; may be called again."""
-    # Launchers pickle the schemas by value. The mark of a field is known by its identity, so it goes by its name.
-    copyreg.pickle(type(_FIELD), lambda _: "_FIELD")
     store = ConfigStore.instance()
     store.store(group="schema", name="run", node=RunConfig)
     for key, target in COMPONENTS.items():
