@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from turnwise.disk import naming
+
 if TYPE_CHECKING:  # PyTorch's sharding takes a while to import, and most runs do without
     from torch.distributed.device_mesh import DeviceMesh
 
@@ -129,10 +131,17 @@ def write_parts(state: dict[str, Any], folder: Path) -> None:
     Raises:
         OSError: The disk refuses.
     """
+    from torch.distributed.checkpoint.filesystem import FileSystemWriter
+    from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
     from torch.distributed.checkpoint.state_dict_saver import save
 
+    class Writer(FileSystemWriter):
+        def write_data(self, plan: SavePlan, planner: SavePlanner) -> Any:
+            with naming(folder):  # here: what the other ranks hear of an error has lost its cause
+                return super().write_data(plan, planner)
+
     with _plain_errors():
-        save(state, checkpoint_id=folder)
+        save(state, storage_writer=Writer(folder))
 
 
 def read_parts(state: dict[str, Any], folder: Path) -> dict[str, Any]:
