@@ -125,6 +125,7 @@ def train_each_way_and_go_on(ranks: Ranks, folder: str, own: str) -> tuple[dict[
     gone_on = updates(policy, 1)
     checkpoint.save(Path(own), 0, policy=sharded_policy(ranks), task=NoCursor(), keep=1, ranks=ranks)
     policy = sharded_policy(ranks)
+    updates(policy, 1)  # which goes back, as a run does that is to take another way
     checkpoint.restore(Path(own) / "step_0", policy, NoCursor())
     from_nothing = updates(policy)
     refusal = ""
