@@ -63,7 +63,8 @@ class WatchdogSettings:
     """warn: stacks of all threads and tasks into stuck_<n>.txt, and a line. stop: the same, then the run ends with exit
     code 1, with a checkpoint where it still listens. off."""
     grace_s: float = 60.0
-    """Seconds that a run has to end when it is told to stop; then the process is ended from without."""
+    """Seconds in which a run must hear that it is to stop; then, or when it has not ended `timeout_s` later, its
+    process is ended from without."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.timeout_s < float("inf"):

@@ -4,6 +4,7 @@ import asyncio
 
 from turnwise.rollout.sampler import Rollout
 from turnwise.trainer import Trainer
+from turnwise.watchdog import Work, under_way
 
 
 async def train_ahead(trainer: Trainer, first_step: int = 0) -> None:
@@ -28,7 +29,8 @@ async def train_ahead(trainer: Trainer, first_step: int = 0) -> None:
             ahead = None
             after_sampling = trainer.task.state_dict()
             if _can_be_sampled_ahead(trainer, step + 1):
-                await trainer.engine.load_weights(trainer.policy.weights(), version=step)
+                with under_way(Work.engine):
+                    await trainer.engine.load_weights(trainer.policy.weights(), version=step)
                 ahead = asyncio.create_task(trainer.sample(step + 1))
             learning = asyncio.create_task(asyncio.to_thread(trainer.learn, step, rollout, started))
             try:

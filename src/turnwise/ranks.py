@@ -174,9 +174,12 @@ def _is_loss(error: RuntimeError) -> bool:
 def is_first_to_speak() -> bool:
     """Whether no rank has asked this before, so that of those that end one alone says why.
 
-    It is torchrun that keeps count; where another program started the ranks each is the first.
+    It is torchrun that keeps count; where another program started the ranks, or it is gone, each is the first.
     """
-    return _store is None or _store.add(_SPOKEN, 1) == 1
+    try:
+        return _store is None or _store.add(_SPOKEN, 1) == 1
+    except RuntimeError:  # torchrun has ended before its ranks
+        return True
 
 
 def has_torchrun() -> bool:

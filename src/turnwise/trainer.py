@@ -86,7 +86,8 @@ class Trainer:
         await self.refresh(step)
         started = self.now()
         rollout = await self.sample(step)  # tau_1..G ~ pi_old, tools in the loop
-        await self.engine.rest()
+        with under_way(Work.engine):
+            await self.engine.rest()
         self.learn(step, rollout, started)
 
     async def refresh(self, step: int) -> None:
@@ -186,7 +187,8 @@ class Trainer:
         """The checkpoint of the last step unless that step left one, and the evaluation after it."""
         if not self.saves_at(next_step):
             self.save(next_step)
-        await self.engine.load_weights(self.policy.weights(), version=next_step)
+        with under_way(Work.engine):
+            await self.engine.load_weights(self.policy.weights(), version=next_step)
         await self.evaluate(next_step)
 
     def save(self, next_step: int) -> None:

@@ -104,6 +104,7 @@ def test_every_component_has_an_option_of_its_name() -> None:
         "rollout",
         "evaluation",
         "warmstart",
+        "health",
     }  # filled by several options, or by the root
     assert set(COMPONENTS) - options == elsewhere
 

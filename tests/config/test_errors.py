@@ -79,6 +79,12 @@ MISTAKES = [
         "health.entropy.action=roll_back health.entropy.patience=4 trainer.keep_checkpoints=2 trainer.save_every=3",
         ["health.entropy.action=roll_back", "(health.entropy.patience)", "trainer.keep_checkpoints=2", "save_every=3"],
     ),
+    ("health.reference_kl.action=stop", ["health.reference_kl.action=stop", "expected loss.kl_weight > 0"]),
+    (
+        "health.grad_norm.action=stop trainer.num_steps=5",
+        ["health.grad_norm.action=stop", "health.baseline_steps=5", "trainer.num_steps=5", "it would never speak"],
+    ),
+    ("health.entropy=stop", ["health.entropy: expected values of its own, health.entropy.NAME=VALUE"]),
     ("health.length.patience=0", ["health.length.patience=0: expected >= 1"]),
     ("health.not_finite=warn", ["health.not_finite=warn: no step can be taken, expected stop or roll_back"]),
     ("health.watchdog.timeout_s=-1", ["health.watchdog.timeout_s=-1.0: expected a finite number >= 0"]),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from turnwise.watchdog import Watch, Work, looking_after, write_stacks
 
-TIMEOUT_S = 0.3
+TIMEOUT_S = 0.8
 
 
 class Noticed(list[list[Work]]):
@@ -61,7 +61,7 @@ def test_work_that_goes_on_and_rest_are_left_alone():
         with watch.under_way(Work.engine):
             for _ in range(40):
                 with watch.under_way(Work.engine):
-                    time.sleep(0.03)
+                    time.sleep(0.04)
         time.sleep(2 * TIMEOUT_S)  # nothing is under way
     assert noticed == []
 

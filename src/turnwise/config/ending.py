@@ -22,6 +22,7 @@ from turnwise.report.evaluations import write_table
 from turnwise.report.page import write_report
 from turnwise.report.summary import Outcome, read_summary, summarise_run, write_summary
 from turnwise.tracker.health import read_alarms
+from turnwise.watchdog import Stuck
 
 T = TypeVar("T")
 
@@ -31,6 +32,10 @@ def run_to_end(work: Coroutine[Any, Any, T], stop: Stop | None = None) -> T:
 
     It may finish what it must before KeyboardInterrupt is raised, after SIGTERM as `Preempted`. A second signal ends
     the process at once, whatever it is at.
+
+    Raises:
+        KeyboardInterrupt: The run was told to stop.
+        Stuck: It was told so because something is stuck.
     """
     told: list[signal.Signals] = []
     stop = stop or Stop()
@@ -54,8 +59,11 @@ def run_to_end(work: Coroutine[Any, Any, T], stop: Stop | None = None) -> T:
     try:
         return asyncio.run(cancellable())
     except asyncio.CancelledError:
-        of_all = chain.from_iterable(current().gather(told))  # all ranks stop when one of them is told to
-        raise (Preempted if signal.SIGTERM in of_all else KeyboardInterrupt) from None
+        of_all = current().gather((told, stop.why))  # all ranks stop when one of them is told to
+        if stuck := next(filter(None, (why for _, why in of_all)), ""):
+            raise Stuck(stuck) from None
+        signals = chain.from_iterable(numbers for numbers, _ in of_all)
+        raise (Preempted if signal.SIGTERM in signals else KeyboardInterrupt) from None
 
 
 def seconds_before(run_dir: Path) -> float:

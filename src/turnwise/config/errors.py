@@ -153,6 +153,8 @@ def explain(error: BaseException) -> str:
             return f"{error.full_key} is not set: give {error.full_key}=VALUE"
         case OmegaConfBaseException(full_key=str(full_key), msg=str(message)) if "is not a ListConfig" in message:
             return f"{full_key}: expected a list, {full_key}=[VALUE,...]"
+        case OmegaConfBaseException(full_key=str(full_key), msg=str(message)) if "is not a subclass of" in message:
+            return f"{full_key}: expected values of its own, {full_key}.NAME=VALUE"
         case OmegaConfBaseException(full_key=str(full_key), msg=str(message)):
             return f"{full_key}: {message.splitlines()[0]}"
         case ConfigCompositionException() if unmatched := re.match(r"Could not override '(.+?)'. No match", str(error)):
@@ -215,5 +217,5 @@ def _exit(error: Exception, line: str) -> NoReturn:
 
 def _say(line: str) -> None:
     if current().is_first:
-        is_first_to_speak()  # whoever only notices that this rank has ended adds nothing
         print(f"error: {line}", file=sys.stderr)
+        is_first_to_speak()  # whoever only notices that this rank has ended adds nothing

@@ -4,9 +4,10 @@ import asyncio
 import os
 import shutil
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 
 from rich.console import Console
@@ -14,18 +15,21 @@ from rich.console import Console
 from turnwise import checkpoint
 from turnwise.config.checks import find_checkpoint
 from turnwise.config.parts import Components
+from turnwise.config.stopping import Stop
 from turnwise.config.wiring import say
 from turnwise.health import Collapsed, Health
 from turnwise.health_settings import Action
 from turnwise.protocols import Policy, Task
 from turnwise.ranks import current
+from turnwise.report.page import write_report
+from turnwise.report.summary import Outcome, summarise_run, write_summary
 from turnwise.rotation import found_steps
 from turnwise.seeding import derive_seed
 from turnwise.tracker.bundle import bundle_path, bundle_steps
 from turnwise.tracker.files import read_metrics, write_metrics
-from turnwise.tracker.health import Alarm, append_alarm, num_roll_backs
+from turnwise.tracker.health import Alarm, append_alarm, num_roll_backs, read_alarms
 from turnwise.trainer_settings import TrainerSettings
-from turnwise.watchdog import WATCH, Stuck, Work, looking_after, tell, write_stacks
+from turnwise.watchdog import WATCH, Work, looking_after, tell, write_stacks
 
 ROLLED_BACK = "rolled_back"
 """In a run's folder: the figures and trajectories of steps that it went back behind, time by time."""
@@ -38,17 +42,19 @@ def start_health(components: Components, run_dir: Path, console: Console) -> Hea
     def tell_of(alarm: Alarm) -> None:
         if current().is_first:
             append_alarm(run_dir, alarm)
-            say(console, f"warning: health.{alarm.words}")
+            if alarm.action == Action.warn:  # what ends the run is said at its end
+                say(console, f"warning: health.{alarm.words}")
 
     return Health(components.health, read_metrics(run_dir), tell_of)
 
 
-def after_roll_backs(components: Components, run_dir: Path) -> tuple[int, TrainerSettings]:
+def after_roll_backs(components: Components, run_dir: Path, console: Console) -> tuple[int, TrainerSettings]:
     """The seed of the samples and the settings of the optimiser of a run that went back so often as its folder says."""
-    times = num_roll_backs(run_dir)
-    if not times:
+    factors = [alarm.factor for alarm in read_alarms(run_dir) if alarm.to is not None]
+    if not (times := len(factors)):
         return components.seed, components.trainer
-    learning_rate = components.trainer.learning_rate * components.health.learning_rate_factor**times
+    learning_rate = components.trainer.learning_rate * prod(factors)
+    say(console, f"went back {times} x: other samples, and a learning rate of {learning_rate:g}")
     return derive_seed(components.seed, "roll back", times), replace(components.trainer, learning_rate=learning_rate)
 
 
@@ -75,31 +81,34 @@ def go_back(
     alarm = trouble.alarm if isinstance(trouble, Collapsed) else _not_finite(run_dir, str(health.not_finite))
     if alarm.action != Action.roll_back:
         raise trouble
-    times = num_roll_backs(run_dir)
     folder = run_dir / "checkpoints"
-    before = alarm.since if isinstance(trouble, Collapsed) else alarm.step + 1
-    good = max((step for step in found_steps(folder) if step < before), default=None)
+    before = max(alarm.since, 1) if isinstance(trouble, Collapsed) else alarm.step + 1
+    tried = [past.to for past in read_alarms(run_dir) if past.to == past.step]  # it failed there at once
+    good = max((step for step in found_steps(folder) if step < before and step not in tried), default=None)
+    times = num_roll_backs(run_dir)
     if times >= health.max_roll_backs or good is None:
         why = "there is no checkpoint from before" if good is None else f"it did so {times} times already"
         if ranks.is_first:
             append_alarm(run_dir, replace(alarm, action=Action.stop.value))
         raise Collapsed(alarm, f"; it was to go back, but {why}") from trouble
-    if ranks.is_first:
-        _keep_evidence(run_dir, run_dir / ROLLED_BACK / str(times + 1), good)
-        checkpoint.take_back(folder, good)
-    ranks.wait()
-    found = find_checkpoint(folder, ranks)
+    ranks.wait()  # all have come here, and know the same
+    ranks.by_first(lambda: checkpoint.take_back(folder, good))
+    found = find_checkpoint(folder, ranks)  # an older one where that one is damaged
     assert found is not None, f"{folder} lost its checkpoints"
     step = checkpoint.restore(found, policy, task)
-    if ranks.is_first:  # last: a kill before it repeats the steps that led here, to the same end
-        append_alarm(run_dir, replace(alarm, to=step))
+    kept = Path(ROLLED_BACK) / str(times + 1)
+
+    def tell_of() -> None:
+        checkpoint.take_back(folder, step)
+        _keep_evidence(run_dir, run_dir / kept, step)
+        # Last of all: a kill before it repeats the steps that led here.
+        append_alarm(run_dir, replace(alarm, to=step, factor=health.learning_rate_factor))
         say(
             console,
-            f"warning: health.{alarm.words}: back to the checkpoint of step {step}, with other samples and "
-            f"{health.learning_rate_factor ** (times + 1):g} x trainer.learning_rate; what is given up lies in "
-            f"{ROLLED_BACK}/{times + 1}",
+            f"warning: health.{alarm.words}: back to the checkpoint of step {step}; what is given up lies in {kept}",
         )
-    ranks.wait()
+
+    ranks.by_first(tell_of)
     return step
 
 
@@ -129,46 +138,56 @@ def _keep_evidence(run_dir: Path, folder: Path, step: int) -> None:
 
 
 @asynccontextmanager
-async def watching(components: Components, run_dir: Path, over: threading.Event) -> AsyncIterator[None]:
-    """Looks for what is stuck while the block runs in the present task; stacks go to `run_dir`.
+async def watching(components: Components, run_dir: Path, stop: Stop, over: threading.Event) -> AsyncIterator[None]:
+    """Looks for what is stuck while the block runs; stacks go to `run_dir`, and `stop` is called if that is wanted.
 
-    A run that is to stop for it and is not `over` in time, since it does not listen, is ended with its process.
-
-    Raises:
-        Stuck: Something is, and `health.watchdog.action` is stop; the block was cancelled for it.
+    A run that does not hear it, or is not `over` in time, is ended with its process.
     """
-    settings, task, loop = components.health.watchdog, asyncio.current_task(), asyncio.get_running_loop()
-    assert task is not None
+    settings, loop = components.health.watchdog, asyncio.get_running_loop()
     if not settings.timeout_s or settings.action is Action.off:
         yield
         return
-    found: list[Stuck] = []
     rank = f"_rank{current().index}" if current().count > 1 else ""
+    heard = threading.Event()
+
+    def stop_for_it() -> None:
+        heard.set()
+        stop()
 
     def act(standing: dict[Work, float]) -> None:
         number = 1 + sum(1 for _ in run_dir.glob(f"stuck_*{rank}.txt"))
         path = run_dir / f"stuck_{number}{rank}.txt"
         stood = ", ".join(f"{kind} for {seconds:.0f} s" for kind, seconds in standing.items())
-        text = f"no progress of {stood} (health.watchdog.timeout_s={settings.timeout_s:g})"
-        write_stacks(path, text, loop)
+        text = f"{components.label}: no progress of {stood} (health.watchdog.timeout_s={settings.timeout_s:g})"
+        try:
+            write_stacks(path, text, loop)
+            text += f"; stacks are in {path}"
+        except OSError as error:  # a disk that is full may be what it is about
+            text += f"; stacks cannot be written to {path}: {error.strerror}"
         if settings.action is Action.warn:
-            tell(f"warning: {text}; stacks are in {path}")
-        elif not found:
-            found.append(Stuck(f"{text}; stacks are in {path}"))
-            threading.Thread(target=_end_in, args=(over, settings.grace_s, found[0]), daemon=True).start()
-            loop.call_soon_threadsafe(task.cancel)
+            tell(f"warning: {text}")
+        elif not stop.why:
+            stop.why = text
+            limits = {heard: settings.grace_s, over: settings.timeout_s}
+            threading.Thread(target=_end_in, args=(limits, run_dir, text), daemon=True).start()
+            loop.call_soon_threadsafe(stop_for_it)
 
     with looking_after(WATCH, settings.timeout_s, act):
-        try:
-            yield
-        except asyncio.CancelledError:
-            if found:
-                raise found[0] from None
-            raise
+        yield
 
 
-def _end_in(over: threading.Event, seconds: float, stuck: Stuck) -> None:
-    """Ends this process from a thread that does not depend on what hangs, unless the run ends by itself before."""
-    if not over.wait(seconds):
-        tell(f"error: {stuck}; the run did not end by itself within {seconds:g} s")
+def _end_in(limits: Mapping[threading.Event, float], run_dir: Path, text: str) -> None:
+    """Ends this process, and with it a multirun, from a thread that does not depend on what hangs.
+
+    Unless each of the events comes within its seconds: the run hears that it is to stop, and then ends by itself.
+    """
+    if all(event.wait(seconds) for event, seconds in limits.items()):
+        return
+    tell(f"error: {text}; the run did not end by itself")
+    try:
+        if current().is_first:
+            why = f"Stuck: {text}"
+            write_summary(run_dir, summarise_run(run_dir, outcome=Outcome.failed, why=why, wall_s=0.0))
+            write_report(run_dir)
+    finally:
         os._exit(1)

@@ -1,5 +1,6 @@
 """What a start can do: train or evaluate; a warm start and rescoring have modules of their own."""
 
+import threading
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -20,6 +21,7 @@ from turnwise.config.checks import (
 from turnwise.config.ending import closing, run_to_end
 from turnwise.config.errors import ConfigError, building
 from turnwise.config.evaluating import check_kept_evaluations, start_evaluator
+from turnwise.config.health import watching
 from turnwise.config.parts import Components
 from turnwise.config.provenance import record_removed
 from turnwise.config.stopping import Stop
@@ -142,10 +144,13 @@ class Evaluate:
             engine = start_engine(components, renderer, device)
             tracker = start_tracker(components, run_dir, console, first_step=0, num_steps=0)
 
-        stop = Stop()
+        stop, over = Stop(), threading.Event()
 
         async def run() -> None:
-            async with sampling(components, renderer, engine, environments, stop) as rollouts:
+            async with (
+                sampling(components, renderer, engine, environments, stop) as rollouts,
+                watching(components, run_dir, stop, over),
+            ):
                 evaluator = start_evaluator(
                     components,
                     rollouts,
@@ -161,7 +166,10 @@ class Evaluate:
                 evaluation = await evaluator(eval_sets, 0)
             tracker.log(evaluation.metrics, 0)
 
-        with closing(run_dir, tracker, console):
-            if current().is_first:
-                renderer.save_pretrained(run_dir / "tokenizer")
-            run_to_end(run(), stop)
+        try:
+            with closing(run_dir, tracker, console):
+                if current().is_first:
+                    renderer.save_pretrained(run_dir / "tokenizer")
+                run_to_end(run(), stop)
+        finally:
+            over.set()

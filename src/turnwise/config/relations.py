@@ -67,7 +67,7 @@ def check_relations(components: Components) -> None:
             f"trainer.max_staleness={trainer.max_staleness} samples while a step is trained on, and {sleep}=true drops "
             f"the sampler's weights meanwhile: use {sleep}=false or trainer.max_staleness=0"
         )
-    _check_roll_back(components)
+    _check_health(components)
     if trainer.device is Device.cuda and not torch.cuda.is_available():
         raise ConfigError("trainer.device=cuda, but no CUDA device is visible here: use auto or cpu")
     on_cuda = trainer.device is not Device.cpu and torch.cuda.is_available()
@@ -80,9 +80,22 @@ def check_relations(components: Components) -> None:
         )
 
 
-def _check_roll_back(components: Components) -> None:
-    """A monitor speaks some steps after the trouble began; a checkpoint from before must be there then."""
-    trainer = components.trainer
+def _check_health(components: Components) -> None:
+    """A monitor must be able to speak, and speaks some steps late; a checkpoint from before must be there then."""
+    trainer, health = components.trainer, components.health
+    for name, monitor in health.monitors():
+        is_by_ratio = monitor.min is None and monitor.max is None
+        if monitor.action is not Action.warn and is_by_ratio and health.baseline_steps >= trainer.num_steps:
+            raise ConfigError(
+                f"health.{name}.action={monitor.action}: its ratios refer to the first "
+                f"health.baseline_steps={health.baseline_steps} steps, and the run has "
+                f"trainer.num_steps={trainer.num_steps}: it would never speak; expected fewer of them, or min or max"
+            )
+    if health.reference_kl.action in (Action.stop, Action.roll_back) and not components.loss.kl_weight:
+        raise ConfigError(
+            f"health.reference_kl.action={health.reference_kl.action}: without a reference policy there is no such "
+            f"figure; expected loss.kl_weight > 0"
+        )
     span = (trainer.keep_checkpoints - 1) * trainer.save_every
     for name, monitor in components.health.monitors():
         if monitor.action is Action.roll_back and trainer.keep_checkpoints and span < monitor.patience:

@@ -61,10 +61,15 @@ def is_told_to_stop() -> bool:
 
 
 class Stop:
-    """What is called when a run is told to stop: `act`, which several ranks replace, since they must agree first."""
+    """What is called when a run is told to stop: `act`, which several ranks replace, since they must agree first.
+
+    Attributes:
+        why: What is stuck, where that is the reason; the run has failed then.
+    """
 
     def __init__(self) -> None:
         self.act: Callable[[], Any] = lambda: None
+        self.why = ""
 
     def __call__(self) -> None:
         """Acts."""

@@ -55,7 +55,7 @@ class Training:
         components, run_dir = self.components, self.run_dir
         async with (
             sampling(components, self.renderer, self.engine, self.environments, stop) as rollouts,
-            watching(components, run_dir, self.over),
+            watching(components, run_dir, stop, self.over),
         ):
             step = first_step
             while True:
@@ -69,7 +69,7 @@ class Training:
     async def _train(self, first_step: int, tracker: Tracker, rollouts: Sampler) -> None:
         components, run_dir = self.components, self.run_dir
         current().wait()  # until the first rank has taken back what every rank is about to read
-        seed, settings = after_roll_backs(components, run_dir)
+        seed, settings = after_roll_backs(components, run_dir, self.console)
         trainer = Trainer(
             seed=seed,
             settings=settings,

@@ -67,14 +67,14 @@ def closing_table(
 
 
 def health_lines(alarms: Sequence[Alarm]) -> list[str]:
-    """What the alarms of a run were about, a line for each monitor; none for none."""
+    """The last alarm of each monitor, and how often it spoke before; none for none."""
     lines = []
     for name in dict.fromkeys(alarm.monitor for alarm in alarms):
         of_name = [alarm for alarm in alarms if alarm.monitor == name]
-        more = f", and {len(of_name) - 1} more" if of_name[1:] else ""
+        earlier = f"; {len(of_name) - 1} x before" if of_name[1:] else ""
         returns = sum(alarm.to is not None for alarm in of_name)
-        led = f"; went back {returns} x" if returns else ""
-        lines.append(f"health.{of_name[0].words}{more}{led}")
+        led = f"; went back {returns} x, and what was given up lies in rolled_back/" if returns else ""
+        lines.append(f"health.{of_name[-1].words}{earlier}{led}")
     return lines
 
 

@@ -18,6 +18,8 @@ class _Share:
     groups: list[Group]
     tool_s: float = 0.0
     failure: str = ""
+    is_not_finite: bool = False
+    """Whether that was a figure of the model's, which a run may answer by going back, on all ranks."""
     is_stopped: bool = False
 
 
@@ -68,6 +70,7 @@ class DividedSampler:
 
         Raises:
             RankFailed: Another rank met an exception. One of this rank's own is raised as it is.
+            FloatingPointError: This is what some rank met.
             asyncio.CancelledError: Some rank was told to stop.
         """
         started = perf_counter()
@@ -90,11 +93,14 @@ class DividedSampler:
                 own = replace(own, is_stopped=True)
             except Exception as met:
                 error = met
-                own = replace(own, failure=described(met))
+                own = replace(own, failure=described(met), is_not_finite=isinstance(met, FloatingPointError))
             self.told.sampling = None
         shares = await asyncio.to_thread(self._ranks.gather, own)
         if error is not None:
             raise error
+        for rank, share in enumerate(shares):
+            if share.is_not_finite:
+                raise FloatingPointError(f"rank {rank}: {share.failure}")
         check_all_well([share.failure for share in shares])
         if any(share.is_stopped for share in shares):
             raise asyncio.CancelledError

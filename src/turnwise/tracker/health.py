@@ -16,7 +16,7 @@ class Alarm:
     """A figure that has been out of bounds for too long, or a step that could not be taken.
 
     `value` is None for what is not finite. `since` is the first step of the trouble; `to` the step that the run went
-    back to, where it did.
+    back to, where it did, and `factor` what its learning rate is multiplied by from there on.
     """
 
     step: int
@@ -27,6 +27,7 @@ class Alarm:
     since: int
     action: str
     to: int | None = None
+    factor: float = 1.0
 
     @property
     def words(self) -> str:

@@ -73,7 +73,9 @@ def _introductions(url: str, marker: str, timeout_s: float) -> list[str]:
     except httpx.HTTPError as error:
         raise Gone(f"no vLLM server answers there ({type(error).__name__}: {error}); {HOWTO}") from error
     if answer.is_client_error or answer.status_code == httpx.codes.NOT_IMPLEMENTED:
-        raise ValueError(f"what answers there is no vLLM server in development mode ({answer.status_code}); {HOWTO}")
+        raise ValueError(
+            f"what answers there is no vLLM server in development mode (HTTP {answer.status_code}); {HOWTO}"
+        )
     if answer.is_server_error:
         text = " ".join(answer.text.split())[:300]
         if "introduce" in text:  # what vLLM says of a method that its workers lack

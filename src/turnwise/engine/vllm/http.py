@@ -133,7 +133,11 @@ class HTTPBackend:
             raise Gone(f"{failure}{self._last_words()}")
         if response.is_error:
             raise RuntimeError(f"{self.name} answered {path} with {response.status_code}: {response.text[:600]}")
-        return response.json()
+        try:
+            return response.json()
+        except ValueError as error:  # as of a proxy, whose server is not there
+            said = " ".join(response.text.split())[:100]
+            raise Gone(f"it answered {path} with what is no JSON: {said!r}{self._last_words()}") from error
 
     def _last_words(self) -> str:
         return "" if self._process is None else f"; its log ends: {self._process.last_words()}"

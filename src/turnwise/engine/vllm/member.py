@@ -91,6 +91,7 @@ class Member:
             RuntimeError: The proof fails.
         """
         backend = self.backend
+        self._label = ""  # which no answer bears: whatever fails from here on, nothing is sampled with older weights
         if self.is_asleep:
             await backend.wake(WEIGHTS)
         await transfer.deliver(backend)

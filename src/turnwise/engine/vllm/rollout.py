@@ -187,20 +187,26 @@ class VLLMRolloutEngine:
         """Gives one vLLM the weights; one that was left out only if it is there again."""
         name = member.backend.name
         try:
-            if member.is_out:
-                await member.backend.meet()
+            if member.is_out and not await self._is_back(member):
+                return
             await member.take(transfer, version)
         except Gone as error:
             self._leave_out(member, error)
             return
-        except ValueError as error:  # what is there now is another server
-            if (reason := str(error)) != member.reason:
-                _warn(f"{name} is not taken back: {reason}")
-                member.reason = reason
-            return
         if member.is_out:
             member.is_out = False
             _warn(f"{name} is there again, and samples from version {version} of the weights on")
+
+    async def _is_back(self, member: Member) -> bool:
+        """Whether one that was left out is there again, as it was; says so once where something else is there."""
+        try:
+            await member.backend.meet()
+        except ValueError as error:
+            if (reason := str(error)) != member.reason:
+                _warn(f"{member.backend.name} is not taken back: {reason}")
+                member.reason = reason
+            return False
+        return True
 
     def _least_busy(self) -> Member:
         """The vLLM with the fewest trajectories."""

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from torch import nn
 
 from turnwise.engine.vllm.backend import Gone
-from turnwise.engine.vllm.greeting import Greeting, WeightPath
+from turnwise.engine.vllm.greeting import Greeting, WeightPath, greet
 from turnwise.engine.vllm.heads import padded_config
 from turnwise.engine.vllm.http import HTTPBackend
 from turnwise.engine.vllm.local import INSTALL, VLLM, engine_head_size, started, too_short
@@ -78,8 +78,11 @@ class VLLMServer:
             max_tokens=max_tokens,
         )
         if self.urls:
-            backends = [self._found(_place(url), wanted) for url in self.urls[ranks.index :: ranks.count]]
-            if len(versions := {backend.met.served.vllm for backend in backends}) > 1:
+            places = [_place(url) for url in self.urls]
+            backends = [self._found(place, wanted) for place in places[ranks.index :: ranks.count]]
+            own = {backend.name for backend in backends}
+            others = [self._greeted(place, wanted) for place in places if place not in own]
+            if len(versions := {*(backend.met.served.vllm for backend in backends), *others}) > 1:
                 raise ValueError(f"engine.urls: they run vLLM {' and '.join(sorted(versions))}, expected one version")
         else:
             backends = [self._started(model, wanted)]
@@ -100,6 +103,13 @@ class VLLMServer:
     def _found(self, url: str, wanted: Wanted) -> HTTPBackend:
         try:
             return self._backend(url, wanted)
+        except (Gone, ValueError) as error:
+            raise ValueError(f"engine.urls: {url}: {error}") from error
+
+    def _greeted(self, url: str, wanted: Wanted) -> str:
+        """The version of vLLM at a URL that another rank samples from."""
+        try:
+            return greet(url, Greeting(wanted, self.transfer, self.transfer_host)).served.vllm
         except (Gone, ValueError) as error:
             raise ValueError(f"engine.urls: {url}: {error}") from error
 
@@ -131,12 +141,12 @@ class VLLMServer:
 
 def _check_url(url: str, number: int) -> None:
     """Raises ValueError for what is no address of a server; one with a password in it is not repeated."""
+    if "@" in url:
+        raise ValueError(f"engine.urls[{number}]: expected no user or password in it")
     try:
         parts, port = urlsplit(url), urlsplit(url).port
     except ValueError as error:  # a port that is no number
         raise ValueError(f"engine.urls: {url!r}: expected http://HOST:PORT ({error})") from error
-    if parts.username or parts.password:
-        raise ValueError(f"engine.urls[{number}]: expected no user or password in it")
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or parts.query or parts.fragment:
         raise ValueError(f"engine.urls: {url!r}: expected http://HOST:PORT")
 
