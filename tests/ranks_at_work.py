@@ -177,6 +177,8 @@ class MadeUpSampler:
         for one in problems:
             if one.id == "bad":
                 raise OSError("the sandbox is gone")
+            if one.id == "nan":
+                raise FloatingPointError("the logits are not finite")
             if one.id == "slow":
                 await asyncio.sleep(3600)
             groups.append(group(trajectory(problem_id=one.id), id=one.id))
@@ -212,6 +214,10 @@ def sample_together(ranks: Ranks) -> dict[str, Any]:
             await ids("a", "b", "c", "bad")
         except (OSError, RankFailed) as error:
             found["failure"] = f"{type(error).__name__}: {error}"
+        try:
+            await ids("a", "b", "c", "nan")
+        except FloatingPointError as error:
+            found["not finite"] = str(error)
         found["after a failure"] = await ids("a", "b")
         if ranks.is_first:
             asyncio.get_running_loop().call_later(0.3, sampler.told.stop)

@@ -277,6 +277,40 @@ def test_a_server_that_dies_before_or_in_a_hand_over_is_left_out(caplog: pytest.
     )
 
 
+def test_a_server_behind_a_page_of_a_proxy_samples_nothing_with_older_weights(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = StandIn.answer
+
+    def page(self: StandIn, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        is_hidden = self is servers[1] and path == "/collective_rpc"
+        return (200, b"<html>Please wait</html>") if is_hidden else answer(self, path, body)
+
+    async def work(engine: VLLMRolloutEngine) -> None:
+        await engine.load_weights(weights(1), 1)
+        monkeypatch.setattr(StandIn, "answer", page)
+        await engine.load_weights(weights(2), 2)
+        assert token_ids(await turns(engine)) == expected_turns(2)
+
+    with stand_ins(2) as servers, warnings(caplog) as said:
+        run(servers, work)
+    assert len(said) == 1
+    assert said[0].endswith("it answered /collective_rpc with what is no JSON: '<html>Please wait</html>'")
+
+
+def test_after_a_hand_over_that_failed_nothing_bears_the_label_of_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(engine: VLLMRolloutEngine) -> None:
+        await engine.load_weights(weights(1), 1)
+        labels = {member._label for member in engine._members}
+        servers[0].is_deaf = True
+        with pytest.raises(RuntimeError, match="misses 20 of 20 tensors"):
+            await engine.load_weights(weights(2), 2)
+        assert engine._members[0]._label not in labels
+
+    with stand_ins(2) as servers:
+        run(servers, work)
+
+
 def test_when_none_is_left_the_run_ends_with_the_end_of_each(caplog: pytest.LogCaptureFixture) -> None:
     async def work(engine: VLLMRolloutEngine) -> None:
         await engine.load_weights(weights(), 1)
@@ -389,10 +423,14 @@ def test_another_model_is_refused_by_what_differs() -> None:
             settings(servers).start(served_model(), frozenset({1}), max_tokens=96)
 
 
-def test_servers_of_two_vllms_are_refused() -> None:
+def test_servers_of_two_vllms_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with stand_ins(2) as servers:
         servers[1].version = "0.33.0"
-        with pytest.raises(ValueError, match=r"engine.urls: they run vLLM 0.32.0 and 0.33.0, expected one version"):
+        refusal = r"engine.urls: they run vLLM 0.32.0 and 0.33.0, expected one version"
+        with pytest.raises(ValueError, match=refusal):
+            settings(servers).start(served_model(), frozenset({1}), max_tokens=96)
+        monkeypatch.setattr(ranks, "_current", Ranks(index=1, count=2))  # who has but one of them
+        with pytest.raises(ValueError, match=refusal):
             settings(servers).start(served_model(), frozenset({1}), max_tokens=96)
 
 
@@ -407,7 +445,7 @@ def test_a_server_without_our_extension_or_development_mode_is_refused(monkeypat
                 settings(servers).start(served_model(), frozenset({1}), max_tokens=96)
         with monkeypatch.context() as patch:
             patch.setattr(StandIn, "answer", lambda self, path, body: (404, {}))
-            with pytest.raises(ValueError, match=r"is no vLLM server in development mode \(404\)"):
+            with pytest.raises(ValueError, match=r"is no vLLM server in development mode \(HTTP 404\)"):
                 settings(servers).start(served_model(), frozenset({1}), max_tokens=96)
         with monkeypatch.context() as patch:
             patch.setattr(StandIn, "answer", lambda self, path, body: (200, "hello"))

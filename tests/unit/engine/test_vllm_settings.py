@@ -73,6 +73,7 @@ def test_server_ranges() -> None:
         (["http://a:99999"], "'http://a:99999': expected http://HOST:PORT"),
         (["http://a:8000?x=1"], "expected http://HOST:PORT"),
         (["http://a:1", "http://me:secret@a:8000"], "[1]: expected no user or password"),
+        (["http://me:se/cret@a:80"], "[0]: expected no user or password"),
         (["http://a:8000", "http://b:8000", "http://a:8000/"], "http://a:8000 stands there twice"),
         (["http://a:8000", "HTTP://A:8000"], "stands there twice"),
     ],

@@ -19,6 +19,8 @@ def test_all_ranks_get_all_groups_in_order_and_end_together(tmp_path: Path):
         assert found["stopped"], "the first was told to stop, and both have"
     assert (first["score"], last["score"]) == ("RankFailed: rank 1: ValueError: no verdict", "ValueError: no verdict")
     assert first["failure"] == "RankFailed: rank 1: OSError: the sandbox is gone"
+    assert first["not finite"] == "rank 1: FloatingPointError: the logits are not finite", "as where it happened"
+    assert last["not finite"] == "the logits are not finite"
     assert last["failure"] == "OSError: the sandbox is gone", "where it happened it is as it was"
 
 
