@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import median, median_low
 
 import psutil
 
@@ -34,7 +34,7 @@ EVERY_S = 3.0
 WARM_S = 600.0
 """What is allocated once and kept, caches that fill, is there after so many seconds."""
 WINDOW_S = 300.0
-"""Readings are compared by the medians, numbers by the maxima, of so many seconds."""
+"""Readings are compared by the medians of so many seconds: a file or a worker may be there for a moment."""
 LARGEST_GROWTH = 0.05
 PATIENCE_S = 120.0
 MIB = 2**20
@@ -155,8 +155,8 @@ def judged(readings: Sequence[Reading]) -> Verdict:
         return max(middles[1:]) / middles[0] - 1
 
     def more(name: str) -> int:
-        most = [max(getattr(one, name) for one in part) for part in (first, *later)]
-        return most[-1] - most[0]
+        middles = [median_low(getattr(one, name) for one in part) for part in (first, later[-1])]
+        return middles[1] - middles[0]
 
     return Verdict(growth("main_mib"), growth("all_mib"), more("descriptors"), more("processes"))
 
@@ -192,9 +192,9 @@ What a run holds over time, as `make soak` wrote it on {machine()}.
     python src/main.py {" ".join(overrides)}
 
 **{said(verdict, left)}.** Memory is the median of five minutes (PSS: pages that processes share count once), of
-the run's own process and of all that it started; the other columns are the most that were seen. Growth is that of the
-largest window behind the first ten minutes over the first such window, for numbers that of the last one. The run then
-got SIGTERM, {end}; its folder had {size_mib:.0f} MiB.
+the run's own process and of all that it started; the other columns are the most that were seen. Growth compares medians
+of such windows behind the first ten minutes: of memory the largest with the first, of numbers the last with the first.
+The run then got SIGTERM, {end}; its folder had {size_mib:.0f} MiB.
 
 {table}"""
 
