@@ -157,7 +157,7 @@ class Trainer:
         credit = diagnose(scored, returns, advantages, self.advantage)
         figures = {**summarise(scored, advantages), **credit, **trained, **update.metrics, **timing}
         self.tracker.log(figures, step)
-        self.health(figures, step)  # may end this loop, for a stop or a way back
+        self.health(self.ranks.gather(figures)[0], step)  # may end this loop, on all ranks: for good, or to go back
 
     def update(self, batch: TokenBatch, step: int) -> Update:
         """Trains the policy on the batch of a step.
