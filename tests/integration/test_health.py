@@ -112,9 +112,9 @@ def test_killed_behind_its_way_back_it_goes_on_as_if_it_had_not_been(
                 "health.entropy.max_ratio=null",
                 "health.max_roll_backs=1",
             ),
-            "it did so 1 times already",
+            "it did so 1 x already",
         ),
-        (("health.not_finite=roll_back", "health.max_roll_backs=0"), "it did so 0 times already"),
+        (("health.not_finite=roll_back", "health.max_roll_backs=0"), "it did so 0 x already"),
     ],
 )
 def test_who_cannot_go_back_stops(run: Run, overrides: tuple[str, ...], why: str, monkeypatch: pytest.MonkeyPatch):

@@ -87,7 +87,7 @@ def go_back(
     good = max((step for step in found_steps(folder) if step < before and step not in tried), default=None)
     times = num_roll_backs(run_dir)
     if times >= health.max_roll_backs or good is None:
-        why = "there is no checkpoint from before" if good is None else f"it did so {times} times already"
+        why = "there is no checkpoint from before" if good is None else f"it did so {times} x already"
         if ranks.is_first:
             append_alarm(run_dir, replace(alarm, action=Action.stop.value))
         raise Collapsed(alarm, f"; it was to go back, but {why}") from trouble
@@ -158,7 +158,7 @@ async def watching(components: Components, run_dir: Path, stop: Stop, over: thre
         number = 1 + sum(1 for _ in run_dir.glob(f"stuck_*{rank}.txt"))
         path = run_dir / f"stuck_{number}{rank}.txt"
         stood = ", ".join(f"{kind} for {seconds:.0f} s" for kind, seconds in standing.items())
-        text = f"{components.label}: no progress of {stood} (health.watchdog.timeout_s={settings.timeout_s:g})"
+        text = f"no progress of {stood} (health.watchdog.timeout_s={settings.timeout_s:g})"
         try:
             write_stacks(path, text, loop)
             text += f"; stacks are in {path}"
