@@ -83,7 +83,8 @@ def go_back(
         raise trouble
     folder = run_dir / "checkpoints"
     before = max(alarm.since, 1) if isinstance(trouble, Collapsed) else alarm.step + 1
-    tried = [past.to for past in read_alarms(run_dir) if past.to == past.step]  # it failed there at once
+    broken = [past for past in read_alarms(run_dir) if past.monitor == NOT_FINITE and past.to == past.step]
+    tried = {past.to for past in broken}  # where it failed at once
     good = max((step for step in found_steps(folder) if step < before and step not in tried), default=None)
     times = num_roll_backs(run_dir)
     if times >= health.max_roll_backs or good is None:
