@@ -193,7 +193,7 @@ def test_the_depth_of_the_caller_decides_no_verdict():
 
 
 def test_hostile_text_takes_linear_time():
-    start = time.perf_counter()
+    start = time.process_time()
     for piece in (
         "<tool_call>",
         "</tool_call>",
@@ -206,4 +206,4 @@ def test_hostile_text_takes_linear_time():
     ):
         parse_hermes_json("<tool_call>" + piece * 20_000, PYTHON)
         parse_hermes_json(piece * 20_000 + "</tool_call>", PYTHON)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
