@@ -67,7 +67,7 @@ def test_a_run_ends_when_no_server_is_left(run: Run, servers: list[StandIn], mod
     assert all(f"{server.url}: it cannot be reached" in str(ended.value) for server in servers)
 
 
-@pytest.mark.parametrize("mode", ["train", "evaluate"])
+@pytest.mark.parametrize("mode", ["train", pytest.param("evaluate", marks=pytest.mark.slow)])
 def test_another_model_is_refused_before_the_first_step(run: Run, tmp_path: Path, model: Path, mode: str) -> None:
     with stand_ins(1, **(MODEL | {"vocab_size": 700})) as others:
         with pytest.raises(
@@ -107,6 +107,7 @@ def test_ranks_share_the_servers_out_and_lose_one(model: Path, tmp_path: Path) -
     assert [row["loss/num_sequences"] for row in trained] == [4, 4]
 
 
+@pytest.mark.slow
 def test_all_ranks_end_where_one_has_no_server_left(model: Path, tmp_path: Path) -> None:
     with stand_ins(2, **MODEL) as servers:
         servers[1].dies_after = 3
@@ -124,6 +125,7 @@ def test_a_rank_without_a_server_is_refused(model: Path, tmp_path: Path) -> None
     assert "Traceback" not in done[0][1] + done[1][1]
 
 
+@pytest.mark.slow
 def test_a_server_of_another_rank_that_serves_another_model_ends_all(model: Path, tmp_path: Path) -> None:
     with stand_ins(1, **MODEL) as servers, stand_ins(1, **(MODEL | {"vocab_size": 700})) as others:
         done = both_ended(over_ranks([*servers, *others], model, tmp_path / "run"))
