@@ -24,6 +24,7 @@ from turnwise.config.evaluating import check_kept_evaluations, start_evaluator
 from turnwise.config.health import watching
 from turnwise.config.parts import Components
 from turnwise.config.provenance import record_removed
+from turnwise.config.room import check_room
 from turnwise.config.stopping import Stop
 from turnwise.config.training import Training
 from turnwise.config.wiring import (
@@ -71,6 +72,7 @@ class Train:
             warn_of_gold(components, task.eval_sets(components.evaluation.num_problems), console)
             device = choose_device(components)
             check_ranks(components, current(), device)
+            check_room(components, run_dir, device, current())
             model, reference = load_policy_model(components, device), load_reference(components, device)
             kernel, reason = choose_attention(components.model.attention, device, compute_dtype(components, device))
             console.print(f"[dim]attention of the update: {kernel} ({reason})[/]", highlight=False)
