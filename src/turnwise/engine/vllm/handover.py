@@ -110,7 +110,7 @@ def _locked(home: Path) -> Iterator[None]:
         except FileNotFoundError:
             continue
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if home.exists() and home.samefile(f"/proc/self/fd/{descriptor}"):  # else it was removed meanwhile
+        if _is_at(home, descriptor):  # else it was removed meanwhile
             break
         os.close(descriptor)
     try:
@@ -120,6 +120,14 @@ def _locked(home: Path) -> Iterator[None]:
         if not any(home.iterdir()):
             home.rmdir()
         os.close(descriptor)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether what is open is still what has the name."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _remove_unused(home: Path) -> None:
