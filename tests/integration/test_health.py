@@ -180,7 +180,7 @@ def test_a_tool_that_hangs_is_written_down(
 ):
     def found() -> list[str]:
         texts = [path.read_text() for path in (tmp_path / "run").glob("stuck_*.txt")]
-        return [text for text in texts if "tool for" in text.splitlines()[0]]
+        return [text for text in texts if "tool for" in text.partition("\n")[0]]
 
     hang_until(monkeypatch, lambda: bool(found()))
     folder = run("health.watchdog.timeout_s=1.0", "trainer.num_steps=1", "evaluation.num_problems=2")
