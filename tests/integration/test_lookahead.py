@@ -80,7 +80,7 @@ def test_a_cancelled_run_finishes_its_update_and_saves_it(run: Run, monkeypatch:
     task: asyncio.Task[Any]
     monkeypatch.setattr(Trainer, "learn", learn_slowly)
     monkeypatch.setattr(Trainer, "sample", tell)
-    monkeypatch.setattr("turnwise.config.modes.train_ahead", remember)
+    monkeypatch.setattr("turnwise.config.training.train_ahead", remember)
     with pytest.raises(SystemExit):
         run(*AHEAD, "trainer.save_every=100")
     assert finished == [0, 1]
