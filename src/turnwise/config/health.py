@@ -9,11 +9,13 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from math import prod
 from pathlib import Path
+from time import perf_counter
 
 from rich.console import Console
 
 from turnwise import checkpoint
 from turnwise.config.checks import find_checkpoint
+from turnwise.config.ending import seconds_before
 from turnwise.config.parts import Components
 from turnwise.config.stopping import Stop
 from turnwise.config.wiring import say
@@ -149,7 +151,7 @@ async def watching(components: Components, run_dir: Path, stop: Stop, over: thre
         yield
         return
     rank = f"_rank{current().index}" if current().count > 1 else ""
-    heard = threading.Event()
+    heard, started = threading.Event(), perf_counter() - seconds_before(run_dir)
 
     def stop_for_it() -> None:
         heard.set()
@@ -170,14 +172,14 @@ async def watching(components: Components, run_dir: Path, stop: Stop, over: thre
         elif not stop.why:
             stop.why = text
             limits = {heard: settings.grace_s, over: settings.timeout_s}
-            threading.Thread(target=_end_in, args=(limits, run_dir, text), daemon=True).start()
+            threading.Thread(target=_end_in, args=(limits, run_dir, text, started), daemon=True).start()
             loop.call_soon_threadsafe(stop_for_it)
 
     with looking_after(WATCH, settings.timeout_s, act):
         yield
 
 
-def _end_in(limits: Mapping[threading.Event, float], run_dir: Path, text: str) -> None:
+def _end_in(limits: Mapping[threading.Event, float], run_dir: Path, text: str, started: float) -> None:
     """Ends this process, and with it a multirun, from a thread that does not depend on what hangs.
 
     Unless each of the events comes within its seconds: the run hears that it is to stop, and then ends by itself.
@@ -187,8 +189,8 @@ def _end_in(limits: Mapping[threading.Event, float], run_dir: Path, text: str) -
     tell(f"error: {text}; the run did not end by itself")
     try:
         if current().is_first:
-            why = f"Stuck: {text}"
-            write_summary(run_dir, summarise_run(run_dir, outcome=Outcome.failed, why=why, wall_s=0.0))
+            why, wall_s = f"Stuck: {text}", perf_counter() - started
+            write_summary(run_dir, summarise_run(run_dir, outcome=Outcome.failed, why=why, wall_s=wall_s))
             write_report(run_dir)
     finally:
         os._exit(1)
