@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from integration_runs import SMALL, Run, assert_same_run, lines
+from integration_runs import SHARDED, SMALL, Run, assert_same_run, lines
 from killed_runs import Starter
 from turnwise.health import Collapsed
 from turnwise.model.policy import TorchPolicy
@@ -124,7 +124,14 @@ def test_who_cannot_go_back_stops(run: Run, overrides: tuple[str, ...], why: str
         run(*overrides, "health.entropy.patience=1", "trainer.keep_checkpoints=0", "trainer.num_steps=1")
 
 
-def test_figures_that_are_not_finite_send_it_back_where_that_is_asked_for(run: Run, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    "overrides",
+    [(), pytest.param(("trainer.max_staleness=1", "loss.correction=truncate"), marks=pytest.mark.slow)],
+    ids=["in turn", "ahead"],
+)
+def test_figures_that_are_not_finite_send_it_back_where_that_is_asked_for(
+    run: Run, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]
+):
     update, calls = TorchPolicy.update, 0
 
     def overflows_once(policy: TorchPolicy, batch: TokenBatch, loss: PolicyLoss) -> Update:
@@ -133,7 +140,7 @@ def test_figures_that_are_not_finite_send_it_back_where_that_is_asked_for(run: R
         return overflows(policy, batch, loss) if calls == 2 else update(policy, batch, loss)
 
     monkeypatch.setattr(TorchPolicy, "update", overflows_once)
-    folder = run("health.not_finite=roll_back")
+    folder = run("health.not_finite=roll_back", *overrides)
     assert calls == 4, "three steps, and one that was not taken"
     (alarm,) = read_alarms(folder)
     assert (alarm.monitor, alarm.step, alarm.to) == ("not_finite", 1, 1)
@@ -209,6 +216,17 @@ def test_what_does_not_listen_is_ended_from_without(start: Starter, tmp_path: Pa
     assert "grade_all" in (folder / "stuck_1.txt").read_text()
     assert read_summary(folder).outcome is Outcome.failed
     assert (folder / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_two_ranks_that_do_not_listen_end_each_by_itself(start: Starter, tmp_path: Path):
+    folder = tmp_path / "run"
+    watchdog = ("health.watchdog.action=stop", "health.watchdog.timeout_s=4.0", "health.watchdog.grace_s=0.5")
+    ranks = start.ranks(2, (*SHARDED, *watchdog, "reward.grader._target_=broken_rewards.HangingGrader"), folder)
+    assert [one.wait() for one in ranks] == [1, 1]
+    assert "the run did not end by itself" in "".join(one.output.read_text() for one in ranks)
+    assert list(folder.glob("stuck_1_rank*.txt"))
+    assert read_summary(folder).outcome is Outcome.failed
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

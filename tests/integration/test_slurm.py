@@ -11,7 +11,7 @@ import pytest
 SCRIPT = Path(__file__).parents[2] / "experiments" / "slurm" / "train.sbatch"
 SCONTROL = """
 case $1 in
-    show) echo first; echo second ;;
+    show) echo first; sleep 0.1; echo second ;; # who reads the first line alone would have it killed
     *) echo "$@" >> requeued ;;
 esac
 """
@@ -46,9 +46,10 @@ def submitted(cluster: Path, *arguments: str, **variables: str) -> subprocess.Po
     )
 
 
-def wait_for(path: Path) -> None:
+def wait_until_it_runs(job: subprocess.Popen[str], cluster: Path) -> None:
     until = time.monotonic() + 60
-    while not path.exists():
+    while not (cluster / "arguments").exists():
+        assert job.poll() is None, job.communicate()
         assert time.monotonic() < until
         time.sleep(0.02)
 
@@ -60,7 +61,7 @@ def test_before_its_time_is_over_the_run_is_stopped_and_queued_again_unless_it_h
     (cluster / "code").write_text(str(code))
     (cluster / "run.stop").touch()  # of an earlier start, which must not stop this one
     job = submitted(cluster, "run", "algo=grpo", "task.path=my problems.jsonl", SLURM_GPUS_ON_NODE="8")
-    wait_for(cluster / "arguments")
+    wait_until_it_runs(job, cluster)
     assert not (cluster / "run.stop").exists()
     job.send_signal(signal.SIGUSR1)
     assert job.wait(60) == code
@@ -77,7 +78,7 @@ def test_before_its_time_is_over_the_run_is_stopped_and_queued_again_unless_it_h
 def test_a_run_that_fails_or_is_cancelled_is_not_queued_again(cluster: Path) -> None:
     (cluster / "code").write_text("3")
     job = submitted(cluster, "run", NPROC="2")
-    wait_for(cluster / "arguments")
+    wait_until_it_runs(job, cluster)
     job.send_signal(signal.SIGTERM)  # which Slurm sends to the run as well; the script waits for its end
     time.sleep(0.3)
     assert job.poll() is None

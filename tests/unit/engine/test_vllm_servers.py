@@ -298,7 +298,7 @@ def test_a_server_behind_a_page_of_a_proxy_samples_nothing_with_older_weights(
     assert said[0].endswith("it answered /collective_rpc with what is no JSON: '<html>Please wait</html>'")
 
 
-def test_after_a_hand_over_that_failed_nothing_bears_the_label_of_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_a_hand_over_that_failed_nothing_bears_the_label_of_before() -> None:
     async def work(engine: VLLMRolloutEngine) -> None:
         await engine.load_weights(weights(1), 1)
         labels = {member._label for member in engine._members}

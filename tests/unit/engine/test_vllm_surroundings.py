@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from spawned import tell_surroundings
 from turnwise.engine.vllm import surroundings
 from turnwise.engine.vllm.process import SOURCE_ROOT, free_port
 from turnwise.engine.vllm.surroundings import around_children, environment
@@ -67,10 +68,6 @@ def test_no_two_ranks_of_a_machine_find_the_same_port() -> None:
         assert {port // 2 % 3 for port in ports} == {rank}
 
 
-def tell(queue: "multiprocessing.Queue[dict[str, str | int]]") -> None:
-    queue.put({**os.environ, "session": os.getsid(0), "parent": os.getppid()})
-
-
 def test_children_are_started_so_and_the_trainer_is_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     for key, value in TORCHRUN.items():
         monkeypatch.setenv(key, value)
@@ -78,7 +75,7 @@ def test_children_are_started_so_and_the_trainer_is_as_before(monkeypatch: pytes
     context = multiprocessing.get_context("spawn")
     queue: multiprocessing.Queue[dict[str, str | int]] = context.Queue()
     with around_children():
-        child = context.Process(target=tell, args=(queue,))
+        child = context.Process(target=tell_surroundings, args=(queue,))
         child.start()
     told = queue.get(timeout=60)
     child.join()
