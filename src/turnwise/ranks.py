@@ -35,6 +35,8 @@ _LOST = re.compile(
 )
 """What gloo and NCCL say, in a plain RuntimeError the one and a DistBackendError the other, when a peer is gone."""
 _SPOKEN = "turnwise/spoken"
+_LETTING_GO_S = 0.1
+"""What gloo's threads are left to let go of the last tensors. They need the interpreter for it, and abort without."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +121,10 @@ class Ranks:
 
     def wait(self) -> None:
         """Returns when every rank has come here."""
-        self.gather(None)
+        if self.count > 1:
+            import torch.distributed as dist
+
+            dist.barrier()
 
 
 def described(error: Exception | None) -> str:
@@ -203,7 +208,8 @@ def joined() -> Iterator[Ranks]:
         if _current.count > 1:
             import torch.distributed as dist
 
-            dist.destroy_process_group()
+            time.sleep(_LETTING_GO_S)
+            dist.destroy_process_group()  # which leaves the threads there as long as any DeviceMesh is
 
 
 def _meet(alone: Ranks) -> Ranks:
