@@ -53,7 +53,9 @@ class Cursor(Protocol):
         ...
 
 
-def save(folder: Path, step: int, *, policy: Policy, task: Cursor, keep: int, ranks: Ranks = ALONE) -> Path:
+def save(
+    folder: Path, step: int, *, policy: Policy, task: Cursor, keep: int, every: int = 1, ranks: Ranks = ALONE
+) -> Path:
     """Writes `folder`/step_<step>, points `folder`/last at it and removes what is no longer kept.
 
     It holds the weights in the Hugging Face layout, the optimiser's state (`optimiser.pt`, or a folder `optimiser` with
@@ -69,6 +71,7 @@ def save(folder: Path, step: int, *, policy: Policy, task: Cursor, keep: int, ra
         policy: Gives weights and optimiser state.
         task: Gives the cursor.
         keep: Newest checkpoints to keep beside the one that `best` names; 0 keeps all.
+        every: Steps between two that count. One in between is kept as long as it is the last.
         ranks: Who trains the policy: all of them call this, and see the same folder.
 
     Returns:
@@ -82,7 +85,7 @@ def save(folder: Path, step: int, *, policy: Policy, task: Cursor, keep: int, ra
     target, draft = path_of(folder, step), draft_of(folder, step)
     is_last = ranks.is_first and (folder / "last").resolve() == target.resolve()
     if ranks.gather(is_last and damage_of(target, reads_all=True) is None)[0]:  # resumed here, stopped at once
-        ranks.by_first(lambda: tidy(folder, step, keep))
+        ranks.by_first(lambda: tidy(folder, step, keep, every))
         return target
     try:
         with naming(target):
@@ -95,11 +98,11 @@ def save(folder: Path, step: int, *, policy: Policy, task: Cursor, keep: int, ra
         if ranks.is_first:
             with suppress(OSError):  # a rank that has not heard of a failure yet may write on; the next save removes it
                 remove_leftovers(folder)
-    ranks.by_first(lambda: tidy(folder, step, keep))
+    ranks.by_first(lambda: tidy(folder, step, keep, every))
     return target
 
 
-def note_accuracy(folder: Path, step: int, accuracy: float | None, *, keep: int) -> None:
+def note_accuracy(folder: Path, step: int, accuracy: float | None, *, keep: int, every: int = 1) -> None:
     """Notes what the weights that have seen `step` steps came to, if there is a checkpoint of them.
 
     `folder`/best names the checkpoint with the highest accuracy that was noted, the earliest of equals; it is kept
@@ -110,11 +113,12 @@ def note_accuracy(folder: Path, step: int, accuracy: float | None, *, keep: int)
         step: Where the evaluation stands.
         accuracy: Over all evaluation sets, such as `tracker.evaluations.overall_accuracy`; None notes nothing.
         keep: As for `save`.
+        every: The same.
     """
     path = path_of(folder, step)
     if accuracy is not None and path.is_dir():
         write_atomically(note_of(path), (json.dumps({"accuracy": accuracy}) + "\n").encode())
-        tidy(folder, step, keep)
+        tidy(folder, step, keep, every)
 
 
 def latest(folder: Path) -> Path | None:

@@ -54,8 +54,11 @@ def point(folder: Path, name: str, target: Path) -> None:
     force_to_disk(folder)
 
 
-def tidy(folder: Path, step: int, keep: int) -> None:
-    """Removes what a kill left and checkpoints after `step`, points `best`, and drops all but the `keep` newest."""
+def tidy(folder: Path, step: int, keep: int, every: int = 1) -> None:
+    """Removes what a kill left and checkpoints after `step`, points `best`, and drops all but the `keep` newest.
+
+    Of those whose step `every` divides: one in between, of a run that was told to stop, stays while it is the last.
+    """
     remove_leftovers(folder)
     paths = {step: path_of(folder, step) for step in found_steps(folder)}
     for later in [number for number in paths if number > step]:
@@ -67,8 +70,9 @@ def tidy(folder: Path, step: int, keep: int) -> None:
     elif (folder / "best").resolve() != best.resolve():
         point(folder, "best", best)
     last = (folder / "last").resolve()
-    for path in list(paths.values())[:-keep] if keep else []:
-        if path != best and path.resolve() != last:
+    newest = [path for step, path in paths.items() if step % every == 0][-keep:]
+    for path in paths.values() if keep else ():
+        if path not in newest and path != best and path.resolve() != last:
             shutil.rmtree(path)
 
 

@@ -180,8 +180,8 @@ class Trainer:
         metrics = (await self.evaluator(self.task.eval_sets(self.evaluator.settings.num_problems), step)).metrics
         self.tracker.log(metrics, step)
         if self.ranks.is_first:
-            keep = self.settings.keep_checkpoints
-            checkpoint.note_accuracy(self.checkpoints, step, overall_accuracy(metrics), keep=keep)
+            keep, every = self.settings.keep_checkpoints, self.settings.save_every
+            checkpoint.note_accuracy(self.checkpoints, step, overall_accuracy(metrics), keep=keep, every=every)
 
     async def finish(self, next_step: int) -> None:
         """The checkpoint of the last step unless that step left one, and the evaluation after it."""
@@ -200,6 +200,7 @@ class Trainer:
                 policy=self.policy,
                 task=self.task,
                 keep=self.settings.keep_checkpoints,
+                every=self.settings.save_every,
                 ranks=self.ranks,
             )
 

@@ -144,6 +144,19 @@ def test_last_follows_and_old_ones_go(tmp_path):
     assert checkpoint.latest(tmp_path) == (tmp_path / "step_10").resolve()
 
 
+def test_one_of_a_run_that_was_stopped_pushes_none_out_and_stays_while_it_is_the_last(tmp_path):
+    for step in (8, 16, 17, 18):  # stopped twice in a row
+        path = checkpoint.save(tmp_path, step, policy=FakePolicy(), task=FakeTask(), keep=2, every=8)
+    assert names(tmp_path) == ["last", "step_16", "step_18", "step_8"]
+    assert checkpoint.latest(tmp_path) == path.resolve()
+    checkpoint.save(tmp_path, 24, policy=FakePolicy(), task=FakeTask(), keep=2, every=8)
+    assert names(tmp_path) == ["last", "step_16", "step_24"]
+    checkpoint.save(tmp_path, 25, policy=FakePolicy(), task=FakeTask(), keep=2, every=8)
+    checkpoint.note_accuracy(tmp_path, 25, 0.9, keep=2, every=8)  # the run's end
+    checkpoint.save(tmp_path, 32, policy=FakePolicy(), task=FakeTask(), keep=2, every=8)
+    assert names(tmp_path) == ["best", "last", "step_24", "step_25", "step_32"]
+
+
 def test_keep_zero_keeps_all(tmp_path):
     for step in (1, 2, 3):
         save(tmp_path, step, keep=0)

@@ -29,9 +29,9 @@ class Writes:
 
 
 def num_checkpoints(*, num_steps: int, save_every: int, keep: int) -> int:
-    """How many checkpoints lie in a run's folder at one time: those that are kept, and one that is being written."""
+    """How many checkpoints lie in a run's folder at one time: those kept, the best, and one that is being written."""
     written = -(-num_steps // save_every)
-    return max(1, min(written, keep + 1) if keep else written)
+    return max(1, min(written, keep + 2) if keep else written)
 
 
 def check_disk(folder: Path, writes: Writes, finding: Finding, *, is_here: bool = True) -> None:

@@ -193,7 +193,12 @@ class Imitation:
 
     def _save(self, next_step: int) -> None:
         checkpoint.save(
-            self.checkpoints, next_step, policy=self.policy, task=self._lessons(), keep=self.keep_checkpoints
+            self.checkpoints,
+            next_step,
+            policy=self.policy,
+            task=self._lessons(),
+            keep=self.keep_checkpoints,
+            every=self.save_every,
         )
 
     def _lessons(self) -> Lessons:

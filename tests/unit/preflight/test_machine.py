@@ -33,9 +33,9 @@ def writes(total: int) -> Writes:
 
 @pytest.mark.parametrize(
     ("keep", "expected"),
-    [(2, 3), (0, 10), (50, 10)],  # 95 steps, one every 10: ten are written, the last at the end
+    [(2, 4), (0, 10), (50, 10)],  # 95 steps, one every 10: ten are written, the last at the end
 )
-def test_the_checkpoint_that_is_being_written_counts_too(keep: int, expected: int):
+def test_the_best_checkpoint_and_the_one_that_is_being_written_count_too(keep: int, expected: int):
     assert num_checkpoints(num_steps=95, save_every=10, keep=keep) == expected
 
 
