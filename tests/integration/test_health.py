@@ -52,7 +52,7 @@ def test_a_warning_changes_nothing_but_is_told(run: Run, capsys: pytest.CaptureF
     assert (alarm.monitor, alarm.since, alarm.step) == ("tool_use", 0, 1)
     printed = " ".join(capsys.readouterr().out.split())
     assert "warning: health.tool_use: rollout/tool_use is" in printed
-    assert printed.count("in step 2, as since step 1 (min=1.1)") == 2, "when it happens, and at the end"
+    assert printed.count("in step 1, counted from 0, as since step 0 (min=1.1)") == 2, "when it happens, and at the end"
     page = (ill / "report.html").read_text()
     assert "Out of bounds" in page
     assert "health.tool_use" in page

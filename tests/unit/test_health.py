@@ -32,7 +32,7 @@ def spoken(monitor: Monitor, values: list[float], figure: str = "entropy", **mor
 def test_a_warning_comes_after_so_many_steps_in_a_row_and_once():
     (alarm,) = spoken(Monitor(min=0.1, patience=3), [1, 0.05, 0.05, 1, 0.05, 0.04, 0.03, 0.02, 0.01])
     assert (alarm.step, alarm.since, alarm.value, alarm.action) == (6, 4, 0.03, "warn")
-    assert alarm.words == "entropy: loss/entropy is 0.03 in step 7, as since step 5 (min=0.1)"
+    assert alarm.words == "entropy: loss/entropy is 0.03 in step 6, counted from 0, as since step 4 (min=0.1)"
 
 
 def test_it_speaks_again_after_all_was_well():
@@ -45,7 +45,7 @@ def test_what_is_more_than_a_warning_ends_the_loop(action: Action):
     told: list[Alarm] = []
     health = Health(settings(tool_use=Monitor(min=0.2, patience=2, action=action)), tell=told.append)
     health({"rollout/tool_use": 0.1}, 5)
-    with pytest.raises(Collapsed, match=r"health\.tool_use: rollout/tool_use is 0 in step 7, as since step 6") as met:
+    with pytest.raises(Collapsed, match=r"health\.tool_use: rollout/tool_use is 0 in step 6, .*since step 5") as met:
         health({"rollout/tool_use": 0.0}, 6)
     assert (met.value.alarm.action, met.value.alarm.since) == (action.value, 5)
     assert told == ([met.value.alarm] if action is Action.stop else []), "a way back is told of where it leads"
@@ -54,7 +54,7 @@ def test_what_is_more_than_a_warning_ends_the_loop(action: Action):
 def test_whoever_goes_on_after_a_stop_is_stopped_again_by_the_next_step():
     past = [{"step": step, "loss/entropy": 0.0} for step in range(4)]
     health = Health(settings(entropy=Monitor(min=0.1, patience=2, action=Action.stop)), past)
-    with pytest.raises(Collapsed, match="as since step 1"):
+    with pytest.raises(Collapsed, match="as since step 0"):
         health({"loss/entropy": 0.0}, 4)
 
 
@@ -82,14 +82,14 @@ def test_a_beginning_of_zero_has_no_multiples():
 def test_what_is_not_finite_is_out_of_bounds(value: Any):
     (alarm,) = spoken(Monitor(max=1.0, patience=1), [0.5, value])
     assert alarm.value is None
-    assert alarm.words == "entropy: loss/entropy is not finite in step 2 (expected a finite number)"
+    assert alarm.words == "entropy: loss/entropy is not finite in step 1, counted from 0 (expected a finite number)"
 
 
 def test_a_figure_that_is_absent_is_not_looked_at():
     health = Health(settings(reference_kl=Monitor(max=0.0, patience=2, action=Action.stop)))
     health({"loss/kl": 1.0}, 0)
     health({"loss/entropy": 1.0}, 1)
-    with pytest.raises(Collapsed, match="as since step 1"):
+    with pytest.raises(Collapsed, match="as since step 0"):
         health({"loss/kl": 1.0}, 2)
 
 

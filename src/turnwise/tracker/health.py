@@ -31,10 +31,10 @@ class Alarm:
 
     @property
     def words(self) -> str:
-        """What is wrong, for a line on the terminal."""
+        """What is wrong, in a line; its steps are those of metrics.jsonl and the curves, which begin with 0."""
         value = "not finite" if self.value is None else f"{self.value:.3g}"
-        since = f", as since step {self.since + 1}" if self.since != self.step else ""
-        return f"{self.monitor}: {self.figure} is {value} in step {self.step + 1}{since} ({self.bound})"
+        since = f", as since step {self.since}" if self.since != self.step else ""
+        return f"{self.monitor}: {self.figure} is {value} in step {self.step}, counted from 0{since} ({self.bound})"
 
 
 def append_alarm(run_dir: Path, alarm: Alarm) -> None:
