@@ -111,8 +111,9 @@ def test_a_sound_plan_passes_and_leaves_nothing(tmp_path: Path) -> None:
             BASIC,
             r"ablation=gtpo rollout\.max_turns=2: .*'no_such_file\.jsonl': no such file",
         ),
+        (replace(PLAN, overrides=("health.not_finite=roll_back",)), BASIC, r"ablation=gtpo .*so no study counts it"),
     ],
-    ids=["key", "setting", "range", "launcher's key", "launcher", "arms alike", "task"],
+    ids=["key", "setting", "range", "launcher's key", "launcher", "arms alike", "task", "roll back"],
 )
 def test_what_a_run_would_refuse_is_refused_beforehand(
     tmp_path: Path, plan: Plan, launcher: list[str], message: str

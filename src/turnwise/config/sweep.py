@@ -138,6 +138,11 @@ def check_plan(plan: Plan, root: Path, launcher: Sequence[str]) -> None:
             where = " ".join(filter(None, [f"ablation={arm}", setting and f"{plan.across}={setting}"]))
             try:
                 components = compose_components([*_overrides(plan, [setting], [arm]), *launcher], label=arm)
+                if components.health.rolls_back:
+                    raise ConfigError(
+                        "health.*.action and health.not_finite: a run that is rolled back trains with other settings "
+                        "from there on, so no study counts it; expected none of them to be roll_back"
+                    )
                 same = arm_of.setdefault(json.dumps(components.config, sort_keys=True), arm)
                 if same != arm:
                     raise ConfigError(f"everything is set as with ablation={same}, so there is nothing to compare")
