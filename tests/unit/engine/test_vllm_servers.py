@@ -447,10 +447,74 @@ def test_a_server_without_our_extension_or_development_mode_is_refused(monkeypat
             patch.setattr(StandIn, "answer", lambda self, path, body: (404, {}))
             with pytest.raises(ValueError, match=r"is no vLLM server in development mode \(HTTP 404\)"):
                 settings(servers).start(served_model(), frozenset({1}), max_tokens=96)
-        with monkeypatch.context() as patch:
-            patch.setattr(StandIn, "answer", lambda self, path, body: (200, "hello"))
-            with pytest.raises(ValueError, match="what answers there is no vLLM server"):
-                settings(servers).start(served_model(), frozenset({1}), max_tokens=96)
+
+
+INTRODUCTION = {
+    "protocol": 1,
+    "sees_marker": True,
+    "vllm": "0.32.0",
+    "model": {},
+    "dtype": "float32",
+    "max_positions": 96,
+    "logprobs_mode": "processed_logprobs",
+    "device": "cpu",
+    "is_chunked": False,
+}
+STRANGE = {
+    "no JSON": b"<html>Please wait</html>",
+    "no text": b"\xff\xfe\xfd",
+    "a word": "hello",
+    "nothing": None,
+    "a list": [1],
+    "no results": {"detail": "Not Found"},
+    "results of no worker": {"results": []},
+    "null for results": {"results": None},
+    "a number for results": {"results": 3},
+    "a worker that says nothing": {"results": [None]},
+    "a worker without JSON": {"results": ["hello"]},
+    "a worker that says a list": {"results": ["[1]"]},
+    "a worker without a protocol": {"results": ['{"a": 1}']},
+    "a worker with a word for a protocol": {"results": ['{"protocol": "one"}']},
+    "a worker with a protocol alone": {"results": ['{"protocol": 1}']},
+    "a worker that says too much": {"results": [json.dumps(INTRODUCTION | {"mood": "good"})]},
+    "a worker with a word for a number": {"results": [json.dumps(INTRODUCTION | {"max_positions": "many"})]},
+    "a worker with a word for a model": {"results": [json.dumps(INTRODUCTION | {"model": "tiny"})]},
+}
+"""Answers with status 200 to the question what is served, none of them of a server with the worker extension."""
+
+
+@pytest.mark.parametrize("kind", STRANGE)
+def test_whatever_else_answers_is_refused_in_one_line(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StandIn, "answer", lambda self, path, body: (200, STRANGE[kind]))
+    with stand_ins(1) as servers:
+        refusal = f"^engine.urls: {servers[0].url}: what answers there is no vLLM server: .*; docs/ARCHITECTURE.md says"
+        with pytest.raises(ValueError, match=refusal) as refused:
+            settings(servers).start(served_model(), frozenset({1}), max_tokens=96)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("kind", STRANGE)
+def test_whatever_else_answers_in_place_of_a_server_is_not_taken_back(
+    kind: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = StandIn.answer
+
+    def strange(self: StandIn, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        return (200, STRANGE[kind]) if self is servers[1] else answer(self, path, body)
+
+    async def work(engine: VLLMRolloutEngine) -> None:
+        await engine.load_weights(weights(1), 1)
+        servers[1].kill()
+        await turns(engine)
+        monkeypatch.setattr(StandIn, "answer", strange)
+        servers[1].come_back()
+        await engine.load_weights(weights(2), 2)
+        assert token_ids(await turns(engine)) == expected_turns(2)
+
+    with stand_ins(2) as servers, warnings(caplog) as said:
+        run(servers, work)
+    assert len(said) == 2
+    assert f"{servers[1].url} is not taken back: what answers there is no vLLM server: " in said[1]
 
 
 def test_shared_memory_that_a_server_does_not_see_is_refused_where_it_is_wanted() -> None:
@@ -460,6 +524,30 @@ def test_shared_memory_that_a_server_does_not_see_is_refused_where_it_is_wanted(
             ValueError, match=r"engine.transfer=shared_memory, and it does not see this host's /dev/shm"
         ):
             settings(servers, transfer=WeightPath.shared_memory).start(served_model(), frozenset({1}), max_tokens=96)
+
+
+def test_shared_memory_of_a_rank_is_no_affair_of_the_others_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    with stand_ins(2) as servers:
+        servers[1].is_blind = True  # as on the host of another rank
+        in_memory = settings(servers, transfer=WeightPath.shared_memory)
+        monkeypatch.setattr(ranks, "_current", Ranks(index=0, count=2))
+        engine = in_memory.start(served_model(), frozenset({1}), max_tokens=96)
+        assert [member.backend.network for member in engine._members] == [None]
+        asyncio.run(engine.close())
+        monkeypatch.setattr(ranks, "_current", Ranks(index=1, count=2))
+        with pytest.raises(ValueError, match=f"{servers[1].url}: engine.transfer=shared_memory, and it does not see"):
+            in_memory.start(served_model(), frozenset({1}), max_tokens=96)
+
+
+def test_another_model_on_a_server_of_another_rank_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks, "_current", Ranks(index=0, count=2))
+    with stand_ins(2) as servers:
+        servers[1].introduction = {"dtype": "bfloat16"}
+        with pytest.raises(ValueError, match=f"^engine.urls: {servers[1].url}: it serves dtype=bfloat16, expected"):
+            settings(servers).start(served_model(), frozenset({1}), max_tokens=96)
+        servers[1].kill()
+        with pytest.raises(ValueError, match=f"^engine.urls: {servers[1].url}: no vLLM server answers there"):
+            settings(servers).start(served_model(), frozenset({1}), max_tokens=96)
 
 
 def test_an_address_that_this_host_lacks_is_refused_before_the_first_step() -> None:

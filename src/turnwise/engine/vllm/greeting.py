@@ -2,7 +2,8 @@
 
 import secrets
 from enum import StrEnum
-from typing import Any, NamedTuple
+from json import JSONDecodeError
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import torch
@@ -13,6 +14,10 @@ from turnwise.engine.vllm.stream import own_address
 from turnwise.engine.vllm.traits import Served, Wanted
 
 HOWTO = "docs/ARCHITECTURE.md says how to start one"
+GREET_S = 30.0
+"""Seconds that a server has to say what it serves."""
+NO_MARKER = ""
+"""In place of a file's name: whether the server sees this host's memory is not asked."""
 
 
 class WeightPath(StrEnum):
@@ -29,7 +34,7 @@ class Greeting(NamedTuple):
     wanted: Wanted
     path: WeightPath = WeightPath.auto
     host: str = ""
-    timeout_s: float = 30.0
+    timeout_s: float = GREET_S
 
 
 class Met(NamedTuple):
@@ -47,10 +52,8 @@ def greet(url: str, greeting: Greeting) -> Met:
         ValueError: It is no vLLM server in development mode, or serves something else than is wanted.
     """
     with in_shared_memory({"marker": torch.tensor(secrets.randbits(62))}) as marker:  # another host has no such file
-        workers = [Served.read(answer) for answer in _introductions(url, str(marker), greeting.timeout_s)]
+        workers = _introduced(url, greeting.wanted, greeting.timeout_s, str(marker))
     served = workers[0]
-    if differences := list(greeting.wanted.differences(served)):
-        raise ValueError(f"it serves {', '.join(differences)}")
     sees_memory = all(worker.sees_marker for worker in workers)
     if greeting.path is WeightPath.shared_memory and not sees_memory:
         raise ValueError("engine.transfer=shared_memory, and it does not see this host's /dev/shm: expected auto")
@@ -64,7 +67,25 @@ def greet(url: str, greeting: Greeting) -> Met:
         raise Gone(str(error)) from error
 
 
-def _introductions(url: str, marker: str, timeout_s: float) -> list[str]:
+def greet_for_another(url: str, wanted: Wanted) -> Served:
+    """Asks the server at `url` what it serves; how weights get there is the affair of the rank that it belongs to.
+
+    Raises:
+        Gone: It does not answer, or not in time.
+        ValueError: It is no vLLM server in development mode, or serves something else than is wanted.
+    """
+    return _introduced(url, wanted, GREET_S, NO_MARKER)[0]
+
+
+def _introduced(url: str, wanted: Wanted, timeout_s: float, marker: str) -> list[Served]:
+    """What each worker says, at least one; the first one serves what is wanted."""
+    workers = _introductions(url, marker, timeout_s)
+    if differences := list(wanted.differences(workers[0])):
+        raise ValueError(f"it serves {', '.join(differences)}")
+    return workers
+
+
+def _introductions(url: str, marker: str, timeout_s: float) -> list[Served]:
     import httpx
 
     try:
@@ -82,7 +103,9 @@ def _introductions(url: str, marker: str, timeout_s: float) -> list[str]:
             raise ValueError(f"it lacks this turnwise's worker extension, or has one of an older turnwise; {HOWTO}")
         raise Gone(f"it answered with {answer.status_code}: {text}")
     try:
-        results: Any = answer.json()["results"]
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"what answers there is no vLLM server: {answer.text[:100]!r}; {HOWTO}") from None
-    return results
+        workers = [Served.read(text) for text in answer.json()["results"]]
+    except (JSONDecodeError, UnicodeDecodeError, LookupError, TypeError):
+        workers = []
+    if not workers:
+        raise ValueError(f"what answers there is no vLLM server: {answer.text[:100]!r}; {HOWTO}")
+    return workers

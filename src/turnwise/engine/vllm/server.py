@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from torch import nn
 
 from turnwise.engine.vllm.backend import Gone
-from turnwise.engine.vllm.greeting import Greeting, WeightPath, greet
+from turnwise.engine.vllm.greeting import Greeting, WeightPath, greet_for_another
 from turnwise.engine.vllm.heads import padded_config
 from turnwise.engine.vllm.http import HTTPBackend
 from turnwise.engine.vllm.local import INSTALL, VLLM, engine_head_size, started, too_short
@@ -81,7 +81,7 @@ class VLLMServer:
             places = [_place(url) for url in self.urls]
             backends = [self._found(place, wanted) for place in places[ranks.index :: ranks.count]]
             own = {backend.name for backend in backends}
-            others = [self._greeted(place, wanted) for place in places if place not in own]
+            others = [_version_at(place, wanted) for place in places if place not in own]
             if len(versions := {*(backend.met.served.vllm for backend in backends), *others}) > 1:
                 raise ValueError(f"engine.urls: they run vLLM {' and '.join(sorted(versions))}, expected one version")
         else:
@@ -103,13 +103,6 @@ class VLLMServer:
     def _found(self, url: str, wanted: Wanted) -> HTTPBackend:
         try:
             return self._backend(url, wanted)
-        except (Gone, ValueError) as error:
-            raise ValueError(f"engine.urls: {url}: {error}") from error
-
-    def _greeted(self, url: str, wanted: Wanted) -> str:
-        """The version of vLLM at a URL that another rank samples from."""
-        try:
-            return greet(url, Greeting(wanted, self.transfer, self.transfer_host)).served.vllm
         except (Gone, ValueError) as error:
             raise ValueError(f"engine.urls: {url}: {error}") from error
 
@@ -137,6 +130,14 @@ class VLLMServer:
     def _backend(self, url: str, wanted: Wanted, process: ServerProcess | None = None) -> HTTPBackend:
         greeting = Greeting(wanted, self.transfer, self.transfer_host)
         return HTTPBackend(url, greeting, timeout_s=self.timeout_s, max_retries=self.max_retries, process=process)
+
+
+def _version_at(url: str, wanted: Wanted) -> str:
+    """The version of vLLM at a URL that another rank samples from."""
+    try:
+        return greet_for_another(url, wanted).vllm
+    except (Gone, ValueError) as error:
+        raise ValueError(f"engine.urls: {url}: {error}") from error
 
 
 def _check_url(url: str, number: int) -> None:

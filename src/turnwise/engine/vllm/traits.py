@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 from turnwise.engine.vllm.heads import head_size
 
@@ -50,11 +50,19 @@ class Served:
 
         Raises:
             ValueError: Another version of turnwise gave it.
+            JSONDecodeError, TypeError: No turnwise gave it.
         """
-        told = json.loads(answer)
-        if (protocol := told["protocol"]) != PROTOCOL:
-            raise ValueError(f"its turnwise speaks version {protocol} of the hand-over, this one {PROTOCOL}")
-        return cls(**told)
+        match json.loads(answer):
+            case {"protocol": int(protocol)} if protocol != PROTOCOL:
+                raise ValueError(f"its turnwise speaks version {protocol} of the hand-over, this one {PROTOCOL}")
+            case {"protocol": int(), **told}:
+                served = cls(protocol=PROTOCOL, **told)
+            case _:
+                raise TypeError(f"{answer!r} is no answer of WeightReceiver.introduce")
+        for name, kind in get_type_hints(cls).items():
+            if not isinstance(value := getattr(served, name), get_origin(kind) or kind):
+                raise TypeError(f"{name}={value!r} of {answer!r}: expected {kind}")
+        return served
 
 
 @dataclass(frozen=True, kw_only=True)
