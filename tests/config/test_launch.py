@@ -48,7 +48,7 @@ def lose_servers(components: Components, run_dir: Path) -> None:
 def test_servers_that_are_lost_end_a_run_with_one_line(start, tmp_path: Path) -> None:
     ended = start("seed=1", "hydra.run.dir=run", mode=lose_servers)
     line = (
-        "error: no vLLM is left to sample with: http://a:1: it cannot be reached; once they answer, the same command "
+        "error: no vLLM is left to sample with: http://a:1: it cannot be reached; once it works, the same command "
         "with this hydra.run.dir goes on\n"
     )
     assert (ended.code, ended.stderr) == (1, line)

@@ -101,3 +101,17 @@ def test_ctrl_c_saves_the_finished_steps(run_dir: Path) -> None:
     assert process.wait() == 130, said(run_dir)
     assert (run_dir / "checkpoints" / "last").exists()
     assert alive(started, within_s=30) == []
+
+
+@pytest.mark.parametrize("option", OVERRIDES)
+def test_a_vllm_that_is_killed_ends_the_run_with_one_line(option: str, run_dir: Path) -> None:
+    process = start(option, run_dir, "trainer.num_steps=1000", "trainer.save_every=1")
+    wait_for_first_step(process, run_dir)
+    started = children(process)
+    (scheduler,) = [one for one in started if "VLLM::EngineCore" in " ".join(one.cmdline())]
+    scheduler.kill()
+    assert process.wait() == 1, said(run_dir)
+    (line,) = [line for line in said(run_dir).splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: no vLLM is left to sample with: ")
+    assert line.endswith("; once it works, the same command with this hydra.run.dir goes on")
+    assert alive(started, within_s=30) == []

@@ -115,7 +115,7 @@ def clean_exit(job: CodeType | None = None) -> Iterator[None]:
         sys.stdout.flush()
         os._exit(1)  # the interpreter would wait for threads, and one of them may be what hangs
     except NoVLLMLeft as error:  # each rank has servers of its own, and says so itself
-        print(f"error: {error}; once they answer, {GOES_ON}", file=sys.stderr)
+        print(f"error: {error}; {_GOES_ON}", file=sys.stderr)
         sys.exit(1)
     except RankFailed as error:
         _say(str(error))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from small_vllm import SmallVLLM
 from tiny_models import sampling, small_model
+from turnwise.engine.vllm.backend import Gone, NoVLLMLeft
 from turnwise.engine.vllm.rollout import VLLMRolloutEngine
 from turnwise.types import FinishReason
 
@@ -196,6 +197,22 @@ def test_a_rest_before_the_first_turn_leaves_no_weights_to_begin_with() -> None:
         await engine.rest()
         with pytest.raises(RuntimeError, match="while vLLM sleeps"):
             await engine.session().generate((5, 6), sampling())
+
+    run(work, sleeps=True)
+
+
+def test_one_that_died_before_its_rest_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def dead() -> None:
+        raise Gone("it cannot be reached")
+
+    async def work(engine: VLLMRolloutEngine, vllm: SmallVLLM) -> None:
+        await engine.load_weights(changed_weights(), 1)
+        monkeypatch.setattr(vllm, "sleep", dead)
+        await engine.rest()  # an update of what was sampled follows
+        await engine.rest()
+        for call in (engine.session().generate((5, 6), sampling()), engine.load_weights(changed_weights(), 2)):
+            with pytest.raises(NoVLLMLeft, match=r"no vLLM is left to sample with: vLLM: it cannot be reached$"):
+                await call
 
     run(work, sleeps=True)
 

@@ -1,13 +1,14 @@
 """vLLM in child processes of this one: `engine=vllm`."""
 
+import asyncio
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import count
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from torch import nn
 
@@ -24,8 +25,12 @@ INSTALL = (
     "pip uninstall torchvision torchaudio torchcodec), or engine=vllm_server engine.python=/path/to/that/bin/python"
 )
 
+T = TypeVar("T")
 CPU_BATCHED_TOKENS = 2048
 """Tokens that go through the model at once on a CPU, or more where a transcript may be longer."""
+LOOK_S = 1.0
+"""Seconds between two looks at whether vLLM's processes live, while they are asked something."""
+ENDED = "its processes have ended"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +182,10 @@ def started(
 
 
 class ChildProcesses:
-    """vLLM's asynchronous engine: its scheduler and its worker are child processes, which do not come back."""
+    """vLLM's asynchronous engine: its scheduler and its worker are child processes, which do not come back.
+
+    A call under way when they die would be kept waiting for ever, but for a turn: each one is watched.
+    """
 
     name = "vLLM"
     network = None
@@ -190,17 +198,14 @@ class ChildProcesses:
 
     async def meet(self) -> None:
         """Nothing else can be started in their place."""
-        raise Gone("its processes have ended")
+        raise Gone(ENDED)
 
     async def generate(self, token_ids: Sequence[int], sampling: Mapping[str, Any]) -> Sampled:
         """Samples after `token_ids`."""
         vllm = import_module("vllm.sampling_params")
         params = vllm.SamplingParams(**sampling, output_kind=vllm.RequestOutputKind.FINAL_ONLY)
         prompt = {"prompt_token_ids": list(token_ids)}
-        turn = None
-        async for answer in self._llm.generate(prompt, params, request_id=str(next(self._numbers))):
-            (turn,) = answer.outputs
-        assert turn is not None, "vLLM ended a request without an answer"
+        turn = await self._answered(_last(self._llm.generate(prompt, params, request_id=str(next(self._numbers)))))
         return Sampled(
             token_ids=tuple(turn.token_ids),
             logprobs=tuple(row[token].logprob for token, row in zip(turn.token_ids, turn.logprobs, strict=True)),
@@ -211,25 +216,25 @@ class ChildProcesses:
     async def call_workers(self, method: str, argument: str) -> list[Any]:
         """Calls a method of every worker."""
         if not self._is_watched:
-            await self._llm.collective_rpc("end_with", args=(str(os.getpid()),))
+            await self._answered(self._llm.collective_rpc("end_with", args=(str(os.getpid()),)))
             self._is_watched = True
-        return await self._llm.collective_rpc(method, args=(argument,))
+        return await self._answered(self._llm.collective_rpc(method, args=(argument,)))
 
     async def forget_prefixes(self) -> bool:
         """Empties the prefix cache."""
-        return await self._llm.reset_prefix_cache()
+        return await self._answered(self._llm.reset_prefix_cache())
 
     async def label_weights(self, label: str) -> None:
         """Names the weights."""
-        await self._llm.update_weight_version(label)
+        await self._answered(self._llm.update_weight_version(label))
 
     async def sleep(self) -> None:
         """Throws weights and cache away."""
-        await self._llm.sleep(level=SLEEP_LEVEL)
+        await self._answered(self._llm.sleep(level=SLEEP_LEVEL))
 
     async def wake(self, part: str) -> bool:
         """Takes memory for a part of them again."""
-        return await self._llm.wake_up(tags=[part])
+        return await self._answered(self._llm.wake_up(tags=[part]))
 
     async def close(self) -> None:
         """Ends the child processes."""
@@ -237,3 +242,35 @@ class ChildProcesses:
         if llm is not None:
             llm.shutdown()
             llm.shutdown = lambda: None  # it would do so again with the interpreter's end, when what it calls is gone
+
+    async def _answered(self, call: Coroutine[Any, Any, T]) -> T:
+        """What vLLM answers to a call.
+
+        Raises:
+            Gone: Its processes have ended.
+            RuntimeError: They live, and failed at it.
+        """
+        llm, asked = self._llm, asyncio.ensure_future(call)
+        try:
+            while not (asked.done() or llm.errored):
+                await asyncio.wait((asked,), timeout=LOOK_S)
+            failure = asked.exception() if asked.done() else None
+            if asked.done() and failure is None:
+                return asked.result()
+            if not llm.errored:  # the death of a worker is told to the call first, and then to us
+                await asyncio.sleep(LOOK_S)
+            if llm.errored:
+                raise Gone(ENDED) from failure
+            raise RuntimeError(f"vLLM failed: {failure}") from failure
+        finally:
+            asked.cancel()
+            await asyncio.gather(asked, return_exceptions=True)
+
+
+async def _last(answers: AsyncIterator[Any]) -> Any:
+    """The turn in the last one of vLLM's answers to a request."""
+    turn = None
+    async for answer in answers:
+        (turn,) = answer.outputs
+    assert turn is not None, "vLLM ended a request without an answer"
+    return turn

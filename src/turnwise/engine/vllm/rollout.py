@@ -151,6 +151,8 @@ class VLLMRolloutEngine:
     async def rest(self) -> None:
         """Puts vLLM to sleep where it was started for that: without weights and cache, until `load_weights`.
 
+        One that is dead is left out: what was sampled is worth an update first.
+
         Raises:
             RuntimeError: While turns are being sampled.
         """
@@ -159,7 +161,7 @@ class VLLMRolloutEngine:
         if self._clock.is_running:
             raise RuntimeError("rest was called while turns are being sampled")
         self._initial = None
-        await asyncio.gather(*(member.sleep() for member in self._members))
+        await asyncio.gather(*(self._put_to_sleep(member) for member in self._members if not member.is_out))
 
     async def close(self) -> None:
         """Ends the processes that were started; safe to call twice."""
@@ -169,7 +171,7 @@ class VLLMRolloutEngine:
 
     @property
     def _is_asleep(self) -> bool:
-        return any(member.is_asleep for member in self._members)
+        return any(member.is_asleep for member in self._members if not member.is_out)
 
     async def _begin(self) -> None:
         """Before the first turn: hands over the weights of the model, unless others were given since."""
@@ -196,6 +198,12 @@ class VLLMRolloutEngine:
         if member.is_out:
             member.is_out = False
             _warn(f"{name} is there again, and samples from version {version} of the weights on")
+
+    async def _put_to_sleep(self, member: Member) -> None:
+        try:
+            await member.sleep()
+        except Gone as error:
+            self._leave_out(member, error)
 
     async def _is_back(self, member: Member) -> bool:
         """Whether one that was left out is there again, as it was; says so once where something else is there."""
