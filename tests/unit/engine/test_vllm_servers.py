@@ -406,6 +406,7 @@ def test_weights_wait_for_no_turn_of_any_server() -> None:
         ({"logprobs_mode": "raw_logprobs"}, "it serves logprobs_mode=raw_logprobs, expected processed_logprobs"),
         ({"is_chunked": True}, "it serves chunked prefill, .* expected --no-enable-chunked-prefill"),
         ({"vllm": "0.31.2"}, "it serves vLLM 0.31.2, expected 0.32 or newer"),
+        ({"vllm": "dev"}, "it serves vLLM dev, expected 0.32"),
         ({"protocol": 2}, "its turnwise speaks version 2 of the hand-over, this one 1"),
     ],
 )

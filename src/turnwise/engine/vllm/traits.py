@@ -1,6 +1,7 @@
 """What must be the same on both sides of a server: the model, its precision, and how it is served."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_origin, get_type_hints
@@ -94,5 +95,5 @@ class Wanted:
 
 
 def _release(version: str) -> tuple[int, ...]:
-    """The first two numbers of a version."""
-    return tuple(int(part) for part in version.split(".")[:2])
+    """The first two numbers of a version; none in a version without numbers."""
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
