@@ -114,4 +114,5 @@ def test_a_vllm_that_is_killed_ends_the_run_with_one_line(option: str, run_dir: 
     (line,) = [line for line in said(run_dir).splitlines() if line.startswith("error: ")]
     assert line.startswith("error: no vLLM is left to sample with: ")
     assert line.endswith("; once it works, the same command with this hydra.run.dir goes on")
+    assert "\nTraceback" not in said(run_dir)  # vLLM's log has one of its own
     assert alive(started, within_s=30) == []
