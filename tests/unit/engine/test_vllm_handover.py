@@ -163,6 +163,20 @@ def test_many_that_come_and_go_never_miss_the_file(tmp_path: Path, monkeypatch: 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_another_removes_just_then_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers, mkdir = [FileExistsError()], os.mkdir
+
+    def another_was_there(path: Path, mode: int) -> None:
+        if answers:
+            raise answers.pop()
+        mkdir(path, mode)
+
+    monkeypatch.setattr(os, "mkdir", another_was_there)
+    with in_shared_memory({"weight": torch.arange(4.0)}, tmp_path) as path:
+        assert path.exists()
+    assert answers == []
+
+
 def test_a_tied_weight_may_be_named_once() -> None:
     names, weights = WeightNames(tied_weights()), tied_weights()
     del weights["embed"]

@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -104,7 +104,8 @@ def _write(weights: Mapping[str, Tensor], path: Path) -> None:
 def _locked(home: Path) -> Iterator[None]:
     """Is alone in this user's folder, while others wait; it is there for no longer than a file in it is read."""
     while True:
-        home.mkdir(mode=0o700, exist_ok=True)
+        with suppress(FileExistsError):  # exist_ok would look again, and miss a folder that is removed meanwhile
+            home.mkdir(mode=0o700)
         try:
             descriptor = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except FileNotFoundError:
