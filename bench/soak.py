@@ -202,10 +202,11 @@ What a run holds over time, as `make soak` wrote it on {machine()}.
 **{said(verdict, left)}.**
 
 Run MiB is the memory of the run's own process, all MiB that of it and of all that it started: medians of five minutes
-(PSS: pages that processes share count once). Descriptors and threads are summed over all of these processes, and
+(PSS: pages that processes share count once). Descriptors and threads are sums over all of these processes, and
 processes is their number: the most that was seen. Growth compares medians of such windows behind the first ten minutes:
-of memory the largest with the first, of numbers the last with the first. The run then got SIGTERM, {end};
-its folder had {size_mib:.0f} MiB.
+of memory the largest with the first, of numbers the last with the first.
+
+The run then got SIGTERM, {end}; its folder had {size_mib:.0f} MiB.
 
 {table}"""
 
