@@ -16,7 +16,8 @@ from killed_runs import Hold, KillableRun, Starter, longest
 SETTINGS = (*SHARDED, "trainer.num_steps=3")
 KINDS = ("save", "sample", "parts", "update", "weights", "evaluate", "publish")
 """What the first rank has just begun when the run is killed, in turn."""
-VICTIMS = BOTH, *_ = ((0, 1), (0,), (1,))
+BOTH = (0, 1)
+VICTIMS = (BOTH, (0,), (1,))
 """Who is killed, in turn: a machine goes down, or one process of it."""
 HELD = "manifest"
 """Where the first is held and both are killed besides: a checkpoint has its weights, and no list of its files yet."""
