@@ -7,7 +7,7 @@
 The run is then told to stop by SIGTERM, as a scheduler would, and must leave nothing that still runs. Memory is the
 proportional set size (PSS), in which pages that processes share are counted once. It is to stay within 5% of what it
 was when the run was ten minutes old; the number of descriptors and processes is not to grow at all. Exit code 1 if one
-does.
+does. Descriptors and threads are summed over the run and all that it started.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +81,7 @@ def main() -> int:
         words = [*RUN, *overrides]
         readings, left = watch(words, Path(folder), 60 * given.minutes)
         size_mib = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file()) / MIB
-    verdict = judged(readings)
+    verdict = judged(readings, 60 * given.minutes)
     given.out.write_text(page(words, readings, verdict, left, size_mib))
     print(f"{given.out}: {said(verdict, left)}")
     return 0 if verdict.is_flat and not left else 1
@@ -116,26 +116,31 @@ def watch(overrides: Sequence[str], folder: Path, seconds: float) -> tuple[list[
 
 def read(process: psutil.Process, at_s: float, metrics: Path) -> Reading:
     """What the process and all below it hold now."""
-    below = process.children(recursive=True)
-    own = pss_mib(process)
+    everything = [process, *process.children(recursive=True)]
     steps = sum('"loss/num_tokens"' in line for line in metrics.open()) if metrics.exists() else 0
     return Reading(
         at_s=at_s,
         steps=steps,
-        main_mib=own,
-        all_mib=own + sum(map(pss_mib, below)),
-        descriptors=process.num_fds(),
-        threads=process.num_threads(),
-        processes=1 + len(below),
+        main_mib=summed(pss, [process]) / MIB,
+        all_mib=summed(pss, everything) / MIB,
+        descriptors=summed(psutil.Process.num_fds, everything),
+        threads=summed(psutil.Process.num_threads, everything),
+        processes=len(everything),
     )
 
 
-def pss_mib(process: psutil.Process) -> float:
-    """Proportional set size; 0 for one that has just ended."""
-    try:
-        return process.memory_full_info().pss / MIB
-    except psutil.NoSuchProcess:
-        return 0.0
+def pss(process: psutil.Process) -> int:
+    """Proportional set size in bytes."""
+    return process.memory_full_info().pss
+
+
+def summed(number: Callable[[psutil.Process], int], processes: Sequence[psutil.Process]) -> int:
+    """The sum over processes; one that has just ended, or cannot be looked into any more, counts 0."""
+    total = 0
+    for one in processes:
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            total += number(one)
+    return total
 
 
 def window(readings: Sequence[Reading], start_s: float) -> list[Reading]:
@@ -143,12 +148,15 @@ def window(readings: Sequence[Reading], start_s: float) -> list[Reading]:
     return [one for one in readings if start_s <= one.at_s < start_s + WINDOW_S]
 
 
-def judged(readings: Sequence[Reading]) -> Verdict:
-    """The largest window behind the warm-up against the first one there; a short run has a shorter warm-up."""
-    end_s = readings[-1].at_s
-    start_s = min(WARM_S, end_s - 2 * WINDOW_S)
-    starts = [start_s + number * WINDOW_S for number in range(int((end_s - start_s) // WINDOW_S))]
-    first, *later = [window(readings, start) for start in starts]
+def judged(readings: Sequence[Reading], seconds: float) -> Verdict:
+    """The windows behind the warm-up against the first of them; a short run has a shorter warm-up.
+
+    Args:
+        readings: Of a run in the order of time.
+        seconds: How long the run went on. The last window ends there, although the last reading is from before.
+    """
+    number = int((seconds - min(WARM_S, seconds - 2 * WINDOW_S)) // WINDOW_S)
+    first, *later = [window(readings, seconds - back * WINDOW_S) for back in range(number, 0, -1)]
 
     def growth(name: str) -> float:
         middles = [median(getattr(one, name) for one in part) for part in (first, *later)]
@@ -191,9 +199,13 @@ What a run holds over time, as `make soak` wrote it on {machine()}.
 
     python src/main.py {" ".join(overrides)}
 
-**{said(verdict, left)}.** Memory is the median of five minutes (PSS: pages that processes share count once), of
-the run's own process and of all that it started; the other columns are the most that were seen. Growth compares medians
-of such windows behind the first ten minutes: of memory the largest with the first, of numbers the last with the first.
+**{said(verdict, left)}.**
+
+Run MiB is the memory of the run's own process, all MiB that of it and of all that it started: medians of five minutes
+(PSS: pages that processes share count once). Descriptors and threads are sums over all of these processes, and
+processes is their number: the most that was seen. Growth compares medians of such windows behind the first ten minutes:
+of memory the largest with the first, of numbers the last with the first.
+
 The run then got SIGTERM, {end}; its folder had {size_mib:.0f} MiB.
 
 {table}"""

@@ -21,7 +21,7 @@ PATIENCE_S = 240.0
 
 
 class Moment(NamedTuple):
-    """When a run began something: `begin` a step, `evaluate`, `sample`, `update`, `save`, or a part of a checkpoint."""
+    """When a run came to `begin` a step, `sample`, `update`, `evaluate`, `save`, or a part of a save or a way back."""
 
     kind: str
     step: int | None

@@ -3,7 +3,8 @@
 It has imported what a run needs, and a fork of it begins in a fraction of a second. A fork is a process group of its
 own and does what the program does. All that is added is a line in the file of moments when it begins a step, samples,
 evaluates, updates or saves, and within a checkpoint: when it writes the weights, its parts of the optimiser's state,
-what one process knows, the manifest, and when it renames the checkpoint and points at it. The line says which of these
+what one process knows, the manifest, and when it renames the checkpoint and points at it. Where a run goes back: when
+it takes checkpoints back, restores one, keeps what it gives up, and writes the alarm down. The line says which of these
 it is, the step where it is known, and the time. The exit code is left in a file when the fork has ended.
 """
 
@@ -25,7 +26,7 @@ import transformers  # noqa: F401
 
 import main
 from turnwise import checkpoint, rotation
-from turnwise.config import launch, modes, schema  # noqa: F401
+from turnwise.config import health, launch, modes, schema  # noqa: F401
 from turnwise.evaluation.evaluate import Evaluator
 from turnwise.model.policy import TorchPolicy
 from turnwise.rollout.sampler import RolloutSampler
@@ -97,6 +98,10 @@ def become(
     notes.of(checkpoint, "write_manifest", lambda *_: "manifest -")
     notes.of(checkpoint, "publish", lambda *_: "publish -")
     notes.of(rotation, "point", lambda *_: "point -")
+    notes.of(checkpoint, "take_back", lambda *_: "back -")
+    notes.of(checkpoint, "restore", lambda *_: "restore -")
+    notes.of(health, "_keep_evidence", lambda *_: "evidence -")
+    notes.of(health, "append_alarm", lambda *_: "alarm -")
     sys.argv = ["main.py", *arguments]
 
 

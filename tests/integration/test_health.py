@@ -5,11 +5,12 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from integration_runs import SHARDED, SMALL, Run, assert_same_run, lines
+from integration_runs import SHARDED, SMALL, Run, assert_same_run, lines, links
 from killed_runs import Starter
 from turnwise.health import Collapsed
 from turnwise.model.policy import TorchPolicy
@@ -100,6 +101,29 @@ def test_killed_behind_its_way_back_it_goes_on_as_if_it_had_not_been(
     assert start(settings, folder).wait() == 0
     assert list(read_alarms(folder)) == list(read_alarms(recovered))
     assert_same_run(recovered, folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["back", "restore", "evidence", "alarm"])
+def test_killed_within_its_way_back_it_comes_to_the_same_end(
+    settings: tuple[str, ...], recovered: Path, start: Starter, tmp_path: Path, moment: str
+):
+    folder = tmp_path / "killed"
+    run = start(settings, folder, hold=(moment, 1))  # a first start takes nothing back, nor restores it, before
+    run.wait_until_held()
+    assert run.kill() == -signal.SIGKILL
+    assert not (folder / "health.jsonl").exists(), "the alarm is to be the last that is written"
+    again = start(settings, folder)
+    assert again.wait() == 0, again.output.read_text()
+    assert list(read_alarms(folder)) == list(read_alarms(recovered))
+    assert_same_run(recovered, folder)
+    assert links(folder) == links(recovered)
+    assert given_up(folder) == given_up(recovered)
+
+
+def given_up(run_dir: Path) -> dict[str, tuple[list[dict[str, Any]], list[int]]]:
+    """The figures that a run gave up and the steps of its trajectories, time by time."""
+    return {path.name: (lines(path), bundle_steps(path)) for path in (run_dir / "rolled_back").iterdir()}
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,11 @@ from killed_runs import Hold, KillableRun, Starter, longest
 SETTINGS = (*SHARDED, "trainer.num_steps=3")
 KINDS = ("save", "sample", "parts", "update", "weights", "evaluate", "publish")
 """What the first rank has just begun when the run is killed, in turn."""
-VICTIMS = ((0, 1), (0,), (1,))
+BOTH = (0, 1)
+VICTIMS = (BOTH, (0,), (1,))
 """Who is killed, in turn: a machine goes down, or one process of it."""
+HELD = "manifest"
+"""Where the first is held and both are killed besides: a checkpoint has its weights, and no list of its files yet."""
 LOST = "error: another process of this run has ended; the same command with this hydra.run.dir goes on"
 
 
@@ -95,13 +98,20 @@ def test_twenty_kills_of_two_ranks_lose_nothing(start: Starter, tmp_path: Path):
     taken = longest(ranks[0], KINDS)
     draw = random.Random(0)
     first_step, half_written = 0, 0
-    for kind, victims in islice(zip(cycle(KINDS), cycle(VICTIMS), strict=False), 20):
-        ranks = start.ranks(2, settings, killed)
-        has_come = ranks[0].wait_for(kind, draw.randint(1, 2))
+    for kind, victims in islice(zip(cycle((HELD, *KINDS)), cycle(VICTIMS), strict=False), 20):
+        number = draw.randint(1, 2)
+        ranks = start.ranks(2, settings, killed, hold={0: (HELD, number)} if kind == HELD else None)
+        has_come = ranks[0].wait_for(kind, number)
         assert has_come, f"it ended before it came to be killed: {ranks[0].output.read_text()}"
-        time.sleep(draw.uniform(0, taken[kind]))
-        kill(ranks, victims)
-        half_written += any((killed / "checkpoints").glob(".tmp-*"))
+        if kind == HELD:
+            ranks[0].wait_until_held()
+            kill(ranks, BOTH)
+        else:
+            time.sleep(draw.uniform(0, taken[kind]))
+            kill(ranks, victims)
+        is_left = any(killed.glob("checkpoints/.tmp-step_*"))
+        assert is_left or kind != HELD, "nobody is left who takes a half-written checkpoint back"
+        half_written += is_left
         assert begun(ranks)[0] == first_step, "it did not go on from the newest whole checkpoint"
         first_step = newest(killed)
         assert first_step > begun(ranks)[-1] - 1, "a step was lost that a checkpoint should have held"
