@@ -5,7 +5,7 @@ import logging
 import pickle
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import fields
 from importlib import metadata
@@ -70,8 +70,8 @@ def save(
         step: The step that a resumed run begins with, which is the number of finished steps.
         policy: Gives weights and optimiser state.
         task: Gives the cursor.
-        keep: Newest checkpoints to keep beside the one that `best` names; 0 keeps all.
-        every: Steps between two that count. One in between is kept as long as it is the last.
+        keep: How many of the newest to keep, of all and of the regular ones, beside what `best` names; 0 keeps all.
+        every: Steps between two regular ones. Others are left by a run that is told to stop, and push none of them out.
         ranks: Who trains the policy: all of them call this, and see the same folder.
 
     Returns:
@@ -129,20 +129,26 @@ def latest(folder: Path) -> Path | None:
     Raises:
         ValueError: There are checkpoints, but none is whole; the message names what is wrong with each.
     """
-    candidates = [(folder / "last").resolve(), *reversed([path.resolve() for path in found_checkpoints(folder)])]
+    newest = reversed([path.resolve() for path in found_checkpoints(folder)])
+    found, damaged = first_whole([(folder / "last").resolve(), *newest])
+    if found is None and damaged:
+        raise ValueError(
+            f"no checkpoint is whole: {'; '.join(damaged)}. Put back a copy of one of them, or remove {folder} to "
+            f"start from step 0"
+        )
+    return found
+
+
+def first_whole(candidates: Iterable[Path]) -> tuple[Path | None, list[str]]:
+    """The first folder whose every byte is as written; and what is wrong with those before it, also as a warning."""
     damaged: list[str] = []
     for path in dict.fromkeys(path for path in candidates if path.is_dir()):
         if (damage := damage_of(path, reads_all=True)) is None:
             if damaged:
                 log.warning("a damaged checkpoint is passed over: %s; going on from %s", "; ".join(damaged), path)
-            return path
+            return path, damaged
         damaged.append(f"{path}: {damage}")
-    if damaged:
-        raise ValueError(
-            f"no checkpoint is whole: {'; '.join(damaged)}. Put back a copy of one of them, or remove {folder} to "
-            f"start from step 0"
-        )
-    return None
+    return None, damaged
 
 
 def restore(path: Path, policy: Policy, task: Cursor) -> int:

@@ -58,7 +58,8 @@ class WatchdogSettings:
 
     timeout_s: float = 900.0
     """Seconds in which an engine, a tool, a reward, an update or a checkpoint is at work and none of its kind gets any
-    further; above the longest of them (a vLLM turn of many tokens, an update). 0: nobody watches."""
+    further; above the longest of them (a vLLM turn of many tokens, an update, the grading of an evaluation). 0: nobody
+    watches."""
     action: Action = Action.warn
     """warn: stacks of all threads and tasks into stuck_<n>.txt, and a line. stop: the same, then the run ends with exit
     code 1, with a checkpoint where it still listens. off."""
@@ -77,7 +78,7 @@ class WatchdogSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class HealthSettings:
-    """The watch over a run. By default it only warns: what it does beyond that changes the run."""
+    """The watch over a run. By default it only warns, but for figures that are not finite, which end the run."""
 
     entropy: Monitor = field(default_factory=lambda: Monitor(min=0.01, max_ratio=4.0))
     """`loss/entropy`, nats: too low, and every trajectory is the same; rising without end, and the policy dissolves."""
@@ -105,7 +106,7 @@ class HealthSettings:
     """The watch over what makes no progress at all."""
 
     def __post_init__(self) -> None:
-        for name, smallest in (("baseline_steps", 1), ("max_roll_backs", 0)):
+        for name, smallest in (("baseline_steps", 1), ("max_roll_backs", 1)):
             if getattr(self, name) < smallest:
                 raise ValueError(f"health.{name}={getattr(self, name)}: expected >= {smallest}")
         if not 0 < self.learning_rate_factor <= 1:

@@ -101,13 +101,14 @@ class Ranks:
         check_all_well([failure for _, failure in results])
         return [result for of_rank, _ in results for result in of_rank]
 
-    def by_first(self, work: Callable[[], Any]) -> None:
-        """Has the first rank do `work`, in which the ranks must not meet; where that fails it fails on all.
+    def by_first(self, work: Callable[[], T]) -> T:
+        """What `work` gave on the first rank, which alone does it and meets no other in it; its failure is that of all.
 
         Raises:
             RankFailed: The first met an exception. There it is raised as it is.
         """
-        self.together(lambda: work() if self.is_first else None)
+        given, *_ = self.together(lambda: [work()] if self.is_first else [])
+        return given[0]
 
     def total(self, tensor: Tensor) -> Tensor:
         """The sum over the ranks of tensors of one shape, on the device of this one's."""

@@ -47,6 +47,7 @@ def publish(draft: Path, target: Path) -> None:
 def point(folder: Path, name: str, target: Path) -> None:
     """Makes `folder`/name a link to `target`, which lies beside it, in one step."""
     link = folder / f"{_TEMPORARY}{name}"
+    link.unlink(missing_ok=True)  # of a process that was killed below
     link.symlink_to(target.name)
     if (folder / name).is_dir() and not (folder / name).is_symlink():
         shutil.rmtree(folder / name)  # a copy of the folder by what knows no links
@@ -57,7 +58,7 @@ def point(folder: Path, name: str, target: Path) -> None:
 def tidy(folder: Path, step: int, keep: int, every: int = 1) -> None:
     """Removes what a kill left and checkpoints after `step`, points `best`, and drops all but the `keep` newest.
 
-    Of those whose step `every` divides: one in between, of a run that was told to stop, stays while it is the last.
+    That is of all, and of those whose step `every` divides.
     """
     remove_leftovers(folder)
     paths = {step: path_of(folder, step) for step in found_steps(folder)}
@@ -70,9 +71,10 @@ def tidy(folder: Path, step: int, keep: int, every: int = 1) -> None:
     elif (folder / "best").resolve() != best.resolve():
         point(folder, "best", best)
     last = (folder / "last").resolve()
-    newest = [path for step, path in paths.items() if step % every == 0][-keep:]
+    regular = [path for number, path in paths.items() if number % every == 0]
+    stay = {best, *list(paths.values())[-keep:], *regular[-keep:]}
     for path in paths.values() if keep else ():
-        if path not in newest and path != best and path.resolve() != last:
+        if path not in stay and path.resolve() != last:
             shutil.rmtree(path)
 
 

@@ -132,7 +132,7 @@ def _descendants() -> Iterator[str]:
     parents: dict[str, list[Path]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            parents.setdefault((folder / "stat").read_text().rpartition(")")[2].split()[1], []).append(folder)
+            parents.setdefault(_numbers(folder)[1], []).append(folder)
         except OSError:  # it has ended
             continue
     waiting = parents.get(str(Path("/proc/self").resolve().name), [])
@@ -140,11 +140,17 @@ def _descendants() -> Iterator[str]:
         folder = waiting.pop()
         waiting += parents.get(folder.name, [])
         try:
-            state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+            state = _numbers(folder)[0]
             command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:200]
             yield f"{folder.name} {state} {(folder / 'wchan').read_text() or '-'} {command}"
         except OSError:
             continue
+
+
+def _numbers(process: Path) -> list[str]:
+    """The fields of its /proc/<id>/stat behind its name, which may be cut in the middle of a character: the state, the
+    parent, and so on."""
+    return (process / "stat").read_bytes().rpartition(b")")[2].decode().split()
 
 
 def tell(line: str) -> None:

@@ -84,6 +84,14 @@ MISTAKES = [
         "health.grad_norm.action=stop trainer.num_steps=5",
         ["health.grad_norm.action=stop", "health.baseline_steps=5", "trainer.num_steps=5", "it would never speak"],
     ),
+    (
+        "health.entropy.action=roll_back health.entropy.min=null health.entropy.max_ratio=null",
+        ["health.entropy.action=roll_back", "it would never speak", "expected one of health.entropy.min, max"],
+    ),
+    (
+        "health.tool_use.action=stop health.tool_use.patience=9 trainer.num_steps=8",
+        ["health.tool_use.patience=9", "trainer.num_steps=8", "it would never speak"],
+    ),
     ("health.entropy=stop", ["health.entropy: expected values of its own, health.entropy.NAME=VALUE"]),
     ("health.length.patience=0", ["health.length.patience=0: expected >= 1"]),
     ("health.not_finite=warn", ["health.not_finite=warn: no step can be taken, expected stop or roll_back"]),

@@ -1,37 +1,31 @@
 """Evaluations of real models: killed and resumed, with and without the tool, and a suite from files."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from integration_runs import SMALL, Run, lines
+from killed_runs import Starter
 from turnwise.config.errors import ConfigError
 from turnwise.tracker.bundle import bundle_path, read_groups
 from turnwise.tracker.evaluations import read_results, set_folder
 
-MAIN = Path(__file__).parents[2] / "src" / "main.py"
-LONG = ("mode=evaluate", "evaluation.num_problems=96", "evaluation.num_samples=2", "evaluation.wave_size=16")
+LONG = ("mode=evaluate", "evaluation.num_problems=40", "evaluation.num_samples=2", "evaluation.wave_size=16")
 
 
-def test_a_killed_evaluation_goes_on_and_gives_the_figures_of_a_whole_one(run: Run, tmp_path: Path):
+def test_a_killed_evaluation_goes_on_and_gives_the_figures_of_a_whole_one(run: Run, start: Starter, tmp_path: Path):
     killed = tmp_path / "killed"
-    command = [sys.executable, str(MAIN), *SMALL, *LONG, f"hydra.run.dir={killed}"]
     bundle = bundle_path(set_folder(killed, "arithmetic"), 0)
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 120
-        while not bundle.exists():
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        os.kill(process.pid, signal.SIGKILL)
+    process = start([*SMALL, *LONG], killed)
+    while not bundle.exists():
+        assert process.code is None, process.output.read_text()
+        time.sleep(0.02)
+    assert process.kill() == -signal.SIGKILL
     kept = [scored.group.problem.id for scored, _ in read_groups(bundle)]
-    assert 0 < len(kept) < 96
+    assert 0 < len(kept) < 40
     assert len(kept) % 8 == 0, "waves are kept whole"
     kept_bytes = bundle.read_bytes()
     resumed, whole = run(*LONG, folder="killed"), run(*LONG, folder="whole")

@@ -4,6 +4,7 @@ import asyncio
 import signal
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import torch
 
 from integration_runs import SHARDED, SMALL, Run, assert_same_run, lines, links
 from killed_runs import Starter
+from turnwise.config import training
 from turnwise.health import Collapsed
 from turnwise.model.policy import TorchPolicy
 from turnwise.protocols import PolicyLoss, Update
 from turnwise.report.summary import Outcome, read_summary
 from turnwise.rollout.episode import Episode
+from turnwise.rotation import found_steps
 from turnwise.token_batch import TokenBatch
 from turnwise.tracker.bundle import bundle_steps
 from turnwise.tracker.health import read_alarms
@@ -126,6 +129,29 @@ def given_up(run_dir: Path) -> dict[str, tuple[list[dict[str, Any]], list[int]]]
     return {path.name: (lines(path), bundle_steps(path)) for path in (run_dir / "rolled_back").iterdir()}
 
 
+@pytest.mark.parametrize("lost", [("step_1",), ("step_0", "step_1")])
+def test_nothing_is_given_up_before_a_whole_checkpoint_is_found(
+    settings: tuple[str, ...], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: tuple[str, ...]
+):
+    checkpoints, go_back, names = tmp_path / "run" / "checkpoints", training.go_back, list(lost)
+
+    def go_back_to_what_is_damaged(*arguments: Any) -> int:
+        while names:
+            (checkpoints / names.pop() / "rng.pt").write_bytes(b"torn")
+        return go_back(*arguments)
+
+    monkeypatch.setattr(training, "go_back", go_back_to_what_is_damaged)
+    refused = pytest.raises(Collapsed, match=r"there is no checkpoint from before; .*step_1: .*; .*step_0: ")
+    with nullcontext() if len(lost) == 1 else refused:
+        run(*settings[len(SMALL) :])
+    first, *_ = read_alarms(tmp_path / "run")
+    if len(lost) == 1:
+        assert (first.to, first.action) == (0, "roll_back")
+    else:
+        assert (first.to, first.action) == (None, "stop")
+        assert found_steps(checkpoints) == [0, 1, 2], "the whole one is there"
+
+
 @pytest.mark.parametrize(
     ("overrides", "why"),
     [
@@ -138,7 +164,7 @@ def given_up(run_dir: Path) -> dict[str, tuple[list[dict[str, Any]], list[int]]]
             ),
             "it did so 1 x already",
         ),
-        (("health.not_finite=roll_back", "health.max_roll_backs=0"), "it did so 0 x already"),
+        (("health.not_finite=roll_back", "health.max_roll_backs=1"), "it did so 1 x already"),
     ],
 )
 def test_who_cannot_go_back_stops(run: Run, overrides: tuple[str, ...], why: str, monkeypatch: pytest.MonkeyPatch):

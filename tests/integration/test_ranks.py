@@ -2,18 +2,18 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
 from integration_runs import lines, weights
-from several_ranks import MAIN, ended, started
+from killed_runs import KillableRun, Starter
+from several_ranks import MAIN, environment_of
 from turnwise.config.stopping import STOP_FILE
 from turnwise.report.summary import Outcome, read_summary
 from turnwise.tracker.bundle import bundle_path, read_groups
@@ -35,10 +35,11 @@ CUT = ("update/num_micro_batches", "update/shared_fraction")
 """Figures of how a batch was cut."""
 
 
-def run_of(num_ranks: int, folder: Path, *more: str) -> list[tuple[int, str, str]]:
-    results = ended(started(num_ranks, *RUN, "trainer.num_steps=3", *more, f"hydra.run.dir={folder}"))
-    assert [code for code, *_ in results] == [0] * num_ranks, results
-    return results
+def printed(ranks: Sequence[KillableRun]) -> list[str]:
+    """What each said, once all have ended well."""
+    codes, texts = [one.wait() for one in ranks], [one.output.read_text() for one in ranks]
+    assert codes == [0] * len(ranks), texts
+    return texts
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +72,9 @@ def at_step_two(run_dir: Path, folder: Path) -> Path:
     return folder
 
 
-def test_two_processes_are_the_run_of_one(of_two: Path, tmp_path: Path):
+def test_two_processes_are_the_run_of_one(of_two: Path, start: Starter, tmp_path: Path):
     single = [one for one in RUN if one != "trainer=fsdp"]
-    command = [sys.executable, str(MAIN), *single, "trainer.num_steps=3", f"hydra.run.dir={tmp_path / 'one'}"]
-    subprocess.run(command, check=True, capture_output=True)
+    printed([start([*single, "trainer.num_steps=3"], tmp_path / "one")])
     assert_alike(tmp_path / "one", of_two)
     bundles = [sorted(path.name for path in (folder / "groups").iterdir()) for folder in (tmp_path / "one", of_two)]
     assert bundles[0] == bundles[1] == [f"step_{step}.jsonl.gz" for step in range(3)]
@@ -82,36 +82,13 @@ def test_two_processes_are_the_run_of_one(of_two: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("num_ranks", [1, pytest.param(4, marks=pytest.mark.slow)])
-def test_a_checkpoint_of_two_goes_on_with_another_number(num_ranks: int, of_two: Path, tmp_path: Path):
+def test_a_checkpoint_of_two_goes_on_with_another_number(num_ranks: int, of_two: Path, start: Starter, tmp_path: Path):
     folder = at_step_two(of_two, tmp_path / "copy")
-    results = run_of(num_ranks, folder)
-    assert "step 3/3" in results[0][1]
-    assert "step 2/3" not in results[0][1]
-    assert all(text == "" for _, text, _ in results[1:]), "only the first speaks"
+    first, *others = printed(start.ranks(num_ranks, (*RUN, "trainer.num_steps=3"), folder))
+    assert "step 3/3" in first
+    assert "step 2/3" not in first
+    assert set(others) <= {""}, "only the first speaks"
     assert_alike(of_two, folder)
-
-
-def test_a_signal_or_a_kill_of_one_rank_ends_all_and_the_run_goes_on_to_the_same_end(of_two: Path, tmp_path: Path):
-    folder = tmp_path / "run"
-    arguments = (*RUN, "trainer.num_steps=3", f"hydra.run.dir={folder}")
-
-    processes = started(2, *arguments)
-    wait_for(lambda: (folder / "checkpoints" / "step_1").exists(), processes)
-    processes[1].send_signal(signal.SIGTERM)
-    results = ended(processes)
-    assert [code for code, *_ in results] == [0, 0], "the first was told by the other"
-    assert read_summary(folder).outcome is Outcome.stopped
-
-    processes = started(2, *arguments)
-    wait_for(lambda: (folder / "checkpoints" / "step_2").exists(), processes)
-    processes[1].kill()
-    (code, _, errors), (killed, _, _) = ended(processes)
-    assert (code, killed) == (1, -signal.SIGKILL), errors
-
-    run_of(2, folder)
-    assert lines(folder) == lines(of_two), "bit for bit: as many processes, the same numbers"
-    theirs = weights(of_two)
-    assert all(torch.equal(weight, theirs[name]) for name, weight in weights(folder).items())
 
 
 def test_a_file_that_tells_the_ranks_to_stop_costs_neither_checkpoint_nor_report(tmp_path: Path):
@@ -120,7 +97,11 @@ def test_a_file_that_tells_the_ranks_to_stop_costs_neither_checkpoint_nor_report
     command = [*TORCHRUN, *RUN, "trainer.num_steps=1000", "trainer.save_every=1000", f"hydra.run.dir={folder}"]
     environment = {**os.environ, STOP_FILE: str(stop)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
-        wait_for((folder / "groups").exists, [run])
+        until = time.monotonic() + 120
+        while not (folder / "groups").exists():
+            assert run.poll() is None, run.communicate()
+            assert time.monotonic() < until
+            time.sleep(0.02)
         stop.touch()
         _, errors = run.communicate(timeout=120)
     assert run.returncode == 1, errors
@@ -129,15 +110,13 @@ def test_a_file_that_tells_the_ranks_to_stop_costs_neither_checkpoint_nor_report
     assert (folder / "checkpoints" / "last").exists()
 
 
-def test_an_evaluation_by_two_processes_is_that_of_one(tmp_path: Path):
+def test_an_evaluation_by_two_processes_is_that_of_one(start: Starter, tmp_path: Path):
     """Of five problems, of which one process takes two and the other three, with the tool and without."""
     chosen = ("mode=evaluate", "trainer.device=cpu", "evaluation.num_problems=5", "mode.second_opinion=false")
     chosen = (*chosen, "evaluation.tools=both")
     one, two = tmp_path / "one", tmp_path / "two"
-    subprocess.run([sys.executable, str(MAIN), *chosen, f"hydra.run.dir={one}"], check=True, capture_output=True)
-    results = ended(started(2, *chosen, f"hydra.run.dir={two}"))
-    assert [(code, errors) for code, _, errors in results] == [(0, "")] * 2
-    assert results[1][1] == "", "only the first speaks"
+    printed([start(chosen, one)])
+    assert printed(start.ranks(2, chosen, two))[1] == "", "only the first speaks"
     (alone,), (together,) = lines(one), lines(two)
     assert together == pytest.approx(alone, rel=1e-5)
     for name in ("arithmetic", f"arithmetic{WITHOUT_TOOL}"):
@@ -148,26 +127,22 @@ def test_an_evaluation_by_two_processes_is_that_of_one(tmp_path: Path):
     assert read_summary(two).outcome is Outcome.finished
 
 
-def test_mistakes_end_all_ranks_with_one_line_of_the_first(tmp_path: Path):
-    def refused(*arguments: str, of_rank: dict[int, list[str]] | None = None) -> str:
+def test_mistakes_end_all_ranks_with_one_line_of_the_first(start: Starter, tmp_path: Path):
+    def refused(*of_ranks: str) -> str:
         folder = tmp_path / "refused"
-        results = ended(started(2, *RUN, *arguments, f"hydra.run.dir={folder}", of_rank=of_rank), timeout_s=60)
-        assert [code for code, *_ in results] == [2, 2], results
-        assert results[1][2] == "", "it leaves the first to speak"
+        ranks = [
+            start([*RUN, *filter(None, [word])], folder, environment=environment)
+            for word, environment in zip(of_ranks, environment_of(2), strict=True)
+        ]
+        assert [one.wait(60) for one in ranks] == [2, 2]
+        line, of_second = (one.output.read_text() for one in ranks)
+        assert of_second == "", "it leaves the first to speak"
         assert not folder.exists(), "nothing began"
-        assert len(results[0][2].splitlines()) == 1, results[0][2]
-        return results[0][2]
+        assert len(line.splitlines()) == 1, line
+        return line
 
-    assert "trainer.nonsense: no such key" in refused("trainer.nonsense=1")
-    line = refused("rollout.num_problems=5")
+    assert "trainer.nonsense: no such key" in refused("trainer.nonsense=1", "trainer.nonsense=1")
+    line = refused("rollout.num_problems=5", "rollout.num_problems=5")
     assert "rollout.num_problems=5: 2 processes cannot share them evenly, expected a multiple of 2" in line
-    line = refused(of_rank={1: ["model.path=nowhere"]})
+    line = refused("", "model.path=nowhere")
     assert "rank 1: model.path='nowhere': no such folder" in line, "what one of them alone meets ends all"
-
-
-def wait_for(condition: Callable[[], bool], processes: list[subprocess.Popen[str]], timeout_s: float = 120) -> None:
-    until = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < until
-        assert all(one.poll() is None for one in processes), ended(processes)
-        time.sleep(0.02)

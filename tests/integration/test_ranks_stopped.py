@@ -16,7 +16,6 @@ from killed_runs import PATIENCE_S, Hold, KillableRun, Starter
 from several_ranks import MAIN
 from turnwise.report.summary import Outcome, read_summary
 
-pytestmark = pytest.mark.slow  # `make test` has one signal to one rank, in test_ranks
 SETTINGS = (*SHARDED, "trainer.num_steps=4", "trainer.save_every=3")
 
 
@@ -53,7 +52,11 @@ MOMENTS = {SAMPLE: 1, UPDATE: 2, EVALUATE: 2, PARTS: 3}
 
 @pytest.mark.parametrize(
     ("hold", "told"),
-    [(hold, told) for hold in MOMENTS for told in [(0,), (1,), (0, 1)]],
+    [
+        pytest.param(hold, told, marks=() if (hold, told) == (SAMPLE, (1,)) else pytest.mark.slow)
+        for hold in MOMENTS
+        for told in [(0,), (1,), (0, 1)]
+    ],
 )
 def test_sigterm_to_any_of_them_saves_and_ends_all_with_0(
     start: Starter, tmp_path: Path, whole: Path, hold: Hold, told: tuple[int, ...]
@@ -72,6 +75,7 @@ def test_sigterm_to_any_of_them_saves_and_ends_all_with_0(
     assert_same_run(whole, run_dir)
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_them_at_once_and_tears_nothing(start: Starter, tmp_path: Path, whole: Path):
     run_dir = tmp_path / "stopped"
     ranks = start.ranks(2, SETTINGS, run_dir, hold={0: ("manifest", 1)})
@@ -91,6 +95,7 @@ def test_a_second_signal_ends_them_at_once_and_tears_nothing(start: Starter, tmp
     assert list(run_dir.rglob(".tmp-*")) == []
 
 
+@pytest.mark.slow
 def test_ctrl_c_to_all_is_130(start: Starter, tmp_path: Path):
     run_dir = tmp_path / "stopped"
     ranks = start.ranks(2, SETTINGS, run_dir)
@@ -101,6 +106,7 @@ def test_ctrl_c_to_all_is_130(start: Starter, tmp_path: Path):
     assert read_summary(run_dir).outcome is Outcome.stopped
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("is_of_all", [False, True], ids=["torchrun alone", "all of the job"])
 def test_a_signal_to_torchrun_saves(tmp_path: Path, whole: Path, number: signal.Signals, is_of_all: bool):

@@ -4,9 +4,6 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,15 +11,17 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from integration_runs import SMALL, Run, assert_same_run, lines, weights
+from killed_runs import Starter
 from turnwise.checkpoint import load_batch
+from turnwise.loss.clipped import ClippedLoss
 from turnwise.report.summary import read_summary, write_summary
 from turnwise.tracker.bundle import bundle_path, read_groups
 from turnwise.tracker.evaluations import set_folder
-from turnwise.types import Isolation, StopReason, ToolStatus
+from turnwise.types import Isolation, LossOutput, StopReason, ToolStatus
 
-MAIN = Path(__file__).parents[2] / "src" / "main.py"
 CONTRACT = (
     "rollout/accuracy",
     "rollout/num_turns",
@@ -190,52 +189,37 @@ def test_a_checkpoint_is_a_model_for_transformers(run: Run):
     assert model(**tokenizer(text, return_tensors="pt")).logits.shape[-1] == len(tokenizer)
 
 
-def test_ctrl_c_saves_leaves_no_process_and_goes_on_exactly(run: Run, tmp_path: Path):
+def test_ctrl_c_saves_leaves_no_process_and_goes_on_exactly(run: Run, start: Starter, tmp_path: Path):
     stopped = tmp_path / "stopped"
-    command = [sys.executable, str(MAIN), *SMALL, "trainer.num_steps=6", f"hydra.run.dir={stopped}"]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment) as process:
-        deadline = time.monotonic() + 120
-        metrics = stopped / "metrics.jsonl"
-        while not (metrics.exists() and '"loss/value"' in metrics.read_text()):
-            assert process.poll() is None, process.communicate()[0].decode()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        children = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGINT)
-        output = process.communicate(timeout=60)[0].decode()
-    assert process.returncode == 130, output
-    assert "Traceback" not in output
+    process = start(SMALL, stopped, hold=("sample", 3))  # an evaluation, the first step and now the second one
+    process.wait_until_held()
+    children = psutil.Process(process.pid).children(recursive=True)
+    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, signal.SIGCONT)
+    assert process.wait(60) == 130, process.output.read_text()
+    assert "Traceback" not in process.output.read_text()
     assert len(children) >= 2, "the sandbox had processes to leave behind"
     # Killed processes of a killed parent are reaped by init, in its own time.
     assert psutil.wait_procs(children, timeout=10)[1] == []
     assert read_summary(stopped).outcome == "stopped"
-    assert read_summary(stopped).total_steps < 6
-
-    whole = run("trainer.num_steps=6", folder="whole")
-    assert_same_run(whole, run("trainer.num_steps=6", folder="stopped"))
+    assert read_summary(stopped).total_steps == 1
+    assert_same_run(run(folder="whole"), run(folder="stopped"))
 
 
-NAN_LOSS = """
-import math, runpy, sys
-from turnwise.loss.clipped import ClippedLoss
-from turnwise.types import LossOutput
-
-ClippedLoss.__call__ = lambda self, logprobs, batch, entropy: LossOutput(loss=logprobs.sum() * math.nan, metrics={})
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-
-def test_nan_in_the_loss_stops_the_run_saves_the_batch_and_leaves_the_checkpoint(run: Run, tmp_path: Path):
+def test_nan_in_the_loss_stops_the_run_saves_the_batch_and_leaves_the_checkpoint(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+):
     run_dir = run("trainer.num_steps=1")
     before = {path: path.read_bytes() for path in (run_dir / "checkpoints").rglob("*") if path.is_file()}
-    # The run goes on with a loss that is not a number.
-    command = [sys.executable, "-c", NAN_LOSS, str(MAIN), *SMALL, f"hydra.run.dir={run_dir}"]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(MAIN.parent)}
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
-    assert ended.returncode == 1, ended.stderr
-    assert "FloatingPointError: step 1: optimiser step 1 of 1 was not taken: the loss of sequences" in ended.stderr
+
+    def of_nothing(_: ClippedLoss, logprobs: Tensor, *__: object) -> LossOutput:
+        return LossOutput(loss=logprobs.sum() * math.nan, metrics={})
+
+    message = "step 1: optimiser step 1 of 1 was not taken: the loss of sequences"
+    with monkeypatch.context() as patched:
+        patched.setattr(ClippedLoss, "__call__", of_nothing)
+        with pytest.raises(FloatingPointError, match=message):
+            run()
     summary = read_summary(run_dir)
     assert (summary.outcome, summary.total_steps) == ("failed", 1)
     assert "failed_batch_step_1.pt" in summary.why

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from turnwise import checkpoint, rotation
+from turnwise.rotation import found_steps
 from turnwise.seeding import seed_everything
 
 
@@ -144,17 +145,27 @@ def test_last_follows_and_old_ones_go(tmp_path):
     assert checkpoint.latest(tmp_path) == (tmp_path / "step_10").resolve()
 
 
-def test_one_of_a_run_that_was_stopped_pushes_none_out_and_stays_while_it_is_the_last(tmp_path):
-    for step in (8, 16, 17, 18):  # stopped twice in a row
+def test_those_of_a_run_that_was_stopped_push_none_out(tmp_path):
+    def saved(step, left):
         path = checkpoint.save(tmp_path, step, policy=FakePolicy(), task=FakeTask(), keep=2, every=8)
-    assert names(tmp_path) == ["last", "step_16", "step_18", "step_8"]
-    assert checkpoint.latest(tmp_path) == path.resolve()
-    checkpoint.save(tmp_path, 24, policy=FakePolicy(), task=FakeTask(), keep=2, every=8)
-    assert names(tmp_path) == ["last", "step_16", "step_24"]
-    checkpoint.save(tmp_path, 25, policy=FakePolicy(), task=FakeTask(), keep=2, every=8)
-    checkpoint.note_accuracy(tmp_path, 25, 0.9, keep=2, every=8)  # the run's end
-    checkpoint.save(tmp_path, 32, policy=FakePolicy(), task=FakeTask(), keep=2, every=8)
-    assert names(tmp_path) == ["best", "last", "step_24", "step_25", "step_32"]
+        assert checkpoint.latest(tmp_path) == path.resolve()
+        assert found_steps(tmp_path) == left
+
+    saved(8, [8])
+    saved(16, [8, 16])
+    saved(17, [8, 16, 17])  # stopped
+    saved(18, [8, 16, 17, 18])  # and again
+    saved(19, [8, 16, 18, 19])
+    saved(24, [16, 19, 24])
+    checkpoint.note_accuracy(tmp_path, 24, 0.9, keep=2, every=8)
+    saved(32, [24, 32])
+    saved(40, [24, 32, 40])
+
+
+def test_where_none_is_regular_there_is_another_one_to_fall_back_to(tmp_path):
+    for step in (17, 25):
+        checkpoint.save(tmp_path, step, policy=FakePolicy(), task=FakeTask(), keep=2, every=1000)
+    assert found_steps(tmp_path) == [17, 25]
 
 
 def test_keep_zero_keeps_all(tmp_path):
@@ -172,6 +183,14 @@ def test_steps_that_were_taken_back_go_when_the_first_is_written_anew(tmp_path):
     save(tmp_path, 4)
     assert names(tmp_path) == ["last", "step_3", "step_4"]
     assert checkpoint.latest(tmp_path) == (tmp_path / "step_4").resolve()
+
+
+def test_a_kill_before_the_link_was_in_its_place_costs_nothing(tmp_path):
+    for step in (1, 2):
+        save(tmp_path, step)
+    (tmp_path / ".tmp-last").symlink_to("step_1")
+    checkpoint.take_back(tmp_path, 1)
+    assert names(tmp_path) == ["last", "step_1"]
 
 
 def test_a_checkpoint_holds_the_record_of_its_run(tmp_path):

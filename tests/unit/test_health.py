@@ -148,7 +148,7 @@ def test_a_bound_out_of_range_is_named(given: dict[str, Any], said: str):
     ("given", "said"),
     [
         ({"baseline_steps": 0}, r"health\.baseline_steps=0: expected >= 1"),
-        ({"max_roll_backs": -1}, r"health\.max_roll_backs=-1: expected >= 0"),
+        ({"max_roll_backs": 0}, r"health\.max_roll_backs=0: expected >= 1"),
         ({"learning_rate_factor": 0.0}, r"health\.learning_rate_factor=0\.0: expected in \(0, 1\]"),
         ({"not_finite": Action.warn}, r"health\.not_finite=warn: no step can be taken, expected stop or roll_back"),
     ],

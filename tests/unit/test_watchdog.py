@@ -1,6 +1,7 @@
 """What stands still is noticed, and nothing else; where it stands is written down."""
 
 import asyncio
+import shutil
 import subprocess
 import threading
 import time
@@ -99,7 +100,9 @@ def test_the_stacks_name_threads_tasks_and_processes(tmp_path: Path):
 
     thread = threading.Thread(target=a_thread_that_waits, daemon=True)
     thread.start()
-    with subprocess.Popen(["sleep", "4321"]) as child:
+    sleep = tmp_path / "программа-долго"  # a name that the kernel cuts in the middle of a character
+    shutil.copy(shutil.which("sleep") or "", sleep)
+    with subprocess.Popen([sleep, "4321"]) as child:
         text = asyncio.run(run())
         child.kill()
     held.set()
@@ -109,4 +112,4 @@ def test_the_stacks_name_threads_tasks_and_processes(tmp_path: Path):
     assert "3 x\n" in tasks, "equal stacks stand once"
     assert tasks.index("in a_task_that_waits") < tasks.index("in what_is_awaited") < tasks.index("asyncio/locks.py")
     assert f"{child.pid} S" in text
-    assert "sleep 4321" in text
+    assert "программа-долго 4321" in text

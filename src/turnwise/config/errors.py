@@ -111,7 +111,8 @@ def clean_exit(job: CodeType | None = None) -> Iterator[None]:
         _say(f"{error}; its checkpoints and health.jsonl, with all alarms, are in its folder")
         sys.exit(1)
     except Stuck as error:
-        print(f"error: {error}; {_GOES_ON}", file=sys.stderr, flush=True)  # whichever rank it is
+        if is_first_to_speak():  # whichever rank it is
+            print(f"error: {error}; {_GOES_ON}", file=sys.stderr, flush=True)
         sys.stdout.flush()
         os._exit(1)  # the interpreter would wait for threads, and one of them may be what hangs
     except NoVLLMLeft as error:  # each rank has servers of its own, and says so itself

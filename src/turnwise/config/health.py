@@ -14,7 +14,6 @@ from time import perf_counter
 from rich.console import Console
 
 from turnwise import checkpoint
-from turnwise.config.checks import find_checkpoint
 from turnwise.config.ending import seconds_before
 from turnwise.config.parts import Components
 from turnwise.config.stopping import Stop
@@ -25,7 +24,7 @@ from turnwise.protocols import Policy, Task
 from turnwise.ranks import current
 from turnwise.report.page import write_report
 from turnwise.report.summary import Outcome, summarise_run, write_summary
-from turnwise.rotation import found_steps
+from turnwise.rotation import found_steps, path_of
 from turnwise.seeding import derive_seed
 from turnwise.tracker.bundle import bundle_path, bundle_steps
 from turnwise.tracker.files import read_metrics, write_metrics
@@ -70,7 +69,8 @@ def go_back(
 ) -> int:
     """Puts policy and task back to the newest checkpoint from before the trouble, where that is what is asked for.
 
-    Every rank calls it. Figures and trajectories of the steps that are given up move to `rolled_back/<time>/`.
+    Every rank calls it. Nothing is given up before that checkpoint was read; then the figures and trajectories of the
+    steps behind it move to `rolled_back/<time>/`.
 
     Returns:
         The step to go on with.
@@ -87,17 +87,20 @@ def go_back(
     before = max(alarm.since, 1) if isinstance(trouble, Collapsed) else alarm.step + 1
     broken = [past for past in read_alarms(run_dir) if past.monitor == NOT_FINITE and past.to == past.step]
     tried = {past.to for past in broken}  # where it failed at once
-    good = max((step for step in found_steps(folder) if step < before and step not in tried), default=None)
     times = num_roll_backs(run_dir)
-    if times >= health.max_roll_backs or good is None:
-        why = "there is no checkpoint from before" if good is None else f"it did so {times} x already"
+
+    def chosen() -> tuple[Path | None, str]:
+        if times >= health.max_roll_backs:
+            return None, f"it did so {times} x already"
+        earlier = [step for step in reversed(found_steps(folder)) if step < before and step not in tried]
+        found, damaged = checkpoint.first_whole(path_of(folder, step) for step in earlier)
+        return found, "; ".join(["there is no checkpoint from before", *damaged])
+
+    found, why = ranks.by_first(chosen)
+    if found is None:
         if ranks.is_first:
             append_alarm(run_dir, replace(alarm, action=Action.stop.value))
         raise Collapsed(alarm, f"; it was to go back, but {why}") from trouble
-    ranks.wait()  # all have come here, and know the same
-    ranks.by_first(lambda: checkpoint.take_back(folder, good))
-    found = find_checkpoint(folder, ranks)  # an older one where that one is damaged
-    assert found is not None, f"{folder} lost its checkpoints"
     step = checkpoint.restore(found, policy, task)
     kept = Path(ROLLED_BACK) / str(times + 1)
 
@@ -162,11 +165,13 @@ async def watching(components: Components, run_dir: Path, stop: Stop, over: thre
         path = run_dir / f"stuck_{number}{rank}.txt"
         stood = ", ".join(f"{kind} for {seconds:.0f} s" for kind, seconds in standing.items())
         text = f"no progress of {stood} (health.watchdog.timeout_s={settings.timeout_s:g})"
+        if current().count > 1:
+            text += f" in rank {current().index}, or in one that it waits for"
         try:
             write_stacks(path, text, loop)
             text += f"; stacks are in {path}"
-        except OSError as error:  # a disk that is full may be what it is about
-            text += f"; stacks cannot be written to {path}: {error.strerror}"
+        except Exception as error:  # whatever it is, such as a full disk, it must not keep a run that is stuck
+            text += f"; stacks cannot be written to {path}: {error}"
         if settings.action is Action.warn:
             tell(f"warning: {text}")
         elif not stop.why:

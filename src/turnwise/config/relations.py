@@ -84,8 +84,20 @@ def _check_health(components: Components) -> None:
     """A monitor must be able to speak, and speaks some steps late; a checkpoint from before must be there then."""
     trainer, health = components.trainer, components.health
     for name, monitor in health.monitors():
+        if monitor.action is Action.warn:
+            continue
+        if all(bound is None for bound in (monitor.min, monitor.max, monitor.min_ratio, monitor.max_ratio)):
+            raise ConfigError(
+                f"health.{name}.action={monitor.action}: its figure may go anywhere, so it would never speak; expected "
+                f"one of health.{name}.min, max, min_ratio and max_ratio"
+            )
+        if monitor.patience > trainer.num_steps:
+            raise ConfigError(
+                f"health.{name}.patience={monitor.patience}: the run has trainer.num_steps={trainer.num_steps}, so it "
+                f"would never speak; expected at most as many"
+            )
         is_by_ratio = monitor.min is None and monitor.max is None
-        if monitor.action is not Action.warn and is_by_ratio and health.baseline_steps >= trainer.num_steps:
+        if is_by_ratio and health.baseline_steps >= trainer.num_steps:
             raise ConfigError(
                 f"health.{name}.action={monitor.action}: its ratios refer to the first "
                 f"health.baseline_steps={health.baseline_steps} steps, and the run has "

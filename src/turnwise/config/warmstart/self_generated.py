@@ -1,5 +1,6 @@
 """`warmstart.source=self`: a model learns what it gets right itself (rejection sampling)."""
 
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -8,7 +9,9 @@ from rich.console import Console
 from turnwise.config.checks import check_has_tool, check_prompts
 from turnwise.config.ending import run_to_end
 from turnwise.config.errors import ConfigError, building
+from turnwise.config.health import watching
 from turnwise.config.parts import Components
+from turnwise.config.stopping import Stop
 from turnwise.config.warmstart.lesson import Lesson, load_policy
 from turnwise.config.wiring import (
     choose_device,
@@ -60,15 +63,23 @@ def from_itself(components: Components, run_dir: Path, console: Console) -> Less
         environments = start_environments(components, run_dir, console)
         engine = start_engine(components, renderer, choose_device(components))
 
+    stop, over = Stop(), threading.Event()
+
     async def sample() -> None:
-        async with sampling(components, renderer, engine, environments) as rollouts:
+        async with (
+            sampling(components, renderer, engine, environments) as rollouts,
+            watching(components, run_dir, stop, over),
+        ):
             tracker = start_tracker(components, run_dir, console, first_step=first_wave, num_steps=len(plan))
             with closing(tracker):
                 await engine.load_weights(policy.weights(), version=0)
                 await waves.sample(rollouts, tracker, first_wave)
 
     def examples() -> list[Example]:
-        run_to_end(sample())
+        try:
+            run_to_end(sample(), stop)
+        finally:
+            over.set()
         return _kept(waves, console)
 
     return Lesson(policy=policy, examples=examples, num_waves=len(plan))
