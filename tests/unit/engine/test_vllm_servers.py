@@ -295,7 +295,30 @@ def test_a_server_behind_a_page_of_a_proxy_samples_nothing_with_older_weights(
     with stand_ins(2) as servers, warnings(caplog) as said:
         run(servers, work)
     assert len(said) == 1
-    assert said[0].endswith("it answered /collective_rpc with what is no JSON: '<html>Please wait</html>'")
+    assert said[0].endswith("it answered /collective_rpc with what is no answer of vLLM: '<html>Please wait</html>'")
+
+
+@pytest.mark.parametrize(
+    "strange", [{"choices": []}, {"choices": [{"token_ids": [1], "logprobs": None}]}, ["choices"], {"object": "error"}]
+)
+def test_turns_that_are_none_are_sampled_by_another(
+    strange: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = StandIn.answer
+
+    def other(self: StandIn, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        is_strange = self is servers[1] and path == "/inference/v1/generate"
+        return (200, strange) if is_strange else answer(self, path, body)
+
+    async def work(engine: VLLMRolloutEngine) -> None:
+        await engine.load_weights(weights(1), 1)
+        monkeypatch.setattr(StandIn, "answer", other)
+        assert token_ids(await turns(engine)) == expected_turns(1)
+
+    with stand_ins(2) as servers, warnings(caplog) as said:
+        run(servers, work)
+    assert len(said) == 1
+    assert "it answered /inference/v1/generate with what is no answer of vLLM: " in said[0]
 
 
 def test_after_a_hand_over_that_failed_nothing_bears_the_label_of_before() -> None:

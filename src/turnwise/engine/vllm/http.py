@@ -1,14 +1,15 @@
 """A vLLM server's endpoints: tokens in and out, and those of its development mode for the weights."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from turnwise.engine.vllm.backend import SLEEP_LEVEL, Gone, Sampled
 from turnwise.engine.vllm.greeting import Greeting, Met, greet
 from turnwise.engine.vllm.process import ServerProcess
 
+T = TypeVar("T")
 CONNECT_S = 10.0
 """Seconds that a connection may take to come about."""
 FIRST_WAIT_S = 0.25
@@ -63,35 +64,29 @@ class HTTPBackend:
 
     async def generate(self, token_ids: Sequence[int], sampling: Mapping[str, Any]) -> Sampled:
         """Samples after `token_ids`."""
-        answer = await self._post("/inference/v1/generate", {"token_ids": list(token_ids), "sampling_params": sampling})
-        (turn,) = answer["choices"]
-        return Sampled(
-            token_ids=tuple(turn["token_ids"]),
-            logprobs=tuple(token["logprob"] for token in turn["logprobs"]["content"]),
-            finish_reason=turn["finish_reason"],
-            weights=turn["weight_versions"][-1]["version"],
-        )
+        body = {"token_ids": list(token_ids), "sampling_params": sampling}
+        return await self._post("/inference/v1/generate", body, _turn)
 
     async def call_workers(self, method: str, argument: str) -> list[Any]:
         """Calls a method of every worker; who calls it knows how long it may take."""
         body = {"method": method, "args": [argument]}
-        return (await self._post("/collective_rpc", body, is_watched=True))["results"]
+        return await self._post("/collective_rpc", body, lambda answer: list(answer["results"]), is_watched=True)
 
     async def forget_prefixes(self) -> bool:
         """Empties the prefix cache."""
-        return (await self._post("/reset_prefix_cache", {}))["success"]
+        return await self._post("/reset_prefix_cache", {}, lambda answer: answer["success"])
 
     async def label_weights(self, label: str) -> None:
         """Names the weights."""
-        await self._post("/update_weight_version", {"new_version": label})
+        await self._post("/update_weight_version", {"new_version": label}, _anything)
 
     async def sleep(self) -> None:
         """Throws weights and cache away."""
-        await self._post(f"/sleep?level={SLEEP_LEVEL}", {})
+        await self._post(f"/sleep?level={SLEEP_LEVEL}", {}, _anything)
 
     async def wake(self, part: str) -> bool:
         """Takes memory for a part of them again."""
-        return (await self._post(f"/wake_up?tags={part}", {}))["status"] == "awake"
+        return await self._post(f"/wake_up?tags={part}", {}, lambda answer: answer["status"] == "awake")
 
     async def close(self) -> None:
         """Ends the connections, and the server if it is ours."""
@@ -103,11 +98,13 @@ class HTTPBackend:
         if self._process is not None:
             self._process.close()
 
-    async def _post(self, path: str, body: Mapping[str, Any], *, is_watched: bool = False) -> Any:
+    async def _post(
+        self, path: str, body: Mapping[str, Any], read: Callable[[Any], T], *, is_watched: bool = False
+    ) -> T:
         """Asks, and asks again where that failed; for as long as it takes where somebody else watches it.
 
         Raises:
-            Gone: It failed `max_retries` times more, or took too long.
+            Gone: It failed `max_retries` times more, took too long, or answered what `read` cannot read.
             RuntimeError: The server refused the request.
         """
         import httpx
@@ -134,10 +131,24 @@ class HTTPBackend:
         if response.is_error:
             raise RuntimeError(f"{self.name} answered {path} with {response.status_code}: {response.text[:600]}")
         try:
-            return response.json()
-        except ValueError as error:  # as of a proxy, whose server is not there
+            return read(response.json())
+        except (ValueError, LookupError, TypeError) as error:  # as of a proxy, whose server is not there
             said = " ".join(response.text.split())[:100]
-            raise Gone(f"it answered {path} with what is no JSON: {said!r}{self._last_words()}") from error
+            raise Gone(f"it answered {path} with what is no answer of vLLM: {said!r}{self._last_words()}") from error
 
     def _last_words(self) -> str:
         return "" if self._process is None else f"; its log ends: {self._process.last_words()}"
+
+
+def _turn(answer: Any) -> Sampled:
+    (turn,) = answer["choices"]
+    return Sampled(
+        token_ids=tuple(turn["token_ids"]),
+        logprobs=tuple(token["logprob"] for token in turn["logprobs"]["content"]),
+        finish_reason=turn["finish_reason"],
+        weights=turn["weight_versions"][-1]["version"],
+    )
+
+
+def _anything(_: Any) -> None:
+    pass
