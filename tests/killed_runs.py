@@ -49,6 +49,10 @@ class KillableRun:
         rows = [line.split() for line in self._moments.read_text().splitlines(keepends=True) if line.endswith("\n")]
         return [Moment(kind, None if step == "-" else int(step), float(at)) for kind, step, at in rows]
 
+    def begun(self) -> list[int]:
+        """The steps that this start has begun."""
+        return [one.step for one in self.moments() if one.kind == "begin" and one.step is not None]
+
     def wait_for(self, kind: str, number: int) -> bool:
         """Waits until it has begun `kind` so often; False when it has ended before."""
         deadline = time.monotonic() + PATIENCE_S

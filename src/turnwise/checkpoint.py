@@ -189,9 +189,16 @@ def _fitting(path: Path) -> Iterator[None]:
         raise ValueError(f"checkpoint {path} is of another run: {error}") from error
 
 
-def take_back(folder: Path, step: int) -> None:
-    """Points `last` at the checkpoint of `step`, from which a run goes on, and removes those of later steps."""
-    point(folder, "last", path_of(folder, step))
+def take_back(folder: Path, found: Path, step: int) -> None:
+    """Points `last` at `found`, the checkpoint of `step` from which a run goes on, and removes those of later steps.
+
+    Where it is the folder `last` itself, a copy by what knows no links, it gets its name back.
+    """
+    target = path_of(folder, step)
+    if found.name == target.name:
+        point(folder, "last", target)
+    else:
+        publish(found, target)
     tidy(folder, step, keep=0)
 
 

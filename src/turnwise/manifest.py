@@ -44,6 +44,14 @@ def damage_of(folder: Path, *, reads_all: bool = False) -> str | None:
     return "; ".join(torn) or (None if files else f"{MANIFEST} is torn: it names no file")
 
 
+def is_as_written(folder: Path, name: str) -> bool:
+    """Whether a single file is as the folder's files.json says."""
+    try:
+        return json.loads((folder / MANIFEST).read_text())[name]["sha256"] == _digest(folder / name)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def _digests(paths: list[Path]) -> list[str]:
     with ThreadPoolExecutor() as threads:  # hashing leaves the interpreter to the other threads
         return list(threads.map(_digest, paths))

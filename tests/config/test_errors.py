@@ -81,8 +81,8 @@ MISTAKES = [
     ),
     ("health.reference_kl.action=stop", ["health.reference_kl.action=stop", "expected loss.kl_weight > 0"]),
     (
-        "health.grad_norm.action=stop trainer.num_steps=5",
-        ["health.grad_norm.action=stop", "health.baseline_steps=5", "trainer.num_steps=5", "it would never speak"],
+        "health.grad_norm.action=stop trainer.num_steps=7",
+        ["health.baseline_steps=5", "health.grad_norm.patience=3", "trainer.num_steps=7", "it would never speak"],
     ),
     (
         "health.entropy.action=roll_back health.entropy.min=null health.entropy.max_ratio=null",

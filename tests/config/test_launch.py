@@ -119,6 +119,7 @@ def test_a_folder_is_for_one_process(start, tmp_path):
     folder.mkdir()
     with alone_in(folder):
         ended = start(f"hydra.run.dir={folder}")
+        assert folder.is_dir(), "the other one is about to write there"
     assert ended.code == 2
     assert "another process works in this folder; name another" in ended.stderr
     assert start(f"hydra.run.dir={folder}").code == 0

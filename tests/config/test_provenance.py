@@ -10,6 +10,7 @@ from turnwise.checkpoint import RECORD as RECORD_NAME
 from turnwise.config import provenance
 from turnwise.config.errors import ConfigError
 from turnwise.config.provenance import CONFIG_FILE, check_same_run, write_config
+from turnwise.manifest import write_manifest
 
 RECORD = {
     "config": {"seed": 0, "trainer": {"num_steps": 4, "dtype": "float32"}, "tracker": {"project": "a"}, "sizes": [1]}
@@ -97,9 +98,20 @@ def test_a_checkpoint_of_another_run_is_refused(run_dir: Path) -> None:
         folder = run_dir / "checkpoints" / f"step_{step}"
         folder.mkdir(parents=True)
         (folder / RECORD_NAME).write_text(json.dumps(record))
+        write_manifest(folder)
     with pytest.raises(ConfigError, match=r"checkpoints/step_4 belongs to another run: seed=1 there, 0 here; sizes="):
         check_same_run(run_dir, RECORD)
     shutil.rmtree(run_dir / "checkpoints" / "step_4")
+    check_same_run(run_dir, RECORD)
+
+
+@pytest.mark.parametrize("text", [b"", b"\xff", json.dumps(changed(seed=8)).encode()])
+def test_a_record_in_a_damaged_checkpoint_says_nothing(run_dir: Path, text: bytes) -> None:
+    folder = run_dir / "checkpoints" / "step_2"
+    folder.mkdir(parents=True)
+    (folder / RECORD_NAME).write_text(json.dumps(RECORD))
+    write_manifest(folder)
+    (folder / RECORD_NAME).write_bytes(text)
     check_same_run(run_dir, RECORD)
 
 

@@ -90,7 +90,7 @@ def test_a_full_disk_ends_a_run_in_one_line_and_it_goes_on_when_there_is_room(
     subprocess.run(["mount", "-o", "remount,size=100m", small_disk], check=True)
     again = start(settings, run_dir)
     assert again.wait() == 0, again.output.read_text()
-    assert again.moments()[0][:2] == ("begin", 2), "step 2 alone is repeated"
+    assert again.begun()[0] == 2, "step 2 alone is repeated"
     whole = start(settings, tmp_path / "whole")
     assert whole.wait() == 0
     assert_same_run(tmp_path / "whole", run_dir)

@@ -40,13 +40,13 @@ def kill_again_and_again(
         is_left = any(killed.glob("checkpoints/.tmp-step_*"))
         assert is_left or kind != HELD, "who is held in a checkpoint leaves it half-written"
         half_written += is_left and kind in ("save", HELD)
-        begun = [one.step for one in run.moments() if one.kind == "begin" and one.step is not None]
+        begun = run.begun()
         assert begun[0] == first_step, "it did not go on from the newest whole checkpoint"
         first_step = newest(killed)
         assert first_step > begun[-1] - save_every, "a step was lost that a checkpoint should have held"
     last = start(settings, killed)
     assert last.wait() == 0, last.output.read_text()
-    begun = [one.step for one in last.moments() if one.kind == "begin"]
+    begun = last.begun()
     assert begun[:1] == ([first_step] if first_step < newest(whole) else []), "or all steps had been saved"
     assert len(json.loads((killed / "config.json").read_text())["starts"]) == kills + 1
     assert_nothing_was_lost(whole, killed)

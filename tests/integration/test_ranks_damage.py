@@ -66,7 +66,7 @@ def test_a_damaged_last_checkpoint_is_passed_over(
     (warning,) = [line for line in printed.splitlines() if "a damaged checkpoint is passed over" in line]
     assert told in warning
     assert warning.endswith("step_2")
-    assert [one.step for one in ranks[0].moments() if one.kind == "begin"] == [2]
+    assert ranks[0].begun() == [2]
     assert_same_run(whole, run_dir)
     assert damage_of(run_dir / "checkpoints" / "step_3", reads_all=True) is None, "it was written anew"
 
@@ -97,7 +97,7 @@ def test_a_disk_that_refuses_one_of_them_ends_both_in_one_line(start: Starter, t
 
     again = start.ranks(2, SETTINGS, run_dir)
     ended(again, 0)
-    assert [one.step for one in again[0].moments() if one.kind == "begin"] == [1, 2], "step 1 alone is repeated"
+    assert again[0].begun() == [1, 2], "step 1 alone is repeated"
     assert_same_run(whole, run_dir)
 
 
@@ -130,7 +130,7 @@ def test_a_disk_that_is_full_when_both_write_ends_both_in_one_line(start: Starte
     subprocess.run(["mount", "-o", "remount,size=100m", small_disk], check=True)
     again = start.ranks(2, settings, run_dir)
     ended(again, 0)
-    assert again[0].moments()[0][:2] == ("begin", 1), "step 1 alone is repeated"
+    assert again[0].begun()[0] == 1, "step 1 alone is repeated"
     assert_same_run(whole, run_dir)
 
 

@@ -44,7 +44,7 @@ def assert_ended(ranks: Sequence[KillableRun], victims: Sequence[int]) -> None:
 
 def begun(ranks: Sequence[KillableRun]) -> list[int]:
     """The steps that the first rank has begun."""
-    return [one.step for one in ranks[0].moments() if one.kind == "begin" and one.step is not None]
+    return ranks[0].begun()
 
 
 @pytest.fixture(scope="module")

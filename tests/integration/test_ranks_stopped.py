@@ -71,7 +71,7 @@ def test_sigterm_to_any_of_them_saves_and_ends_all_with_0(
     assert ranks[1].output.read_text() == "", "the first alone speaks"
 
     ends(again := start.ranks(2, SETTINGS, run_dir), 0)
-    assert again[0].moments()[0][:2] == ("begin", MOMENTS[hold])
+    assert again[0].begun()[0] == MOMENTS[hold]
     assert_same_run(whole, run_dir)
 
 

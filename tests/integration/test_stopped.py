@@ -50,7 +50,7 @@ def test_sigterm_saves_the_last_finished_step_and_ends_with_0(
 
     again = start(SETTINGS, run_dir)
     assert again.wait() == 0
-    assert again.moments()[0][:2] == ("begin", summary.total_steps)
+    assert again.begun()[0] == summary.total_steps
     assert_same_run(whole, run_dir)
 
 

@@ -189,8 +189,26 @@ def test_a_kill_before_the_link_was_in_its_place_costs_nothing(tmp_path):
     for step in (1, 2):
         save(tmp_path, step)
     (tmp_path / ".tmp-last").symlink_to("step_1")
-    checkpoint.take_back(tmp_path, 1)
+    checkpoint.take_back(tmp_path, tmp_path / "step_1", 1)
     assert names(tmp_path) == ["last", "step_1"]
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_copy_in_place_of_the_link_gets_its_name_back(tmp_path, is_there):
+    """As `cp -rL` leaves it; what bears its name may be damaged."""
+    path = save(tmp_path, 3)
+    (tmp_path / "last").unlink()
+    shutil.copytree(path, tmp_path / "last")
+    if is_there:
+        (path / "rng.pt").write_bytes(b"torn")
+    else:
+        shutil.rmtree(path)
+    found = checkpoint.latest(tmp_path)
+    assert found == tmp_path / "last"
+    checkpoint.take_back(tmp_path, found, 3)
+    assert names(tmp_path) == ["last", "step_3"]
+    assert (tmp_path / "last").is_symlink()
+    assert checkpoint.latest(tmp_path) == path.resolve()
 
 
 def test_a_checkpoint_holds_the_record_of_its_run(tmp_path):
@@ -264,7 +282,7 @@ def test_taking_back_points_at_the_step_and_removes_later_ones(tmp_path):
     for step in (1, 2, 3):
         save(tmp_path, step)
         checkpoint.note_accuracy(tmp_path, step, step / 10, keep=0)
-    checkpoint.take_back(tmp_path, 2)
+    checkpoint.take_back(tmp_path, tmp_path / "step_2", 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "last", "step_1", "step_2"]
     assert [(tmp_path / link).resolve().name for link in ("last", "best")] == ["step_2", "step_2"]
 

@@ -105,7 +105,7 @@ def go_back(
     kept = Path(ROLLED_BACK) / str(times + 1)
 
     def tell_of() -> None:
-        checkpoint.take_back(folder, step)
+        checkpoint.take_back(folder, found, step)
         _keep_evidence(run_dir, run_dir / kept, step)
         # Last of all: a kill before it repeats the steps that led here.
         append_alarm(run_dir, replace(alarm, to=step, factor=health.learning_rate_factor))

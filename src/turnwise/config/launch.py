@@ -3,10 +3,10 @@
 import fcntl
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -50,8 +50,6 @@ def launch(config: DictConfig) -> None:
 
 def _launch(config: DictConfig, hydra: DictConfig) -> None:
     run_dir, label, ranks = Path(hydra.runtime.output_dir), label_of(hydra), current()
-    path = run_dir / CONFIG_FILE
-    before = path.read_bytes() if path.exists() else None
     if not ranks.is_first:
         logging.disable(logging.WARNING)  # the first rank says the same
     try:
@@ -64,9 +62,9 @@ def _launch(config: DictConfig, hydra: DictConfig) -> None:
                 _check_ranks(ranks, mode, hydra)
                 record = describe_run(components, choices=hydra.runtime.choices, overrides=given_overrides(hydra))
                 if ranks.is_first:
-                    check_same_run(run_dir, record)
                     held.enter_context(alone_in(run_dir, ranks))
-                    write_config(run_dir, record)
+                    check_same_run(run_dir, record)
+                    held.enter_context(recorded(run_dir, record))
             with building():
                 if not ranks.is_first:
                     held.enter_context(alone_in(run_dir, ranks))
@@ -81,11 +79,11 @@ def _launch(config: DictConfig, hydra: DictConfig) -> None:
                 if hydra.mode is not RunMode.MULTIRUN:
                     raise
                 raise JobEnded(f"{label}: {error}", 1) from error
+    except FolderInUse:
+        raise
     except (ConfigError, KeyboardInterrupt):
-        if before is None and ranks.is_first:
-            _remove_if_unused(run_dir, label)
-        elif before is not None and ranks.is_first and path.read_bytes() != before:
-            write_atomically(path, before)
+        if ranks.is_first:
+            _remove_if_empty(run_dir, label)
         raise
 
 
@@ -104,6 +102,10 @@ def _check_ranks(ranks: Ranks, mode: Mode, hydra: DictConfig) -> None:
         )
 
 
+class FolderInUse(ConfigError):
+    """Another process works in the run's folder."""
+
+
 @contextmanager
 def alone_in(run_dir: Path, ranks: Ranks = ALONE) -> Iterator[None]:
     """Holds the folder for this process; of several ranks for each, the first before the others.
@@ -111,7 +113,7 @@ def alone_in(run_dir: Path, ranks: Ranks = ALONE) -> Iterator[None]:
     So no run begins there as long as one of them may still write.
 
     Raises:
-        ConfigError: A process of another run works in it.
+        FolderInUse: A process of another run works in it.
     """
     descriptor = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -121,17 +123,31 @@ def alone_in(run_dir: Path, ranks: Ranks = ALONE) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        raise ConfigError(f"hydra.run.dir={run_dir}: another process works in this folder; name another") from None
+        raise FolderInUse(f"hydra.run.dir={run_dir}: another process works in this folder; name another") from None
     try:
         yield
     finally:
         os.close(descriptor)
 
 
-def _remove_if_unused(run_dir: Path, label: str) -> None:
+@contextmanager
+def recorded(run_dir: Path, record: Mapping[str, Any]) -> Iterator[None]:
+    """Writes the record of the run, which is as it was before where nothing comes of this start."""
+    path = run_dir / CONFIG_FILE
+    before = path.read_bytes() if path.exists() else None
+    write_config(run_dir, record)
+    try:
+        yield
+    except (ConfigError, KeyboardInterrupt):
+        if before is not None:
+            write_atomically(path, before)
+        elif [found.name for found in run_dir.iterdir()] == [CONFIG_FILE]:
+            path.unlink()
+        raise
+
+
+def _remove_if_empty(run_dir: Path, label: str) -> None:
     """Takes back an output folder in which nothing happened, and the label's folder above it when that is empty."""
-    if [path.name for path in run_dir.iterdir()] == [CONFIG_FILE]:
-        (run_dir / CONFIG_FILE).unlink()
     with suppress(OSError):
         run_dir.rmdir()
         if run_dir.parent.name == label:

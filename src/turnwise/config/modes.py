@@ -86,14 +86,8 @@ class Train:
             num_steps = components.trainer.num_steps
             if first_step > num_steps:
                 raise ConfigError(f"trainer.num_steps={num_steps}: {run_dir} already holds {first_step} steps")
-            if current().is_first:
-                if found is not None:
-                    checkpoint.take_back(run_dir / "checkpoints", first_step)
-                elif next(read_metrics(run_dir), None) is not None:
-                    say(
-                        console,
-                        "warning: there are figures of an earlier start, but no checkpoint: the run begins anew",
-                    )
+            if current().is_first and found is None and next(read_metrics(run_dir), None) is not None:
+                say(console, "warning: there are figures of an earlier start, but no checkpoint: the run begins anew")
             training = Training(
                 components=components,
                 run_dir=run_dir,
@@ -106,6 +100,8 @@ class Train:
                 environments=environments,
             )
             tracker = training.start_tracker(first_step)
+        if current().is_first and found is not None:  # every rank has read it
+            checkpoint.take_back(run_dir / "checkpoints", found, first_step)
         stop = Stop()
         try:
             with closing(run_dir, training.trackers, console):

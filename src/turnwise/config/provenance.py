@@ -15,6 +15,7 @@ from turnwise.config.errors import ConfigError
 from turnwise.config.options import CONF_DIR
 from turnwise.config.parts import Components
 from turnwise.config.threads import num_threads
+from turnwise.manifest import is_as_written
 from turnwise.tracker.atomic import write_atomically
 from turnwise.trainer_settings import Device
 from turnwise.types import Isolation
@@ -64,7 +65,8 @@ def check_same_run(run_dir: Path, record: Mapping[str, Any]) -> None:
         return
     _check_config(path, record, f"hydra.run.dir={run_dir} belongs to another run")
     for step in sorted((run_dir / "checkpoints").glob(f"step_*/{RECORD}")):
-        _check_config(step, record, f"the checkpoint {step.parent} belongs to another run")
+        if is_as_written(step.parent, RECORD):  # a damaged checkpoint is no other run's, and is passed over later
+            _check_config(step, record, f"the checkpoint {step.parent} belongs to another run")
 
 
 def _check_config(path: Path, record: Mapping[str, Any], refusal: str) -> None:

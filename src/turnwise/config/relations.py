@@ -97,11 +97,12 @@ def _check_health(components: Components) -> None:
                 f"would never speak; expected at most as many"
             )
         is_by_ratio = monitor.min is None and monitor.max is None
-        if is_by_ratio and health.baseline_steps >= trainer.num_steps:
+        if is_by_ratio and health.baseline_steps + monitor.patience > trainer.num_steps:
             raise ConfigError(
                 f"health.{name}.action={monitor.action}: its ratios refer to the first "
-                f"health.baseline_steps={health.baseline_steps} steps, and the run has "
-                f"trainer.num_steps={trainer.num_steps}: it would never speak; expected fewer of them, or min or max"
+                f"health.baseline_steps={health.baseline_steps} steps, it speaks after health.{name}.patience="
+                f"{monitor.patience} more, and the run has trainer.num_steps={trainer.num_steps}: it would never "
+                f"speak; expected fewer of them, or min or max"
             )
     if health.reference_kl.action in (Action.stop, Action.roll_back) and not components.loss.kl_weight:
         raise ConfigError(

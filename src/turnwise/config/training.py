@@ -43,11 +43,11 @@ class Training:
 
     def start_tracker(self, first_step: int) -> Tracker:
         """The run's tracker from `first_step` on; what there is of later steps is taken back, as they come again."""
-        if current().is_first:
-            evaluations.take_back(self.run_dir, first_step)
-            health.take_back(self.run_dir, first_step)
         tracker = start_tracker(self.components, self.run_dir, self.console, first_step)
         self.trackers.callback(tracker.close)
+        if current().is_first:  # now that nothing is refused any more
+            evaluations.take_back(self.run_dir, first_step)
+            health.take_back(self.run_dir, first_step)
         return tracker
 
     async def run(self, first_step: int, tracker: Tracker, stop: Stop) -> None:

@@ -52,11 +52,13 @@ def read_alarms(run_dir: Path) -> Iterator[Alarm]:
     """
     path = run_dir / FILE
     if path.exists():
-        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], start=1):
+        for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
             try:
                 yield Alarm(**json.loads(line))
             except (ValueError, TypeError) as error:
-                raise ValueError(f"{path}, line {number}: not an alarm: {line[:80]!r}") from error
+                raise ValueError(
+                    f"{path}, line {number}: not an alarm: {line[:80].decode(errors='replace')!r}"
+                ) from error
 
 
 def take_back(run_dir: Path, first_step: int) -> None:

@@ -60,3 +60,6 @@ def test_a_torn_last_line_is_passed_over_and_another_one_named(tmp_path: Path):
     path.write_text("nonsense\n" + path.read_text())
     with pytest.raises(ValueError, match=r"health\.jsonl, line 1: not an alarm: 'nonsense'"):
         list(read_alarms(tmp_path))
+    path.write_bytes(b"\xff\xfe\n")
+    with pytest.raises(ValueError, match=r"health\.jsonl, line 1: not an alarm: "):
+        list(read_alarms(tmp_path))

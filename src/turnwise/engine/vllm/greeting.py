@@ -104,7 +104,7 @@ def _introductions(url: str, marker: str, timeout_s: float) -> list[Served]:
         raise Gone(f"it answered with {answer.status_code}: {text}")
     try:
         workers = [Served.read(text) for text in answer.json()["results"]]
-    except (JSONDecodeError, UnicodeDecodeError, LookupError, TypeError):
+    except (JSONDecodeError, UnicodeDecodeError, LookupError, TypeError, RecursionError):
         workers = []
     if not workers:
         raise ValueError(f"what answers there is no vLLM server: {answer.text[:100]!r}; {HOWTO}")

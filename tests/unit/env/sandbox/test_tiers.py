@@ -133,7 +133,7 @@ def test_where_a_container_forbids_namespaces_tier_b_is_found():
 
 
 def test_files_are_bounded_in_tier_b_too():
-    pool = LocalPool(LocalSandbox(num_workers=1, scratch_mb=32), Tier.B)
+    pool = LocalPool(LocalSandbox(num_workers=1, scratch_mb=32, wall_s=60.0, cpu_s=60.0), Tier.B)  # on a busy machine
     for code in (
         "for i in range(10**5): open(str(i), 'wb').write(b'x' * (1 << 20))",
         "for i in range(10**6): open(str(i), 'w')",
