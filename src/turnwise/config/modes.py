@@ -44,6 +44,7 @@ from turnwise.config.wiring import (
 )
 from turnwise.model.attention import choose_attention
 from turnwise.ranks import current
+from turnwise.tracker.evaluations import check_readable
 from turnwise.tracker.files import read_metrics
 
 
@@ -86,6 +87,8 @@ class Train:
             num_steps = components.trainer.num_steps
             if first_step > num_steps:
                 raise ConfigError(f"trainer.num_steps={num_steps}: {run_dir} already holds {first_step} steps")
+            if current().is_first:
+                check_readable(run_dir, first_step)
             if current().is_first and found is None and next(read_metrics(run_dir), None) is not None:
                 say(console, "warning: there are figures of an earlier start, but no checkpoint: the run begins anew")
             training = Training(

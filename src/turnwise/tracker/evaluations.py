@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from turnwise.tracker.atomic import write_atomically
-from turnwise.tracker.bundle import bundle_path
+from turnwise.tracker.bundle import bundle_path, read_groups
 
 WITHOUT_TOOL = "_without_tool"
 """Ends the name of an evaluation set that was answered without the tool."""
@@ -124,9 +124,8 @@ def read_record(folder: Path, step: int) -> SetRecord:
         ValueError: The file holds something else.
     """
     path = record_path(folder, step)
-    content = path.read_text(encoding="utf-8")
     try:
-        fields = json.loads(content)
+        fields = json.loads(path.read_text(encoding="utf-8"))
         result = None if fields["result"] is None else _result(fields["result"])
         return SetRecord(protocol=fields["protocol"], weights=fields["weights"], result=result)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -137,6 +136,20 @@ def recorded_steps(folder: Path) -> list[int]:
     """Steps of which the folder of a set holds a record, in order."""
     names = (path.name.removeprefix("step_").removesuffix(".json") for path in folder.glob("step_*.json"))
     return sorted(int(name) for name in names)
+
+
+def check_readable(run_dir: Path, first_step: int) -> None:
+    """Reads what a run that goes on at `first_step` will compare with, so that damage is named before a step is taken.
+
+    Raises:
+        ValueError: A record, or the trajectories of a set's earliest evaluation, are damaged; names the file.
+    """
+    for folder in (run_dir / FOLDER).glob("*"):
+        steps = [step for step in recorded_steps(folder) if step < first_step]
+        for step in steps:
+            read_record(folder, step)
+        for bundle in [path for step in steps if (path := bundle_path(folder, step)).exists()][:1]:
+            read_groups(bundle)
 
 
 def take_back(run_dir: Path, first_step: int) -> None:

@@ -5,12 +5,14 @@ from dataclasses import replace
 
 import pytest
 
+from turnwise.tracker.bundle import bundle_path
 from turnwise.tracker.evaluations import (
     Difference,
     SetRecord,
     SetResult,
     Share,
     accuracies,
+    check_readable,
     counted_accuracies,
     overall_accuracy,
     read_record,
@@ -44,6 +46,20 @@ def test_a_record_reads_as_it_was_written(tmp_path):
     write(tmp_path, RESULT)
     record = read_record(set_folder(tmp_path, "toy"), 10)
     assert record == SetRecord(protocol={"a": 1}, weights="w", result=RESULT)
+
+
+def test_what_a_run_will_compare_with_is_read_before_it_goes_on(tmp_path):
+    for step in (0, 10):
+        write(tmp_path, replace(RESULT, step=step), step=step)
+    folder = set_folder(tmp_path, "toy")
+    record_path(folder, 10).write_bytes(b"\xff")
+    check_readable(tmp_path, 10)  # which is made anew
+    with pytest.raises(ValueError, match=r"step_10\.json is not the record of an evaluation"):
+        check_readable(tmp_path, 11)
+    bundle_path(folder, 0).parent.mkdir()
+    bundle_path(folder, 0).write_bytes(b"torn")
+    with pytest.raises(ValueError, match=r"step_0\.jsonl\.gz: not a whole trajectory bundle"):
+        check_readable(tmp_path, 10)
 
 
 def test_results_are_those_that_are_finished_in_order(tmp_path):
