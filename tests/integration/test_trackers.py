@@ -7,6 +7,7 @@ import psutil
 import pytest
 
 from integration_runs import Run, assert_same_run, lines
+from turnwise.config.errors import ConfigError
 from turnwise.report.summary import Outcome, read_summary
 from turnwise.tracker.wandb import WandbTracker
 
@@ -77,3 +78,13 @@ def test_a_run_goes_on_to_the_same_end_when_wandbs_process_is_killed(run: Run, m
     ]
     assert read_summary(run_dir).outcome is Outcome.finished
     assert_same_run(run_dir, run(folder="whole"))
+
+
+def test_a_tracker_that_cannot_start_costs_a_run_that_goes_on_nothing(run: Run):
+    pytest.importorskip("tensorboard", reason="needs the extra tensorboard")
+    folder = run()
+    (folder / "tensorboard").touch()  # where its folder should be
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "config.json"}
+    with pytest.raises(ConfigError, match="tracker=tensorboard cannot start: "):
+        run("trainer.num_steps=4", "tracker=tensorboard")
+    assert {path: path.read_bytes() for path in before} == before
