@@ -170,8 +170,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         server: Any = self.server
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         status, answer = server.stand_in.answer(self.path, body)
+        if isinstance(answer, Iterator):  # piece by piece, until the other side has enough
+            self.send_response(status)
+            self.send_header("Connection", "close")
+            self.end_headers()
+            for piece in answer:
+                self.wfile.write(piece)
+            return
         text = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
         self.send_response(status)
+        if 300 <= status < 400:
+            self.send_header("Location", "https://elsewhere.example/")
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
         self.wfile.write(text)

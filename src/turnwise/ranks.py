@@ -2,12 +2,15 @@
 
 import os
 import re
+import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from threading import Timer
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor
@@ -18,6 +21,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _PATIENCE = timedelta(hours=2)
 """How long a rank waits for the others, whose rollouts may take longer; one that has died is noticed at once."""
+_MEETING = timedelta(minutes=10)
+"""How long it waits for them to start."""
+_SILENT_S = 10.0
+"""After this time it says that it waits."""
 
 
 class RankFailed(RuntimeError):
@@ -225,12 +232,13 @@ def _meet(alone: Ranks) -> Ranks:
     if has_gpu and local_index < torch.cuda.device_count():  # `config.checks` refuses what needs more than there are
         torch.cuda.set_device(local_index)
     try:
-        store, index, count = next(rendezvous("env://", timeout=_PATIENCE))
-        backends = "cpu:gloo,cuda:nccl" if has_gpu else "gloo"
-        meeting = PrefixStore("turnwise", store)
-        dist.init_process_group(backends, store=meeting, rank=index, world_size=count, timeout=_PATIENCE)
-        met = Ranks(index=index, count=count, local_index=local_index, local_count=local_count)
-        met = replace(met, started=met.gather(alone.started)[0])
+        with _waiting(speaks=local_index == 0):
+            store, index, count = next(rendezvous("env://", timeout=_MEETING))
+            backends = "cpu:gloo,cuda:nccl" if has_gpu else "gloo"
+            meeting = PrefixStore("turnwise", store)
+            dist.init_process_group(backends, store=meeting, rank=index, world_size=count, timeout=_PATIENCE)
+            met = Ranks(index=index, count=count, local_index=local_index, local_count=local_count)
+            met = replace(met, started=met.gather(alone.started)[0])
     except (RuntimeError, ValueError) as error:
         if _LOST.search(str(error)):
             raise
@@ -238,3 +246,23 @@ def _meet(alone: Ranks) -> Ranks:
     if has_torchrun():
         _store = store
     return met
+
+
+@contextmanager
+def _waiting(*, speaks: bool) -> Iterator[None]:
+    """Says what is waited for when it takes long. Meanwhile Ctrl-C is the kernel's: torch waits outside Python."""
+    place = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
+    line = f"rank {os.environ['RANK']} waits for the others of WORLD_SIZE={os.environ['WORLD_SIZE']} at {place}"
+    told = Timer(_SILENT_S, print, [line], {"file": sys.stderr, "flush": True})
+    told.daemon = True
+    before = signal.getsignal(signal.SIGINT)
+    if speaks:
+        told.start()
+    if callable(before):
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        told.cancel()
+        if callable(before):
+            signal.signal(signal.SIGINT, before)

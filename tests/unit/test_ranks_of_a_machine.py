@@ -1,6 +1,7 @@
 """What the ranks of one machine share of it: as much as there is, and each its part."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 
 from turnwise.config import threads
 from turnwise.config.threads import num_threads
+from turnwise.engine.vllm.process import free_port
 from turnwise.env.sandbox import local
 from turnwise.env.sandbox.isolation import Tier
 from turnwise.env.sandbox.local import LocalSandbox
@@ -22,6 +24,15 @@ MEETS = """
 from turnwise.ranks import joined
 with joined() as ranks:
     print(ranks.index, ranks.count, ranks.local_index, ranks.local_count)
+"""
+
+WAITS = """
+import sys
+from datetime import timedelta
+from turnwise import ranks
+ranks._SILENT_S, ranks._MEETING = 0.0, timedelta(seconds=float(sys.argv[1]))
+with ranks.joined():
+    pass
 """
 
 
@@ -48,6 +59,32 @@ def test_torchrun_says_how_many_share_the_machine(tmp_path: Path) -> None:
         check=True,
     )
     assert done.stdout.split() == ["0", "1", "2", "4"]
+
+
+def one_of_two(rank: int, *, patience_s: float) -> subprocess.Popen[str]:
+    place = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port(Ranks())), "PYTHONPATH": str(SOURCE)}
+    return subprocess.Popen(
+        [sys.executable, "-c", WAITS, str(patience_s)],
+        env={**os.environ, **place, **meeting},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_waits_says_so_and_heeds_ctrl_c(rank: int) -> None:
+    with one_of_two(rank, patience_s=100) as waiting:
+        assert waiting.stderr is not None
+        assert waiting.stderr.readline().startswith(f"rank {rank} waits for the others of WORLD_SIZE=2 at 127.0.0.1:")
+        waiting.send_signal(signal.SIGINT)
+        assert waiting.wait(timeout=20) == -signal.SIGINT
+
+
+def test_a_rank_does_not_wait_forever() -> None:
+    with one_of_two(0, patience_s=1) as waiting:
+        _, said = waiting.communicate(timeout=60)
+    assert "ValueError: the other processes of torchrun cannot be met: " in said
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import socket
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +16,11 @@ from torch import Tensor
 
 from tiny_models import sampling
 from turnwise import ranks
-from turnwise.engine.vllm.backend import NoVLLMLeft
-from turnwise.engine.vllm.greeting import WeightPath
+from turnwise.engine.vllm.backend import Gone, NoVLLMLeft
+from turnwise.engine.vllm.greeting import Greeting, WeightPath, greet
 from turnwise.engine.vllm.rollout import VLLMRolloutEngine
 from turnwise.engine.vllm.server import VLLMServer
+from turnwise.engine.vllm.traits import Wanted
 from turnwise.ranks import Ranks
 from turnwise.types import Completion
 from vllm_stand_in import StandIn, served_model, stand_ins
@@ -515,6 +517,55 @@ def test_whatever_else_answers_is_refused_in_one_line(kind: str, monkeypatch: py
         with pytest.raises(ValueError, match=refusal) as refused:
             settings(servers).start(served_model(), frozenset({1}), max_tokens=96)
     assert len(str(refused.value).splitlines()) == 1
+
+
+def endless(piece: bytes, pause_s: float) -> Iterator[bytes]:
+    while True:
+        yield piece
+        time.sleep(pause_s)
+
+
+@pytest.mark.parametrize(
+    ("status", "piece", "pause_s", "message"),
+    [
+        (200, b" ", 0.05, "its answer does not end"),
+        (503, b" ", 0.05, "its answer does not end"),
+        (200, b" " * 65536, 0.0, "what answers there is no vLLM server: it says more than 1,048,576 bytes"),
+    ],
+)
+def test_an_answer_that_does_not_end_is_not_waited_for(
+    status: int, piece: bytes, pause_s: float, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StandIn, "answer", lambda self, path, body: (status, endless(piece, pause_s)))
+    with stand_ins(1) as servers, pytest.raises((Gone, ValueError), match=f"^{message}; docs/"):
+        greet(servers[0].url, Greeting(Wanted(model={}, dtype="float32", max_tokens=96), timeout_s=0.3))
+
+
+def test_a_turn_that_comes_in_drops_is_sampled_by_another(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = StandIn.answer
+
+    def drips(self: StandIn, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        is_odd = self is servers[0] and path == "/inference/v1/generate"
+        return (200, endless(b" ", 0.05)) if is_odd else answer(self, path, body)
+
+    async def work(engine: VLLMRolloutEngine) -> None:
+        await engine.load_weights(weights(1), 1)
+        monkeypatch.setattr(StandIn, "answer", drips)
+        assert token_ids(await turns(engine)) == expected_turns(1)
+
+    with stand_ins(2) as servers, warnings(caplog) as said:
+        run(servers, work, timeout_s=0.5)
+    assert len(said) == 1
+    assert "did not answer /inference/v1/generate within 0.5 s (engine.timeout_s)" in said[0]
+
+
+def test_a_redirection_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StandIn, "answer", lambda self, path, body: (307, {}))
+    refusal = "it redirects to https://elsewhere.example/: expected the server's own address$"
+    with stand_ins(1) as servers, pytest.raises(ValueError, match=refusal):
+        settings(servers).start(served_model(), frozenset({1}), max_tokens=96)
 
 
 @pytest.mark.parametrize("kind", STRANGE)

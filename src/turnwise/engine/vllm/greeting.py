@@ -1,9 +1,10 @@
 """The first word with a server: what it serves, whether that is what a run needs, and how weights get there."""
 
 import secrets
+import time
 from enum import StrEnum
-from json import JSONDecodeError
-from typing import NamedTuple
+from json import JSONDecodeError, loads
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 import torch
@@ -13,9 +14,14 @@ from turnwise.engine.vllm.handover import in_shared_memory
 from turnwise.engine.vllm.stream import own_address
 from turnwise.engine.vllm.traits import Served, Wanted
 
+if TYPE_CHECKING:
+    import httpx
+
 HOWTO = "docs/ARCHITECTURE.md says how to start one"
 GREET_S = 30.0
 """Seconds that a server has to say what it serves."""
+MAX_BYTES = 1 << 20
+"""What it may say at most."""
 NO_MARKER = ""
 """In place of a file's name: whether the server sees this host's memory is not asked."""
 
@@ -88,24 +94,48 @@ def _introduced(url: str, wanted: Wanted, timeout_s: float, marker: str) -> list
 def _introductions(url: str, marker: str, timeout_s: float) -> list[Served]:
     import httpx
 
+    deadline = time.monotonic() + timeout_s
+    question = {"method": "introduce", "args": [marker]}
     try:
-        with httpx.Client(base_url=url, timeout=timeout_s, trust_env=False) as client:
-            answer = client.post("/collective_rpc", json={"method": "introduce", "args": [marker]})
+        with (
+            httpx.Client(base_url=url, timeout=timeout_s, trust_env=False) as client,
+            client.stream("POST", "/collective_rpc", json=question) as answer,
+        ):
+            body = _whole(answer, deadline)
     except httpx.HTTPError as error:
         raise Gone(f"no vLLM server answers there ({type(error).__name__}: {error}); {HOWTO}") from error
+    if answer.has_redirect_location:
+        raise ValueError(f"it redirects to {answer.headers['Location'][:200]}: expected the server's own address")
     if answer.is_client_error or answer.status_code == httpx.codes.NOT_IMPLEMENTED:
         raise ValueError(
             f"what answers there is no vLLM server in development mode (HTTP {answer.status_code}); {HOWTO}"
         )
+    text = body.decode(errors="replace")
     if answer.is_server_error:
-        text = " ".join(answer.text.split())[:300]
         if "introduce" in text:  # what vLLM says of a method that its workers lack
             raise ValueError(f"it lacks this turnwise's worker extension, or has one of an older turnwise; {HOWTO}")
-        raise Gone(f"it answered with {answer.status_code}: {text}")
+        raise Gone(f"it answered with {answer.status_code}: {' '.join(text.split())[:300]}")
     try:
-        workers = [Served.read(text) for text in answer.json()["results"]]
-    except (JSONDecodeError, UnicodeDecodeError, LookupError, TypeError, RecursionError):
+        workers = [Served.read(said) for said in loads(text)["results"]]
+    except (JSONDecodeError, LookupError, TypeError, RecursionError):
         workers = []
     if not workers:
-        raise ValueError(f"what answers there is no vLLM server: {answer.text[:100]!r}; {HOWTO}")
+        raise ValueError(f"what answers there is no vLLM server: {text[:100]!r}; {HOWTO}")
     return workers
+
+
+def _whole(answer: "httpx.Response", deadline: float) -> bytes:
+    """Reads the body, which httpx alone would wait for as long as something comes.
+
+    Raises:
+        Gone: It is not there in time.
+        ValueError: It has more than `MAX_BYTES`.
+    """
+    body = bytearray()
+    for chunk in answer.iter_bytes():
+        body += chunk
+        if len(body) > MAX_BYTES:
+            raise ValueError(f"what answers there is no vLLM server: it says more than {MAX_BYTES:,} bytes; {HOWTO}")
+        if time.monotonic() > deadline:
+            raise Gone(f"its answer does not end; {HOWTO}")
+    return bytes(body)

@@ -109,14 +109,16 @@ class HTTPBackend:
         """
         import httpx
 
-        timeout = httpx.Timeout(None if is_watched else self._timeout_s, connect=CONNECT_S)
+        timeout_s = None if is_watched else self._timeout_s
+        timeout = httpx.Timeout(timeout_s, connect=CONNECT_S)
         failure = ""
         for attempt in range(self._max_retries + 1):
             if attempt:
                 await asyncio.sleep(FIRST_WAIT_S * 2 ** (attempt - 1))
             try:
-                response = await self._client.post(path, json=body, timeout=timeout)
-            except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
+                async with asyncio.timeout(timeout_s):  # httpx waits as long as something comes
+                    response = await self._client.post(path, json=body, timeout=timeout)
+            except (TimeoutError, httpx.ReadTimeout, httpx.WriteTimeout) as error:
                 raise Gone(
                     f"it did not answer {path} within {self._timeout_s:g} s (engine.timeout_s){self._last_words()}"
                 ) from error
