@@ -5,7 +5,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -80,8 +80,9 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         runs: list[tuple[Components, Path]] = []
 
         def built(config: DictConfig) -> Mode:
-            build_mode(config)
-            return cast(Mode, mode or (lambda components, run_dir: runs.append((components, run_dir))))
+            taken: Any = mode or (lambda components, run_dir: runs.append((components, run_dir)))
+            taken.looks_at_steps = build_mode(config).looks_at_steps
+            return taken
 
         monkeypatch.setattr(launch, "build_mode", built)
         # Hydra composes everything once more beforehand, just to look for hydra.mode: half the time of these tests.

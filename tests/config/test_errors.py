@@ -79,6 +79,9 @@ MISTAKES = [
         "health.entropy.action=roll_back health.entropy.patience=4 trainer.keep_checkpoints=2 trainer.save_every=3",
         ["health.entropy.action=roll_back", "(health.entropy.patience)", "trainer.keep_checkpoints=2", "save_every=3"],
     ),
+    ("mode=evaluate health.entropy.action=stop", ["health.entropy.action: mode=evaluate takes no steps of training"]),
+    ("mode=warmstart health.not_finite=roll_back", ["health.not_finite: mode=warmstart takes no steps"]),
+    ("mode=rescore mode.path=x +health.length.max=3", ["health.length.max: mode=rescore takes no steps"]),
     ("health.reference_kl.action=stop", ["health.reference_kl.action=stop", "expected loss.kl_weight > 0"]),
     (
         "health.grad_norm.action=stop trainer.num_steps=7",

@@ -60,6 +60,7 @@ def _launch(config: DictConfig, hydra: DictConfig) -> None:
                 components = build_components(config, label)
                 mode = build_mode(config)
                 _check_ranks(ranks, mode, hydra)
+                _check_monitors(mode, hydra)
                 record = describe_run(components, choices=hydra.runtime.choices, overrides=given_overrides(hydra))
                 if ranks.is_first:
                     held.enter_context(alone_in(run_dir, ranks))
@@ -99,6 +100,21 @@ def _check_ranks(ranks: Ranks, mode: Mode, hydra: DictConfig) -> None:
         raise ConfigError(
             f"mode={hydra.runtime.choices.mode} is for one process, and torchrun started {ranks.count}: expected "
             f"python src/main.py without torchrun"
+        )
+
+
+def _check_monitors(mode: Mode, hydra: DictConfig) -> None:
+    """Refuses a monitor on the command line of a mode in which it would look at nothing; a preset may set one.
+
+    Raises:
+        ConfigError: There is one.
+    """
+    keys = [override.partition("=")[0].lstrip("+") for override in given_overrides(hydra)]
+    asked = [key for key in keys if key.startswith("health.") and not key.startswith("health.watchdog.")]
+    if asked and not mode.looks_at_steps:
+        raise ConfigError(
+            f"{asked[0]}: mode={hydra.runtime.choices.mode} takes no steps of training, whose figures the monitors "
+            f"look at; expected mode=train, or health.watchdog alone"
         )
 
 

@@ -53,6 +53,7 @@ class Train:
     """Trains the policy, from the last checkpoint of the folder when there is one."""
 
     takes_ranks: ClassVar[bool] = True
+    looks_at_steps: ClassVar[bool] = True
 
     def __call__(self, components: Components, run_dir: Path) -> None:
         """Runs to the end; leaves summary.json and report.html however it ends."""
@@ -118,6 +119,7 @@ class Evaluate:
     """Scores a model on the evaluation sets, by the very path that evaluations during training take."""
 
     takes_ranks: ClassVar[bool] = True
+    looks_at_steps: ClassVar[bool] = False
 
     second_opinion: bool = True
     """Grade every answer by exact numbers with sympy, and by math-verify alone, too, and say where they disagree."""

@@ -163,6 +163,8 @@ class Mode(Protocol):
 
     takes_ranks: ClassVar[bool]
     """Whether several processes that torchrun started can do it together."""
+    looks_at_steps: ClassVar[bool]
+    """Whether it is about steps of training, the figures of which the monitors of `health` look at."""
 
     def __call__(self, components: Components, run_dir: Path) -> None:
         """Starts what it needs inside `errors.building()`, does its work, leaves its files in `run_dir`."""

@@ -34,6 +34,7 @@ class Rescore:
     """Recomputes reward, return and advantage of the bundles of an earlier run under this configuration; no model."""
 
     takes_ranks: ClassVar[bool] = False
+    looks_at_steps: ClassVar[bool] = False
 
     path: str
     """Folder of the run whose `groups/` are read; nothing in it is changed."""

@@ -35,6 +35,7 @@ class Doctor:
     """Checks a configuration part by part, by a little of a step with the real ones; trains nothing that stays."""
 
     takes_ranks: ClassVar[bool] = False
+    looks_at_steps: ClassVar[bool] = True
 
     loads_model: bool = True
     """Load the model, where it fits, and prove what needs it; false: only what its shapes say."""

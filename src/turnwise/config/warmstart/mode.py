@@ -34,6 +34,7 @@ class WarmStart:
     """Teaches a model turns by imitation, from the last checkpoint of the folder when there is one."""
 
     takes_ranks: ClassVar[bool] = False
+    looks_at_steps: ClassVar[bool] = False
 
     def __call__(self, components: Components, run_dir: Path) -> None:
         """Leaves a model that `model.path` takes, and the figures in metrics.jsonl and summary.json."""
