@@ -21,7 +21,13 @@ VICTIMS = (BOTH, (0,), (1,))
 """Who is killed, in turn: a machine goes down, or one process of it."""
 HELD = "manifest"
 """Where the first is held and both are killed besides: a checkpoint has its weights, and no list of its files yet."""
-LOST = "error: another process of this run has ended; the same command with this hydra.run.dir goes on"
+LOST = tuple(
+    f"error: another process of this run has ended; {what}"
+    for what in (
+        "the same command with this hydra.run.dir goes on",
+        "there is no checkpoint yet: the same command with this hydra.run.dir begins anew",
+    )
+)
 
 
 def kill(ranks: Sequence[KillableRun], victims: Sequence[int]) -> None:

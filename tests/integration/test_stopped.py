@@ -40,6 +40,7 @@ def test_sigterm_saves_the_last_finished_step_and_ends_with_0(
     assert run.kill(signal.SIGTERM) == 0, run.output.read_text()
     printed = run.output.read_text()
     assert "Traceback" not in printed
+    assert "SIGTERM: stopping; another one ends it at once\n" in printed
     assert "Stopped after" in printed
     summary = read_summary(run_dir)
     assert summary.outcome == "stopped"

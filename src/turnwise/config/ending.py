@@ -83,7 +83,7 @@ def closing(run_dir: Path, tracker: Tracker | ExitStack, console: Console) -> It
     started = perf_counter() - seconds_before(run_dir)
     outcome, why = Outcome.failed, ""
     try:
-        with noticing_loss(lambda: f"{GOES_ON}{_from_where(run_dir)}"):
+        with noticing_loss(lambda: _what_next(run_dir)):
             yield
         outcome = Outcome.finished
     except KeyboardInterrupt as told:
@@ -105,9 +105,11 @@ def closing(run_dir: Path, tracker: Tracker | ExitStack, console: Console) -> It
                 current().wait()  # else torchrun ends the first rank in its report, since another has ended with 130
 
 
-def _from_where(run_dir: Path) -> str:
+def _what_next(run_dir: Path) -> str:
     last = (run_dir / "checkpoints" / "last").resolve()
-    return f" after {last.name.replace('_', ' ')}" if last.is_dir() else ""
+    if last.is_dir():
+        return f"{GOES_ON} after {last.name.replace('_', ' ')}"
+    return "there is no checkpoint yet: the same command with this hydra.run.dir begins anew"
 
 
 def _leave_word(

@@ -6,13 +6,13 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Timer
 from time import monotonic
 from typing import Any
 
-from turnwise.ranks import has_torchrun
+from turnwise.ranks import current, has_torchrun
 
 STOP_FILE = "TURNWISE_STOP_FILE"
 """Environment variable with the path of a file; when it appears, every run that was given it saves and ends.
@@ -24,6 +24,7 @@ INTERRUPTED = 130
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _OF_LAUNCHER = signal.SIGUSR2
 """What submitit has Slurm send before a job's time is over, and answers by putting the job into the queue again."""
+_STDERR = 2
 _SHOW_CURSOR = b"\x1b[?25h"
 _POLL_S = 0.3
 _PASSED_ON_S = 3.0
@@ -117,6 +118,9 @@ def on_first_signal(act: Callable[[signal.Signals], None]) -> Iterator[None]:
             _launcher.answer = lambda: answer(number, None)
         if sys.stdout.isatty():
             os.write(sys.stdout.fileno(), _SHOW_CURSOR)  # which a display hides, and nobody would bring back
+        if current().is_first:
+            with suppress(OSError):  # nobody reads it any more
+                os.write(_STDERR, f"{signal.Signals(number).name}: stopping; another one ends it at once\n".encode())
         act(signal.Signals(number))
 
     before = {one: signal.getsignal(one) for one in (*_SIGNALS, _OF_LAUNCHER)}
