@@ -151,7 +151,7 @@ def _accuracy_curve(lines: Sequence[Line]) -> Curve | None:
         return None
 
     def draw(axes: "Axes") -> None:
-        axes.plot(*training)
+        _plot(axes, training)
         for task in tasks:
             steps, values = _series(lines, f"eval/{task}/accuracy")
             errors = dict(zip(*_series(lines, f"eval/{task}/accuracy_stderr"), strict=True))
@@ -188,7 +188,7 @@ def _lines(
 
     def draw(axes: "Axes") -> None:
         for series in found.values():
-            axes.plot(*series)
+            _plot(axes, series)
         axes.set_ylim(bottom=low, top=high)
         if is_share:
             _as_share(axes)
@@ -213,7 +213,10 @@ def _stack(
     colours = {name: color for name, color in zip(names, _COLOURS, strict=False) if any(shares[name])}
     if not colours:
         return None
-    steps = [line["step"] or 0 for line in logged]
+    steps = [float(line["step"] or 0) for line in logged]
+    if len(steps) == 1:  # as a bar: the area under a single point is nothing
+        steps = [steps[0] - 0.5, steps[0] + 0.5]
+        shares = {name: values * 2 for name, values in shares.items()}
 
     def draw(axes: "Axes") -> None:
         axes.stackplot(steps, [shares[name] for name in colours], colors=list(colours.values()), linewidth=0.0)
@@ -226,6 +229,13 @@ def _series(lines: Sequence[Line], name: str) -> Series:
     """Steps and values of one figure; a value that was not finite is NaN, which leaves a gap in the drawing."""
     found = [(line["step"] or 0, line[name]) for line in lines if name in line]
     return [step for step, _ in found], [math.nan if value is None else value for _, value in found]
+
+
+def _plot(axes: "Axes", series: Series) -> None:
+    """A line through what is finite, with a dot for each value that has no neighbour to be joined to."""
+    is_there = [math.isfinite(value) for value in series[1]]
+    alone = [i for i, there in enumerate(is_there) if there and sum(is_there[max(i - 1, 0) : i + 2]) == 1]
+    axes.plot(*series, marker="o" if alone else None, markersize=4, markevery=alone)
 
 
 def _as_share(axes: "Axes") -> None:
@@ -249,7 +259,7 @@ def _curve(title: str, about: str, legend: Mapping[str, str], draw: Callable[["A
         axes.set_xlabel("step")
         axes.margins(x=0.02)
         draw(axes)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
         axes.tick_params(length=0)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

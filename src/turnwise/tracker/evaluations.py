@@ -142,14 +142,20 @@ def check_readable(run_dir: Path, first_step: int) -> None:
     """Reads what a run that goes on at `first_step` will compare with, so that damage is named before a step is taken.
 
     Raises:
-        ValueError: A record, or the trajectories of a set's earliest evaluation, are damaged; names the file.
+        ValueError: A record, or the trajectories of a set's earliest evaluation, are damaged; names the file and what
+            can be done.
     """
     for folder in (run_dir / FOLDER).glob("*"):
         steps = [step for step in recorded_steps(folder) if step < first_step]
-        for step in steps:
-            read_record(folder, step)
-        for bundle in [path for step in steps if (path := bundle_path(folder, step)).exists()][:1]:
-            read_groups(bundle)
+        try:
+            for step in steps:
+                read_record(folder, step)
+            for bundle in [path for step in steps if (path := bundle_path(folder, step)).exists()][:1]:
+                read_groups(bundle)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; put a copy of the file in its place, or remove it and go on without what it tells"
+            ) from error
 
 
 def take_back(run_dir: Path, first_step: int) -> None:

@@ -65,6 +65,22 @@ def test_a_value_that_was_not_finite_leaves_a_gap():
     assert path.count("M") == 2
 
 
+def test_a_value_without_a_neighbour_is_a_dot():
+    dots = re.compile(r'<use [^>]*style="fill: var\(--c1\)')
+    lines = [*STEPS[:2], {"step": 2.0, "rollout/accuracy": None}, STEPS[3], {"step": 4.0, "rollout/accuracy": None}]
+    for shown, num_dots in ((lines, 1), (STEPS[:1], 1), (STEPS, 0)):
+        (curve,) = training_curves(shown)
+        assert len(dots.findall(curve.svg)) == num_dots
+
+
+def test_shares_of_a_single_step_are_a_bar():
+    (curve,) = training_curves([{"step": 3.0, "tool/ok": 0.75, "tool/timeout": 0.25}])
+    areas = re.findall(r'<path d="([^"]*)"[^>]*fill: var\(--c[13]\)', curve.svg)
+    widths = [max(xs) - min(xs) for path in areas if (xs := [float(x) for x in re.findall(r"[ML] (\S+)", path)])]
+    assert len(widths) == 2
+    assert min(widths) > 100
+
+
 def test_held_out_accuracy_stands_beside_training():
     evaluations = [{"step": 0.0, "eval/sums/accuracy": 0.25}, {"step": 5.0, "eval/sums/accuracy": 0.75}]
     (curve,) = training_curves([evaluations[0], *STEPS, evaluations[1]])

@@ -54,7 +54,7 @@ def test_what_a_run_will_compare_with_is_read_before_it_goes_on(tmp_path):
     folder = set_folder(tmp_path, "toy")
     record_path(folder, 10).write_bytes(b"\xff")
     check_readable(tmp_path, 10)  # which is made anew
-    with pytest.raises(ValueError, match=r"step_10\.json is not the record of an evaluation"):
+    with pytest.raises(ValueError, match=r"step_10\.json is not the record of an evaluation.*; put a copy of the"):
         check_readable(tmp_path, 11)
     bundle_path(folder, 0).parent.mkdir()
     bundle_path(folder, 0).write_bytes(b"torn")
