@@ -99,7 +99,8 @@ async def bereave(suite: "Suite") -> dict[str, Any]:
         doomed = [one for one in there if victim == "BROKER" or one.pid not in idle]
         killed = suite.processes[victim]
         for pid in [killed] if isinstance(killed, int) else killed:
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # which ended with the one before it
+                os.kill(pid, signal.SIGKILL)
         survivors[victim] = await _alive(doomed, suite.processes["BROKER"])
         for one in runs:
             one.cancel()
