@@ -102,6 +102,7 @@ class RunConfig:
     mode: Any = MISSING
 
 
+@cache  # it takes a quarter of a second, and tests start many runs in one process
 def register_schemas() -> None:
     """Makes every schema known to Hydra, below the group `schema`; may be called again."""
     store = ConfigStore.instance()
