@@ -1,6 +1,7 @@
 """Starts small runs, in this process or in others."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,24 +17,34 @@ from turnwise.config.provenance import describe_run, write_config
 from turnwise.config.schema import register_schemas
 
 
+def run_in(run_dir: Path, overrides: Sequence[str]) -> Path:
+    register_label()
+    register_help()
+    register_schemas()
+    run_dir.mkdir(exist_ok=True)
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        config = compose("config", [*SMALL, *overrides])
+    components = build_components(config, label="test")
+    write_config(run_dir, describe_run(components, choices={}, overrides=overrides))
+    build_mode(config)(components, run_dir)
+    return run_dir
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """Runs a mode in the named folder below the test's own and returns that folder."""
+    return lambda *overrides, folder="run": run_in(tmp_path / folder, overrides)
 
-    def start(*overrides: str, folder: str = "run") -> Path:
-        register_label()
-        register_help()
-        register_schemas()
-        run_dir = tmp_path / folder
-        run_dir.mkdir(exist_ok=True)
-        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-            config = compose("config", [*SMALL, *overrides])
-        components = build_components(config, label="test")
-        write_config(run_dir, describe_run(components, choices={}, overrides=overrides))
-        build_mode(config)(components, run_dir)
-        return run_dir
 
-    return start
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The folder of a run from its beginning to its end, made once for all tests, which only read it."""
+
+    @cache
+    def made(*overrides: str) -> Path:
+        return run_in(tmp_path_factory.mktemp("whole"), overrides)
+
+    return made
 
 
 @pytest.fixture(scope="session")

@@ -28,11 +28,9 @@ from turnwise.watchdog import Stuck
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory, start: Starter) -> tuple[str, ...]:
+def settings(whole: Run) -> tuple[str, ...]:
     """A run whose third step is ill, unless other samples or a smaller step lead it another way."""
-    folder = tmp_path_factory.mktemp("health") / "well"
-    assert start(SMALL, folder).wait() == 0
-    first, second, third = (row["loss/entropy"] for row in lines(folder) if "loss/entropy" in row)
+    first, second, third = (row["loss/entropy"] for row in lines(whole()) if "loss/entropy" in row)
     assert third < min(first, second)
     smallest = f"health.entropy.min={third + 1e-6}"
     ways = ("health.entropy.action=roll_back", "health.entropy.patience=1", "health.max_roll_backs=50")
@@ -48,8 +46,9 @@ def recovered(settings: tuple[str, ...], tmp_path_factory: pytest.TempPathFactor
     return folder
 
 
-def test_a_warning_changes_nothing_but_is_told(run: Run, capsys: pytest.CaptureFixture[str]):
-    well = run(folder="well")
+def test_a_warning_changes_nothing_but_is_told(run: Run, whole: Run, capsys: pytest.CaptureFixture[str]):
+    well = whole()
+    capsys.readouterr()
     ill = run("health.tool_use.min=1.1", "health.tool_use.patience=2", folder="ill")
     assert lines(ill) == lines(well)
     (alarm,) = read_alarms(ill)

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from integration_runs import Run, assert_same_run, lines
+from integration_runs import IN_PROCESS, Run, assert_same_run, lines
 from turnwise.config.errors import ConfigError
 from turnwise.lookahead import train_ahead
 from turnwise.trainer import Trainer
 
-AHEAD = ("trainer.max_staleness=1", "loss.correction=truncate", "trainer.num_steps=5", "trainer.eval_every=3")
+IN_TURN = (*IN_PROCESS, "loss.correction=truncate", "trainer.num_steps=5", "trainer.eval_every=3")
+AHEAD = (*IN_TURN, "trainer.max_staleness=1")
 
 
 def staleness(run_dir: Path) -> list[float]:
@@ -27,11 +28,11 @@ def test_steps_are_sampled_by_weights_one_update_old_but_after_an_evaluation_or_
     assert staleness(run_dir) == [0, 1, 1, 0, 0]
     mismatch = [line["mismatch/log_ratio_max"] for line in lines(run_dir) if "mismatch/log_ratio_max" in line]
     assert max(mismatch[n] for n in (0, 3, 4)) < 1e-3 < min(mismatch[n] for n in (1, 2))
-    assert [line["step"] for line in lines(run_dir) if "eval/arithmetic/accuracy" in line] == [0, 3, 5]
+    assert [line["step"] for line in lines(run_dir) if "eval/chain/accuracy" in line] == [0, 3, 5]
 
 
 def test_with_a_checkpoint_before_every_step_nothing_is_ahead(run: Run):
-    plain = run(*AHEAD[1:], folder="plain")
+    plain = run(*IN_TURN, folder="plain")
     assert_same_run(run(*AHEAD, folder="ahead"), plain)
 
 

@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from integration_runs import Run
+from integration_runs import IN_PROCESS, Run
 from turnwise.config.label import register_label
 from turnwise.config.options import CONF_DIR, register_help
 from turnwise.config.schema import register_schemas
@@ -23,10 +24,11 @@ Loss = Callable[..., dict[str, Any]]
 PRESETS = sorted((CONF_DIR / "algo").glob("*.yaml"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def composed_loss() -> Loss:
     """The loss's fields under some overrides, but for what follows the size of the rollouts."""
 
+    @cache
     def compose_loss(*overrides: str) -> dict[str, Any]:
         register_label()
         register_help()
@@ -55,7 +57,7 @@ def test_the_head_of_a_preset_says_what_it_is_and_cites_it(path: Path):
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_three_steps(run: Run, path: Path):
-    run_dir = run(f"algo={path.stem}", "trainer.num_minibatches=2", "rollout.num_problems=2")
+    run_dir = run(*IN_PROCESS, f"algo={path.stem}", "trainer.num_minibatches=2", "rollout.num_problems=2")
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     steps = [row for row in rows if "loss/value" in row]
     assert [row["step"] for row in steps] == [0, 1, 2]

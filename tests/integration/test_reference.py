@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from integration_runs import Run, lines
+from integration_runs import IN_PROCESS, Run, lines
 from turnwise.model.causal_lm import CausalLM
 
 
@@ -15,13 +15,13 @@ def test_a_reference_is_loaded_only_for_a_kl_term(
     loaded = []
     load = CausalLM.load_model
     monkeypatch.setattr(CausalLM, "load_model", lambda *args: loaded.append(args) or load(*args))
-    run_dir = run(f"loss.kl_weight={kl_weight}", "trainer.num_steps=1")
+    run_dir = run(*IN_PROCESS, f"loss.kl_weight={kl_weight}", "trainer.num_steps=1")
     assert len(loaded) == num_models, "the policy, the engine, and the reference"
     assert ("loss/kl" in lines(run_dir)[1]) == (kl_weight > 0)
 
 
 def test_the_divergence_begins_at_zero_and_a_resumed_run_equals_an_uninterrupted_one(run: Run):
-    overrides = ("loss.kl_weight=0.5", "trainer.learning_rate=1e-3")
+    overrides = (*IN_PROCESS, "loss.kl_weight=0.5", "trainer.learning_rate=1e-4")
     whole = run(*overrides, folder="whole")
     divergences = [line["loss/kl"] for line in lines(whole) if "loss/kl" in line]
     assert divergences[0] == 0

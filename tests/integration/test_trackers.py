@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from integration_runs import Run, assert_same_run, lines
+from integration_runs import IN_PROCESS, Run, assert_same_run, lines
 from turnwise.config.errors import ConfigError
 from turnwise.report.summary import Outcome, read_summary
 from turnwise.tracker.wandb import WandbTracker
@@ -25,7 +25,7 @@ def own_points(run_dir: Path) -> Points:
 def assert_shows(run_dir: Path, shown: Points) -> None:
     """A tracker shows every point of the run's own files once."""
     own = own_points(run_dir)
-    assert [step for step, _ in own["eval/arithmetic/accuracy"]] == [0, 2, 3]
+    assert [step for step, _ in own["eval/chain/accuracy"]] == [0, 2, 3]
     assert [step for step, _ in own["loss/value"]] == [0, 1, 2]
     for name, points in own.items():
         assert [step for step, _ in shown[name]] == [step for step, _ in points], name
@@ -37,8 +37,9 @@ def test_tensorboard_shows_a_resumed_run_as_if_it_had_never_been_interrupted(run
     accumulator = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator", reason="needs the extra tensorboard"
     )
-    run("tracker=tensorboard", "trainer.num_steps=2")  # evaluates at its end, as the next start does at its beginning
-    run_dir = run("tracker=tensorboard")
+    # The first start evaluates at its end, as the next one does at its beginning.
+    run(*IN_PROCESS, "tracker=tensorboard", "trainer.num_steps=2")
+    run_dir = run(*IN_PROCESS, "tracker=tensorboard")
     assert len(list((run_dir / "tensorboard").iterdir())) == 2
     events = accumulator.EventAccumulator(str(run_dir / "tensorboard"))
     events.Reload()
@@ -49,8 +50,8 @@ def test_tensorboard_shows_a_resumed_run_as_if_it_had_never_been_interrupted(run
 def test_mlflow_holds_a_resumed_run_as_one(run: Run, tmp_path: Path):
     tracking = pytest.importorskip("mlflow.tracking", reason="needs the extra mlflow")
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    run("tracker=mlflow", f"tracker.uri={uri}", "trainer.num_steps=2")
-    run_dir = run("tracker=mlflow", f"tracker.uri={uri}")
+    run(*IN_PROCESS, "tracker=mlflow", f"tracker.uri={uri}", "trainer.num_steps=2")
+    run_dir = run(*IN_PROCESS, "tracker=mlflow", f"tracker.uri={uri}")
     client = tracking.MlflowClient(tracking_uri=uri)
     (found,) = client.search_runs([client.get_experiment_by_name("test").experiment_id])
     assert found.info.status == "FINISHED"
@@ -60,7 +61,7 @@ def test_mlflow_holds_a_resumed_run_as_one(run: Run, tmp_path: Path):
     assert_shows(run_dir, shown)
 
 
-def test_a_run_goes_on_to_the_same_end_when_wandbs_process_is_killed(run: Run, monkeypatch, caplog):
+def test_a_run_goes_on_to_the_same_end_when_wandbs_process_is_killed(run: Run, whole: Run, monkeypatch, caplog):
     monkeypatch.setenv("WANDB_MODE", "offline")
     log = WandbTracker.log
 
@@ -72,19 +73,19 @@ def test_a_run_goes_on_to_the_same_end_when_wandbs_process_is_killed(run: Run, m
                 child.wait()
 
     monkeypatch.setattr(WandbTracker, "log", log_and_kill)
-    run_dir = run("tracker=wandb", folder="killed")
+    run_dir = run(*IN_PROCESS, "tracker=wandb")
     assert [record.getMessage()[:30] for record in caplog.records if "tracker=" in record.getMessage()] == [
         "warning: tracker=wandb is lost"
     ]
     assert read_summary(run_dir).outcome is Outcome.finished
-    assert_same_run(run_dir, run(folder="whole"))
+    assert_same_run(run_dir, whole(*IN_PROCESS))
 
 
 def test_a_tracker_that_cannot_start_costs_a_run_that_goes_on_nothing(run: Run):
     pytest.importorskip("tensorboard", reason="needs the extra tensorboard")
-    folder = run()
+    folder = run(*IN_PROCESS)
     (folder / "tensorboard").touch()  # where its folder should be
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "config.json"}
     with pytest.raises(ConfigError, match="tracker=tensorboard cannot start: "):
-        run("trainer.num_steps=4", "tracker=tensorboard")
+        run(*IN_PROCESS, "trainer.num_steps=4", "tracker=tensorboard")
     assert {path: path.read_bytes() for path in before} == before

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from integration_runs import SMALL, Run, assert_same_run, lines, weights
+from integration_runs import IN_PROCESS, SMALL, Run, assert_same_run, lines, weights
 from killed_runs import Starter
 from turnwise.checkpoint import load_batch
 from turnwise.loss.clipped import ClippedLoss
@@ -45,8 +45,8 @@ CONTRACT = (
 
 
 @pytest.mark.parametrize("preset", ["algo=gtpo", "algo=grpo"])
-def test_three_steps_leave_every_artefact(run: Run, preset: str):
-    run_dir = run(preset, "reward.shaping=true")
+def test_three_steps_leave_every_artefact(whole: Run, preset: str):
+    run_dir = whole(preset, "reward.shaping=true")
     for name in ("config.json", "metrics.jsonl", "summary.json", "report.html", "checkpoints/last/model.safetensors"):
         assert (run_dir / name).stat().st_size > 0, name
 
@@ -78,8 +78,8 @@ def test_three_steps_leave_every_artefact(run: Run, preset: str):
     assert (summary.initial.step, summary.final.step) == (0, 3)
 
 
-def test_groups_hold_what_the_metrics_say(run: Run):
-    run_dir = run("reward.shaping=true")
+def test_groups_hold_what_the_metrics_say(whole: Run):
+    run_dir = whole("algo=gtpo", "reward.shaping=true")
     for step, row in enumerate(row for row in lines(run_dir) if "loss/value" in row):
         groups = read_groups(bundle_path(run_dir, step))
         assert [len(scored.group.trajectories) for scored, _ in groups] == [4, 4, 4]
@@ -89,10 +89,10 @@ def test_groups_hold_what_the_metrics_say(run: Run):
         assert versions == {step}, "every turn was sampled from the weights of its own step"
 
 
-def test_groups_hold_how_trainer_and_sampler_agree_on_every_token(run: Run):
+def test_groups_hold_how_trainer_and_sampler_agree_on_every_token(whole: Run):
     turns = [
         turn
-        for scored, _ in read_groups(bundle_path(run("algo=gtpo"), 0))
+        for scored, _ in read_groups(bundle_path(whole(), 0))
         for trajectory in scored.group.trajectories
         for turn in trajectory.turns
     ]
@@ -111,25 +111,25 @@ def test_the_first_step_of_a_warm_up_is_one_at_its_share_of_the_learning_rate(ru
     assert all(torch.equal(left[name], right[name]) for name in left)
 
 
-def test_the_same_command_twice_gives_the_same_run(run: Run):
-    assert_same_run(run("seed=3", folder="one"), run("seed=3", folder="two"))
+def test_the_same_command_twice_gives_the_same_run(run: Run, whole: Run):
+    assert_same_run(run(), whole())
 
 
-def test_another_seed_gives_another_run(run: Run):
-    assert lines(run("seed=3", folder="one")) != lines(run("seed=4", folder="two"))
+def test_another_seed_gives_another_run(run: Run, whole: Run):
+    another = run("seed=1", "trainer.num_steps=1")
+    assert lines(another)[:2] != lines(whole())[:2]
 
 
 @pytest.mark.parametrize("stopped_after", [1, 2])
-def test_a_resumed_run_equals_an_uninterrupted_one(run: Run, stopped_after: int):
-    whole = run(folder="whole")
-    run(f"trainer.num_steps={stopped_after}", folder="parts")
-    assert_same_run(whole, run(folder="parts"))
+def test_a_resumed_run_equals_an_uninterrupted_one(run: Run, whole: Run, stopped_after: int):
+    run(f"trainer.num_steps={stopped_after}")
+    assert_same_run(whole(), run())
 
 
 def test_the_wall_clock_of_a_run_counts_all_its_starts(run: Run):
-    run_dir = run("trainer.num_steps=1")
+    run_dir = run(*IN_PROCESS, "trainer.num_steps=1")
     write_summary(run_dir, replace(read_summary(run_dir), wall_s=1000.0))
-    assert 1000 < read_summary(run("trainer.num_steps=2")).wall_s < 1300
+    assert 1000 < read_summary(run(*IN_PROCESS, "trainer.num_steps=2")).wall_s < 1300
 
 
 def test_evaluating_a_checkpoint_gives_the_number_that_training_gave(run: Run):
@@ -179,17 +179,17 @@ def test_the_policy_of_the_chains_fails_more_often_the_longer_they_are(run: Run)
     assert 0.0 < accuracies[1] < 0.3
 
 
-def test_a_checkpoint_is_a_model_for_transformers(run: Run):
+def test_a_checkpoint_is_a_model_for_transformers(whole: Run):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = run("trainer.num_steps=1") / "checkpoints" / "last"
+    folder = whole() / "checkpoints" / "last"
     model = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     text = tokenizer.apply_chat_template([{"role": "user", "content": "gcd of 12 and 18?"}], tokenize=False)
     assert model(**tokenizer(text, return_tensors="pt")).logits.shape[-1] == len(tokenizer)
 
 
-def test_ctrl_c_saves_leaves_no_process_and_goes_on_exactly(run: Run, start: Starter, tmp_path: Path):
+def test_ctrl_c_saves_leaves_no_process_and_goes_on_exactly(run: Run, whole: Run, start: Starter, tmp_path: Path):
     stopped = tmp_path / "stopped"
     process = start(SMALL, stopped, hold=("sample", 3))  # an evaluation, the first step and now the second one
     process.wait_until_held()
@@ -203,11 +203,11 @@ def test_ctrl_c_saves_leaves_no_process_and_goes_on_exactly(run: Run, start: Sta
     assert psutil.wait_procs(children, timeout=10)[1] == []
     assert read_summary(stopped).outcome == "stopped"
     assert read_summary(stopped).total_steps == 1
-    assert_same_run(run(folder="whole"), run(folder="stopped"))
+    assert_same_run(whole(), run(folder="stopped"))
 
 
 def test_nan_in_the_loss_stops_the_run_saves_the_batch_and_leaves_the_checkpoint(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+    run: Run, whole: Run, monkeypatch: pytest.MonkeyPatch
 ):
     run_dir = run("trainer.num_steps=1")
     before = {path: path.read_bytes() for path in (run_dir / "checkpoints").rglob("*") if path.is_file()}
@@ -230,4 +230,4 @@ def test_nan_in_the_loss_stops_the_run_saves_the_batch_and_leaves_the_checkpoint
     after = {path: path.read_bytes() for path in (run_dir / "checkpoints").rglob("*") if path.is_file()}
     assert before == after
 
-    assert_same_run(run("trainer.num_steps=3"), run("trainer.num_steps=3", folder="whole"))
+    assert_same_run(run(), whole())

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from integration_runs import Run
+from integration_runs import IN_PROCESS, Run
 from turnwise.reward import terms
 
 
@@ -26,10 +26,10 @@ def assert_same_weights(one: Path, other: Path) -> None:
 
 @pytest.mark.parametrize("algo", ["gtpo", "grpo"])
 def test_shaping_that_is_off_is_a_run_that_knows_no_shaping(run: Run, monkeypatch: pytest.MonkeyPatch, algo: str):
-    off = run(f"algo={algo}", "reward.shaping=false", folder="off")
+    off = run(*IN_PROCESS, f"algo={algo}", "reward.shaping=false", folder="off")
     # The other run's rewards are made without ever asking what shaping would give.
     monkeypatch.setattr(terms, "shaping_bonus_G", lambda peers_G, _: (0.0,) * len(peers_G))
-    unshaped = run(f"algo={algo}", "reward.shaping=true", folder="unshaped")
+    unshaped = run(*IN_PROCESS, f"algo={algo}", "reward.shaping=true", folder="unshaped")
     assert figures(off) == figures(unshaped)
     assert_same_weights(off, unshaped)
 
@@ -45,14 +45,14 @@ def test_shaping_that_is_off_is_a_run_that_knows_no_shaping(run: Run, monkeypatc
     ids=lambda overrides: overrides[0],
 )
 def test_the_same_seed_gives_the_same_figures_and_weights(run: Run, overrides: tuple[str, ...]):
-    one, other = run(*overrides, folder="one"), run(*overrides, folder="other")
+    one, other = (run(*IN_PROCESS, *overrides, folder=folder) for folder in ("one", "other"))
     assert figures(one) == figures(other)
     assert_same_weights(one, other)
 
 
 def test_micro_batches_change_a_run_by_rounding_only(run: Run):
-    small = run("trainer.num_steps=1", "trainer.token_budget=256", folder="small")
-    large = run("trainer.num_steps=1", "trainer.token_budget=100000", folder="large")
+    small = run(*IN_PROCESS, "trainer.num_steps=1", "trainer.token_budget=256", folder="small")
+    large = run(*IN_PROCESS, "trainer.num_steps=1", "trainer.token_budget=100000", folder="large")
     (_, step, _), (_, other, _) = figures(small), figures(large)
     assert step["update/num_micro_batches"] > other["update/num_micro_batches"] == 1
     for name in ("loss/value", "loss/grad_norm", "loss/entropy", "mismatch/kl"):
