@@ -9,19 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from integration_runs import SMALL, Run, assert_same_run, flip_a_bit
+from integration_runs import IN_PROCESS, SMALL, Run, assert_same_run, flip_a_bit
 from killed_runs import Starter
 from turnwise import checkpoint
 from turnwise.config.errors import ConfigError
 from turnwise.manifest import damage_of
 
-SETTINGS = (*SMALL, "evaluation.num_problems=4")
+SETTINGS = (*IN_PROCESS, "evaluation.num_problems=4")
 
 
 def test_a_damaged_last_checkpoint_is_passed_over_and_its_steps_are_made_again(
-    run: Run, caplog: pytest.LogCaptureFixture
+    run: Run, whole: Run, caplog: pytest.LogCaptureFixture
 ):
-    whole = run(*SETTINGS, folder="whole")
     parts = run(*SETTINGS, "trainer.num_steps=2", folder="parts")
     flip_a_bit(parts / "checkpoints" / "step_2" / "model.safetensors")
     with caplog.at_level(logging.WARNING, "turnwise.checkpoint"):
@@ -29,7 +28,7 @@ def test_a_damaged_last_checkpoint_is_passed_over_and_its_steps_are_made_again(
     (warning,) = [record.getMessage() for record in caplog.records if record.name == "turnwise.checkpoint"]
     assert "step_2: model.safetensors is not as it was written; going on from" in warning
     assert warning.endswith("step_1")
-    assert_same_run(whole, parts)
+    assert_same_run(whole(*SETTINGS), parts)
     assert checkpoint.latest(parts / "checkpoints") == (parts / "checkpoints" / "step_3").resolve()
     left = {path.name: damage_of(path, reads_all=True) for path in (parts / "checkpoints").glob("step_*")}
     assert left == dict.fromkeys(["step_2", "step_3"]), "the damaged one was written anew"
@@ -41,8 +40,9 @@ def test_a_damaged_last_checkpoint_is_passed_over_and_its_steps_are_made_again(
 
 
 def test_evaluating_a_damaged_checkpoint_says_so(run: Run, capsys: pytest.CaptureFixture[str]):
-    last = run("trainer.num_steps=1", "evaluation.num_problems=2", folder="there") / "checkpoints" / "last"
-    evaluate = ("mode=evaluate", f"model.path={last}", "evaluation.num_problems=2")
+    settings = (*IN_PROCESS, "evaluation.num_problems=2")
+    last = run(*settings, "trainer.num_steps=1", folder="there") / "checkpoints" / "last"
+    evaluate = (*settings, "mode=evaluate", f"model.path={last}")
     run(*evaluate, folder="whole")
     assert "warning" not in capsys.readouterr().out
     flip_a_bit(last / "model.safetensors")
@@ -50,14 +50,12 @@ def test_evaluating_a_damaged_checkpoint_says_so(run: Run, capsys: pytest.Captur
     assert "model.safetensors is not as it was written; it was damaged, or changed by hand" in capsys.readouterr().out
 
 
-def test_checkpoints_of_another_model_are_refused(run: Run, tmp_path: Path):
-    one = ("trainer.num_steps=1", "evaluation.num_problems=4")
-    run(*one, "experiment=chain", folder="there")
-    here = run(*one, folder="here")
+def test_checkpoints_of_another_model_are_refused(run: Run, whole: Run):
+    here = run("trainer.num_steps=1", "evaluation.num_problems=4")
     shutil.rmtree(here / "checkpoints")
-    shutil.copytree(tmp_path / "there" / "checkpoints", here / "checkpoints", symlinks=True)
-    with pytest.raises(ConfigError, match=r"step_1 is of another run: its tokenizer is not this model's: token "):
-        run(*SETTINGS, folder="here")
+    shutil.copytree(whole(*SETTINGS) / "checkpoints", here / "checkpoints", symlinks=True)
+    with pytest.raises(ConfigError, match=r"step_3 is of another run: its tokenizer is not this model's: token "):
+        run("evaluation.num_problems=4")
 
 
 @pytest.fixture
@@ -74,9 +72,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_ends_a_run_in_one_line_and_it_goes_on_when_there_is_room(
-    start: Starter, tmp_path: Path, small_disk: Path
+    start: Starter, whole: Run, small_disk: Path
 ):
-    settings = (*SETTINGS, "trainer.keep_checkpoints=0")
+    settings = (*SMALL, *SETTINGS, "trainer.keep_checkpoints=0")
     run_dir = small_disk / "run"
     full = start(settings, run_dir)
     assert full.wait() == 1
@@ -91,6 +89,4 @@ def test_a_full_disk_ends_a_run_in_one_line_and_it_goes_on_when_there_is_room(
     again = start(settings, run_dir)
     assert again.wait() == 0, again.output.read_text()
     assert again.begun()[0] == 2, "step 2 alone is repeated"
-    whole = start(settings, tmp_path / "whole")
-    assert whole.wait() == 0
-    assert_same_run(tmp_path / "whole", run_dir)
+    assert_same_run(whole(*SETTINGS), run_dir)

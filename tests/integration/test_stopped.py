@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from integration_runs import SMALL, Run, assert_same_run
+from integration_runs import IN_PROCESS, SMALL, Run, assert_same_run
 from killed_runs import PATIENCE_S, Starter
 from turnwise import checkpoint
 from turnwise.report.summary import read_summary
 
 MAIN = Path(__file__).parents[2] / "src" / "main.py"
-SETTINGS = (*SMALL, "evaluation.num_problems=4", "trainer.num_steps=4", "trainer.save_every=100")
+SETTINGS = (*SMALL, *IN_PROCESS, "evaluation.num_problems=4", "trainer.num_steps=4", "trainer.save_every=100")
 
 
 def tell(pid: int, number: signal.Signals) -> None:
@@ -112,10 +112,10 @@ def test_ctrl_c_while_packages_are_imported_is_one_line(tmp_path: Path):
 
 def test_a_run_that_goes_on_takes_back_later_evaluations(run: Run, tmp_path: Path):
     # The evaluation after the third step was the last, and there is none of it in a run of four.
-    run("evaluation.num_problems=4", "trainer.num_steps=3", "trainer.save_every=100", folder="parts")
-    evaluations = tmp_path / "parts" / "evaluations" / "arithmetic"
+    run(*IN_PROCESS, "evaluation.num_problems=4", "trainer.num_steps=3", "trainer.save_every=100", folder="parts")
+    evaluations = tmp_path / "parts" / "evaluations" / "chain"
     assert (evaluations / "step_3.json").exists()
-    run("evaluation.num_problems=4", "trainer.num_steps=4", "trainer.save_every=100", folder="parts")
+    run(*IN_PROCESS, "evaluation.num_problems=4", "trainer.num_steps=4", "trainer.save_every=100", folder="parts")
     names = sorted(path.name for path in evaluations.glob("step_*"))
     assert names == ["step_0.json", "step_2.json", "step_4.json"]
     assert len(list((evaluations / "groups").iterdir())) == 3
