@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from integration_runs import SMALL, Run, lines
+from integration_runs import IN_PROCESS, SMALL, Run, lines
 from killed_runs import Starter
 from turnwise.config.errors import ConfigError
 from turnwise.tracker.bundle import bundle_path, read_groups
 from turnwise.tracker.evaluations import read_results, set_folder
 
-LONG = ("mode=evaluate", "evaluation.num_problems=40", "evaluation.num_samples=2", "evaluation.wave_size=16")
+LONG = ("mode=evaluate", "evaluation.num_problems=24", "evaluation.num_samples=2", "evaluation.wave_size=16")
 
 
 def test_a_killed_evaluation_goes_on_and_gives_the_figures_of_a_whole_one(run: Run, start: Starter, tmp_path: Path):
@@ -25,7 +25,7 @@ def test_a_killed_evaluation_goes_on_and_gives_the_figures_of_a_whole_one(run: R
         time.sleep(0.02)
     assert process.kill() == -signal.SIGKILL
     kept = [scored.group.problem.id for scored, _ in read_groups(bundle)]
-    assert 0 < len(kept) < 40
+    assert 0 < len(kept) < 24
     assert len(kept) % 8 == 0, "waves are kept whole"
     kept_bytes = bundle.read_bytes()
     resumed, whole = run(*LONG, folder="killed"), run(*LONG, folder="whole")
@@ -49,11 +49,13 @@ def test_what_the_tool_is_worth(run: Run):
 
 
 def test_other_weights_are_not_mixed_in(run: Run):
-    trained = run("trainer.num_steps=2", "trainer.save_every=1", "trainer.keep_checkpoints=0", folder="trained")
+    trained = run(
+        *IN_PROCESS, "trainer.num_steps=2", "trainer.save_every=1", "trainer.keep_checkpoints=0", folder="trained"
+    )
     model = trained / "model"
     model.symlink_to(trained / "checkpoints" / "step_1")
-    run("mode=evaluate", f"model.path={model}", folder="evaluated")
+    run(*IN_PROCESS, "mode=evaluate", f"model.path={model}", folder="evaluated")
     model.unlink()
     model.symlink_to(trained / "checkpoints" / "step_2")
     with pytest.raises(ConfigError, match=r"other weights.*name another hydra\.run\.dir"):
-        run("mode=evaluate", f"model.path={model}", folder="evaluated")
+        run(*IN_PROCESS, "mode=evaluate", f"model.path={model}", folder="evaluated")

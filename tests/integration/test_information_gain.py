@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from integration_runs import Run
+from integration_runs import IN_PROCESS, Run
 from turnwise.config.errors import ConfigError
 from turnwise.reward.information_gain import InformationGainReward
 from turnwise.tracker.bundle import bundle_path, bundle_steps, read_groups
 
-OVERRIDES = ("reward=information_gain", "advantage=discounted_normalised", "loss=clipped")
+OVERRIDES = (*IN_PROCESS, "reward=information_gain", "advantage=discounted_normalised", "loss=clipped")
 
 
 def rows(run_dir: Path) -> list[dict[str, float]]:
@@ -22,8 +22,8 @@ def rows(run_dir: Path) -> list[dict[str, float]]:
     ]
 
 
-def test_three_steps_leave_what_the_reward_asked_for(run: Run) -> None:
-    run_dir = run(*OVERRIDES, folder="one")
+def test_three_steps_leave_what_the_reward_asked_for(run: Run, whole: Run) -> None:
+    run_dir = whole(*OVERRIDES)
     metrics = [row for row in rows(run_dir) if "loss/value" in row]
     assert len(metrics) == 3
     assert all(row["reward/information_mean"] != 0 for row in metrics)
@@ -33,11 +33,11 @@ def test_three_steps_leave_what_the_reward_asked_for(run: Run) -> None:
             for one in scored.group.trajectories:
                 assert one.is_excluded or one.gold_logprobs is not None
             assert InformationGainReward()(scored.group) == scored, "the bundle alone gives the same reward"
-    assert rows(run(*OVERRIDES, folder="two")) == rows(run_dir)
+    assert rows(run(*OVERRIDES)) == rows(run_dir)
 
 
 def test_other_rewards_ask_nothing(run: Run) -> None:
-    run_dir = run("trainer.num_steps=1")
+    run_dir = run(*IN_PROCESS, "trainer.num_steps=1")
     [(scored, _), *_] = read_groups(bundle_path(run_dir, 0))
     assert all(one.gold_logprobs is None for one in scored.group.trajectories)
     with pytest.raises(ValueError, match="has no gold_logprobs"):
@@ -46,6 +46,6 @@ def test_other_rewards_ask_nothing(run: Run) -> None:
 
 def test_answers_that_do_not_fit_into_the_context_are_known_before_the_first_step(run: Run) -> None:
     with pytest.raises(
-        ConfigError, match=r"rollout\.max_tokens=224 and reward\.gold\.max_tokens=400: .* 512 positions"
+        ConfigError, match=r"rollout\.max_tokens=384 and reward\.gold\.max_tokens=400: .* 512 positions"
     ):
         run(*OVERRIDES, "reward.gold.max_tokens=400")

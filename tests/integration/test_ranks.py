@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from integration_runs import lines, weights
+from integration_runs import SHARDED, lines, weights
 from killed_runs import KillableRun, Starter
 from several_ranks import MAIN, environment_of
 from turnwise.config.stopping import STOP_FILE
@@ -94,7 +94,7 @@ def test_a_checkpoint_of_two_goes_on_with_another_number(num_ranks: int, of_two:
 def test_a_file_that_tells_the_ranks_to_stop_costs_neither_checkpoint_nor_report(tmp_path: Path):
     """As `experiments/slurm/train.sbatch` does it. torchrun ends those that still live when the first has ended."""
     folder, stop = tmp_path / "run", tmp_path / "stop"
-    command = [*TORCHRUN, *RUN, "trainer.num_steps=1000", "trainer.save_every=1000", f"hydra.run.dir={folder}"]
+    command = [*TORCHRUN, *SHARDED, "trainer.num_steps=1000", "trainer.save_every=1000", f"hydra.run.dir={folder}"]
     environment = {**os.environ, STOP_FILE: str(stop)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
         until = time.monotonic() + 120

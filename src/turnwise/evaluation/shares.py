@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from math import sqrt
 from statistics import fmean, variance
 
-from scipy.stats import t
-
 from turnwise.tracker.evaluations import Difference, Share
 
 CONFIDENCE = 0.95
@@ -87,5 +85,7 @@ def _interval(values: Sequence[float], num_problems: int) -> tuple[float, float]
     """Student's interval for the mean of `values`, of which `num_problems` are real."""
     if num_problems == 1:  # nothing is known of how questions differ
         return -1.0, 1.0
-    margin = float(t.ppf(1 - (1 - CONFIDENCE) / 2, num_problems - 1)) * standard_error(values)
+    from scipy.special import stdtrit  # scipy.stats would take a second to import
+
+    margin = float(stdtrit(num_problems - 1, 1 - (1 - CONFIDENCE) / 2)) * standard_error(values)
     return fmean(values) - margin, fmean(values) + margin
