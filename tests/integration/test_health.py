@@ -123,6 +123,37 @@ def test_killed_within_its_way_back_it_comes_to_the_same_end(
     assert given_up(folder) == given_up(recovered)
 
 
+@pytest.mark.slow
+def test_two_ranks_killed_within_their_way_back_come_to_the_same_end(start: Starter, tmp_path: Path):
+    settings = (*SHARDED, "trainer.num_steps=3", "trainer.keep_checkpoints=0")
+
+    def whole(folder: Path, settings: tuple[str, ...]) -> Path:
+        ranks = start.ranks(2, settings, folder)
+        assert [one.wait() for one in ranks] == [0, 0], ranks[0].output.read_text()
+        return folder
+
+    entropies = [row["loss/entropy"] for row in lines(whole(tmp_path / "well", settings)) if "loss/entropy" in row]
+    ill = entropies.index(max(entropies))
+    assert ill > 0, "there is a step before it to go back to"
+    ways = ("health.entropy.action=roll_back", "health.entropy.patience=1", "health.max_roll_backs=50")
+    settings = (*settings, *ways, f"health.entropy.max={max(entropies) - 1e-6}")
+    recovered = whole(tmp_path / "recovered", settings)
+    assert next(read_alarms(recovered)).to == ill - 1, "to the newest checkpoint from before the trouble"
+    for moment in ("back", "evidence", "alarm"):
+        folder = tmp_path / moment
+        ranks = start.ranks(2, settings, folder, hold={0: (moment, 1)})
+        ranks[0].wait_until_held()
+        for one in ranks:
+            one.send(signal.SIGKILL)
+        assert [one.wait() for one in ranks] == [-signal.SIGKILL] * 2
+        assert not (folder / "health.jsonl").exists(), "the alarm is to be the last that is written"
+        whole(folder, settings)
+        assert list(read_alarms(folder)) == list(read_alarms(recovered))
+        assert_same_run(recovered, folder)
+        assert links(folder) == links(recovered)
+        assert given_up(folder) == given_up(recovered)
+
+
 def given_up(run_dir: Path) -> dict[str, tuple[list[dict[str, Any]], list[int]]]:
     """The figures that a run gave up and the steps of its trajectories, time by time."""
     return {path.name: (lines(path), bundle_steps(path)) for path in (run_dir / "rolled_back").iterdir()}
