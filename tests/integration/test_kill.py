@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from integration_runs import SMALL, assert_nothing_was_lost, newest
+from integration_runs import IN_PROCESS, SMALL, assert_nothing_was_lost, newest
 from killed_runs import Starter, longest
 
 KINDS = ("sample", "update", "save", "evaluate")
@@ -54,7 +54,7 @@ def kill_again_and_again(
 
 
 def test_three_kills_lose_nothing(start: Starter, tmp_path: Path):
-    settings = (*SMALL, "evaluation.num_problems=4", "trainer.num_steps=9", "trainer.eval_every=4")  # enough for three
+    settings = (*SMALL, *IN_PROCESS, "evaluation.num_problems=4", "trainer.num_steps=9", "trainer.eval_every=4")
     kill_again_and_again(start, tmp_path, settings, kills=3, save_every=1, seed=3)
 
 
