@@ -4,6 +4,7 @@ import gzip
 import json
 import math
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,18 @@ def lines(run_dir: Path) -> Iterator[dict[str, Any]]:
     return (json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines())
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the one run lies that all of them rescore; whoever needs it first begins it."""
+    return tmp_path_factory.mktemp("kept") / "trained"
+
+
 @pytest.fixture
-def trained(run: Run) -> Path:
-    return run("reward.shaping=true", "trainer.num_steps=2", folder="trained")
+def trained(run: Run, kept: Path, tmp_path: Path) -> Path:
+    """A copy of that run, which a test may damage."""
+    if not kept.exists():
+        run("reward.shaping=true", "trainer.num_steps=2", folder="trained").rename(kept)
+    return Path(shutil.copytree(kept, tmp_path / "trained", symlinks=True))
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
