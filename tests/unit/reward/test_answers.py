@@ -165,9 +165,9 @@ def test_last_box_takes_linear_time():
         ),
     ],
 )
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(20)
 def test_long_texts_take_linear_time(unit):
-    text = unit * (50_000 // len(unit))
+    text = unit * (20_000 // len(unit))
     for gold in ("7", "x+1", "B", "yes", "5:30 pm", "52_8"):
         assert compare(text, gold).verdict in (False, None)
         assert compare(text + "?", gold).verdict in (False, None)
