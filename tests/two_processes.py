@@ -1,14 +1,15 @@
 """Half of a step in each of two real processes, their gradients added up: what data parallelism does."""
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from ragged_steps import off_policy, ragged_step, updated
 from turnwise.advantage.turn_return import TurnReturnAdvantage
 from turnwise.loss.clipped import ClippedLoss
+from turnwise.ranks import Ranks
 from turnwise.rollout.packing import pack
 from turnwise.types import TokenBatch
 
@@ -19,15 +20,14 @@ def whole_step() -> TokenBatch:
     return off_policy(pack(groups, TurnReturnAdvantage()(groups), temperature=0.9))
 
 
-def half_step(rank: int, folder: str, fields: dict[str, Any]) -> None:
-    """Trains on every second trajectory from `rank` on, sums the gradients of both processes; rank 0 writes them."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+def half_steps(ranks: Ranks, losses: Sequence[dict[str, Any]]) -> list[dict[str, Tensor]]:
+    """The gradient of each loss, summed over processes that each train on every second trajectory."""
     batch = whole_step()
-    mine = batch.select(range(rank, batch.num_sequences, 2))
-    gradient = updated(mine, ClippedLoss(**fields), has_entropy_gradient=True).gradient
-    for name in sorted(gradient):
-        dist.all_reduce(gradient[name])
-    if rank == 0:
-        torch.save(gradient, Path(folder) / "gradient.pt")
-    dist.destroy_process_group()
+    mine = batch.select(range(ranks.index, batch.num_sequences, ranks.count))
+    found = []
+    for fields in losses:
+        gradient = updated(mine, ClippedLoss(**fields), has_entropy_gradient=True).gradient
+        for name in sorted(gradient):
+            dist.all_reduce(gradient[name])
+        found.append(gradient)
+    return found
