@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from integration_runs import SMALL, Run, lines
-from several_ranks import ended, started
+from killed_runs import Starter
 from turnwise.config.errors import ConfigError
 from turnwise.engine.vllm.backend import NoVLLMLeft
 from turnwise.model.causal_lm import PACKAGE_WEIGHTS
@@ -86,19 +86,20 @@ def test_a_server_that_does_not_answer_is_refused_before_the_first_step(
         run(*overrides(servers, model))
 
 
-def over_ranks(servers: list[StandIn], model: Path, folder: Path) -> list[str]:
-    return [*SMALL, *overrides(servers, model), "trainer=fsdp", f"hydra.run.dir={folder}"]
+def over_ranks(servers: list[StandIn], model: Path) -> list[str]:
+    return [*SMALL, *overrides(servers, model), "trainer=fsdp"]
 
 
-def both_ended(arguments: list[str]) -> list[tuple[int, str]]:
-    """Exit code and errors of two ranks."""
-    return [(code, errors) for code, _, errors in ended(started(2, *arguments), timeout_s=250)]
+def both_ended(start: Starter, arguments: list[str], folder: Path) -> list[tuple[int, str]]:
+    """Exit code and output of two ranks of a run in `folder`."""
+    ranks = start.ranks(2, arguments, folder)
+    return [(rank.wait(), rank.output.read_text()) for rank in ranks]
 
 
-def test_ranks_share_the_servers_out_and_lose_one(model: Path, tmp_path: Path) -> None:
+def test_ranks_share_the_servers_out_and_lose_one(start: Starter, model: Path, tmp_path: Path) -> None:
     with stand_ins(3, **MODEL) as servers:
         servers[2].dies_after = 2  # the probe and a turn; the first rank goes on with the first server
-        done = both_ended(over_ranks(servers, model, tmp_path / "run"))
+        done = both_ended(start, over_ranks(servers, model), tmp_path / "run")
         assert all(server.seeds for server in servers)
     assert [code for code, _ in done] == [0, 0], done
     (said,) = [text for _, text in done if servers[2].url in text]
@@ -108,17 +109,17 @@ def test_ranks_share_the_servers_out_and_lose_one(model: Path, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_all_ranks_end_where_one_has_no_server_left(model: Path, tmp_path: Path) -> None:
+def test_all_ranks_end_where_one_has_no_server_left(start: Starter, model: Path, tmp_path: Path) -> None:
     with stand_ins(2, **MODEL) as servers:
         servers[1].dies_after = 3
-        done = both_ended(over_ranks(servers, model, tmp_path / "run"))
+        done = both_ended(start, over_ranks(servers, model), tmp_path / "run")
     assert [code for code, _ in done] == [1, 1], done
     assert f"no vLLM is left to sample with: {servers[1].url}: it cannot be reached" in done[1][1]
 
 
-def test_a_rank_without_a_server_is_refused(model: Path, tmp_path: Path) -> None:
+def test_a_rank_without_a_server_is_refused(start: Starter, model: Path, tmp_path: Path) -> None:
     with stand_ins(1, **MODEL) as servers:
-        done = both_ended(over_ranks(servers, model, tmp_path / "run"))
+        done = both_ended(start, over_ranks(servers, model), tmp_path / "run")
     assert [code for code, _ in done] == [2, 2], done
     assert "error: engine.urls=" in done[0][1]
     assert ": 1 for 2 processes of torchrun, expected at least one for each" in done[0][1]
@@ -126,10 +127,12 @@ def test_a_rank_without_a_server_is_refused(model: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_server_of_another_rank_that_serves_another_model_ends_all(model: Path, tmp_path: Path) -> None:
+def test_a_server_of_another_rank_that_serves_another_model_ends_all(
+    start: Starter, model: Path, tmp_path: Path
+) -> None:
     with stand_ins(1, **MODEL) as servers, stand_ins(1, **(MODEL | {"vocab_size": 700})) as others:
-        done = both_ended(over_ranks([*servers, *others], model, tmp_path / "run"))
+        done = both_ended(start, over_ranks([*servers, *others], model), tmp_path / "run")
     assert [code for code, _ in done] == [2, 2], done
-    line = f"error: rank 1: engine.urls: {others[0].url}: it serves vocab_size=700, expected 622\n"
+    line = f"error: engine.urls: {others[0].url}: it serves vocab_size=700, expected 622\n"
     assert line in done[0][1]
     assert "Traceback" not in done[0][1] + done[1][1]
