@@ -1,6 +1,5 @@
 """Real processes that meet as the ranks of one run, each on one thread, for the tests of what they do together."""
 
-import multiprocessing
 import os
 import socket
 import subprocess
@@ -10,31 +9,21 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
 
+from forks import forking
 from turnwise.ranks import Ranks
 
-TESTS = Path(__file__).parent
-MAIN = TESTS.parent / "src" / "main.py"
-PRELOADED = (
-    "ranks_at_work",
-    "two_processes",
-    "transformers.models.llama.modeling_llama",
-    "torch.distributed.checkpoint.state_dict",
-    "torch.distributed.fsdp",
-    "torch.distributed.tensor",
-)
-"""What the process has imported that the processes of `together` are forked from: all that they need."""
+MAIN = Path(__file__).parents[1] / "src" / "main.py"
 
 
 def together(function: Callable[..., Any], num_ranks: int, folder: Path, *arguments: Any) -> list[Any]:
     """Calls `function(ranks, *arguments)` in as many new processes; what each returned, in their order.
 
-    They are forked from a process that lasts as long as this one, and has nothing but imports behind it.
+    They are forks of one that has the imports behind it.
 
     Args:
         function: Of a module of the tests, so that a new process can import it.
@@ -44,8 +33,7 @@ def together(function: Callable[..., Any], num_ranks: int, folder: Path, *argume
     """
     meeting = folder / f"meeting-{time.monotonic_ns()}"
     meeting.mkdir(parents=True)
-    multiprocessing.set_forkserver_preload(list(PRELOADED))
-    with patch.dict(os.environ, PYTHONPATH=os.pathsep.join([str(TESTS.parent / "src"), str(TESTS)])):
+    with forking():
         start_processes(
             _rank, (num_ranks, str(meeting), function, arguments), nprocs=num_ranks, start_method="forkserver"
         )

@@ -31,14 +31,19 @@ sys.modules["benchmarks"] = benchmarks
 spec.loader.exec_module(benchmarks)
 
 
+@pytest.fixture(scope="module")
+def tiny() -> Any:
+    """The tiny policy's part of a run's record."""
+    return compose_components([], label="tiny").config["model"]
+
+
 @pytest.fixture
-def trained(tmp_path: Path) -> Study:
+def trained(tmp_path: Path, tiny: Any) -> Study:
     """A study of the tiny policy, of two arms with two seeds, as far as the driver reads it."""
     root = tmp_path / "study"
     synthetic_study(root, arms=["gtpo", "grpo"], num_seeds=2, num_steps=2)
-    model = compose_components([], label="tiny").config["model"]
     for run in read_study(root).runs:
-        record = {**run.record, "config": {**run.record["config"], "model": model}}
+        record = {**run.record, "config": {**run.record["config"], "model": tiny}}
         (run.folder / "config.json").write_text(json.dumps(record))
         (run.folder / "checkpoints" / "last").mkdir(parents=True)
         (run.folder / "checkpoints" / "last" / "config.json").touch()
@@ -216,7 +221,7 @@ def policies_in(folder: Path) -> list[Policy]:
 def test_a_policy_that_fails_is_named_with_its_log_and_the_others_go_on(tmp_path: Path):
     console = Console(record=True, width=300)
     first, second = policies_in(tmp_path)
-    commands = {first: ["nonsense=1"], second: ["--help"]}
+    commands = {first: ["nonsense=1"], second: ["--version"]}
     assert benchmarks.run_all(commands, 1, tmp_path / ".stop", console) == {first: 2, second: 0}
     said = console.export_text()
     assert "gtpo seed 0: ended with 2" in said
@@ -229,7 +234,7 @@ def test_an_evaluation_that_was_preempted_can_go_on_and_is_not_done(tmp_path: Pa
     (policy, _), told = policies_in(tmp_path), summarise_lines([], outcome=Outcome.stopped, why="", wall_s=1.0)
     policy.folder.mkdir()
     write_summary(policy.folder, told)
-    codes = benchmarks.run_all({policy: ["--help"]}, 1, tmp_path / ".stop", Console(quiet=True))  # which ends with 0
+    codes = benchmarks.run_all({policy: ["--version"]}, 1, tmp_path / ".stop", Console(quiet=True))  # which ends with 0
     assert codes == {policy: INTERRUPTED}
 
 
