@@ -37,17 +37,26 @@ def tiny() -> Any:
     return compose_components([], label="tiny").config["model"]
 
 
-@pytest.fixture
-def trained(tmp_path: Path, tiny: Any) -> Study:
-    """A study of the tiny policy, of two arms with two seeds, as far as the driver reads it."""
-    root = tmp_path / "study"
-    synthetic_study(root, arms=["gtpo", "grpo"], num_seeds=2, num_steps=2)
+def trained_in(root: Path, model: Any, num_seeds: int) -> Study:
+    synthetic_study(root, arms=["gtpo", "grpo"], num_seeds=num_seeds, num_steps=2)
     for run in read_study(root).runs:
-        record = {**run.record, "config": {**run.record["config"], "model": tiny}}
+        record = {**run.record, "config": {**run.record["config"], "model": model}}
         (run.folder / "config.json").write_text(json.dumps(record))
         (run.folder / "checkpoints" / "last").mkdir(parents=True)
         (run.folder / "checkpoints" / "last" / "config.json").touch()
     return read_study(root)
+
+
+@pytest.fixture
+def trained(tmp_path: Path, tiny: Any) -> Study:
+    """A study of the tiny policy, of two arms with two seeds, as far as the driver reads it."""
+    return trained_in(tmp_path / "study", tiny, num_seeds=2)
+
+
+@pytest.fixture
+def single(tmp_path: Path, tiny: Any) -> Study:
+    """The same with one seed, for what does not depend on how many policies there are."""
+    return trained_in(tmp_path / "study", tiny, num_seeds=1)
 
 
 def options(study: Study, *words: str) -> Any:
@@ -84,15 +93,15 @@ def test_the_start_comes_first_and_then_every_run(trained: Study):
         (["mode=train"], "the study itself decides mode"),
     ],
 )
-def test_what_would_be_refused_later_is_refused_at_once(trained: Study, words: list[str], message: str):
-    args = options(trained, "evaluation.num_problems=4")
+def test_what_would_be_refused_later_is_refused_at_once(single: Study, words: list[str], message: str):
+    args = options(single, "evaluation.num_problems=4")
     args.words = words
     with pytest.raises((ConfigError, OSError), match=message):
-        benchmarks.prepare(trained, args)
+        benchmarks.prepare(single, args)
 
 
-def test_long_prompts_are_shown_where_they_differ(trained: Study):
-    for run in trained.runs:
+def test_long_prompts_are_shown_where_they_differ(single: Study):
+    for run in single.runs:
         model = {**run.record["config"]["model"], "system_prompt": "x" * 500 + "Use the tool."}
         (run.folder / "config.json").write_text(
             json.dumps({**run.record, "config": {"seed": run.seed, "model": model}})
@@ -100,38 +109,38 @@ def test_long_prompts_are_shown_where_they_differ(trained: Study):
     with pytest.raises(
         ConfigError, match=r"is \.\.\.x{20}Use the tool\.' in the study and \.\.\.x{20}Do without\.' here"
     ):
-        prepared(read_study(trained.root), f"model.system_prompt={'x' * 500}Do without.")
+        prepared(read_study(single.root), f"model.system_prompt={'x' * 500}Do without.")
 
 
-def test_other_limits_than_those_of_the_training_are_noted(trained: Study):
-    for run in trained.runs:
+def test_other_limits_than_those_of_the_training_are_noted(single: Study):
+    for run in single.runs:
         limits = {"max_turns": 2, "max_tokens": 224}
         record = {**run.record, "config": {**run.record["config"], "rollout": limits}}
         (run.folder / "config.json").write_text(json.dumps(record))
-    plan = prepared(read_study(trained.root), "rollout.max_turns=3", "rollout.max_tokens=224")
+    plan = prepared(read_study(single.root), "rollout.max_turns=3", "rollout.max_tokens=224")
     assert plan.notes == ["not as in the training: rollout.max_turns is 2 in the study and 3 here"]
 
 
-def test_another_environment_than_that_of_the_training_is_refused(trained: Study):
-    for run in trained.runs:
+def test_another_environment_than_that_of_the_training_is_refused(single: Study):
+    for run in single.runs:
         env = {"_target_": "turnwise.env.calculator.Calculator"}
         record = {**run.record, "config": {**run.record["config"], "env": env}}
         (run.folder / "config.json").write_text(json.dumps(record))
     with pytest.raises(ConfigError, match=r"env\._target_ is .*Calculator' in the study and .*PythonTool' here"):
-        prepared(read_study(trained.root))
+        prepared(read_study(single.root))
 
 
-def test_the_same_task_with_other_settings_is_noted(trained: Study):
-    for run in trained.runs:
+def test_the_same_task_with_other_settings_is_noted(single: Study):
+    for run in single.runs:
         task = {"_target_": "turnwise.task.arithmetic.Arithmetic", "families": ["gcd"]}
         record = {**run.record, "config": {**run.record["config"], "task": task}}
         (run.folder / "config.json").write_text(json.dumps(record))
-    (note,) = prepared(read_study(trained.root), "task.families=[gcd,lcm]").notes
+    (note,) = prepared(read_study(single.root), "task.families=[gcd,lcm]").notes
     assert note == "not as in the training: task.families is ['gcd'] in the study and ['gcd', 'lcm'] here"
 
 
-def test_the_number_of_threads_may_differ(trained: Study):
-    assert prepared(trained, "model.num_threads=1", "evaluation.num_problems=4").notes == []
+def test_the_number_of_threads_may_differ(single: Study):
+    assert prepared(single, "model.num_threads=1", "evaluation.num_problems=4").notes == []
 
 
 def test_weights_that_are_gone_are_named(trained: Study):
@@ -140,18 +149,18 @@ def test_weights_that_are_gone_are_named(trained: Study):
         prepared(trained)
 
 
-def test_another_evaluation_in_the_same_folder_is_not_mixed_with_this_one(trained: Study):
+def test_another_evaluation_in_the_same_folder_is_not_mixed_with_this_one(single: Study):
     config = compose_components(["mode=evaluate", "evaluation.num_problems=8"], label="").config
-    (trained.root / "benchmarks/start").mkdir(parents=True)
-    (trained.root / "benchmarks/start/config.json").write_text(json.dumps({"config": config}))
+    (single.root / "benchmarks/start").mkdir(parents=True)
+    (single.root / "benchmarks/start/config.json").write_text(json.dumps({"config": config}))
     with pytest.raises(ConfigError, match=r"benchmarks/start belongs to another run: .*: choose another --out"):
-        prepared(trained, "evaluation.num_problems=4")
+        prepared(single, "evaluation.num_problems=4")
 
 
-def test_results_that_would_have_no_place_are_refused(trained: Study):
-    (trained.root / "benchmarks").write_text("a file")
+def test_results_that_would_have_no_place_are_refused(single: Study):
+    (single.root / "benchmarks").write_text("a file")
     with pytest.raises(OSError, match="benchmarks"):
-        prepared(trained, "evaluation.num_problems=4")
+        prepared(single, "evaluation.num_problems=4")
 
 
 def test_a_study_across_a_key_or_without_a_run_is_refused(tmp_path: Path):
@@ -191,19 +200,19 @@ def test_some_seeds_of_the_study(trained: Study):
         benchmarks._study_in(trained.root, (0, 7))
 
 
-def test_what_is_composed_may_be_taken_out_again(trained: Study):
-    plan = prepared(trained, "task=suite_words", "~task.members.gsm8k", "~task.members.svamp")
+def test_what_is_composed_may_be_taken_out_again(single: Study):
+    plan = prepared(single, "task=suite_words", "~task.members.gsm8k", "~task.members.svamp")
     assert all("~task.members.gsm8k" in words for words in plan.commands.values())
 
 
 def test_after_ctrl_c_the_line_to_go_on_is_the_last(
-    trained: Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    single: Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     def stopped(commands: Any, *_: object) -> dict[Policy, int]:
         return dict.fromkeys(commands, INTERRUPTED)
 
     monkeypatch.setattr(benchmarks, "run_all", stopped)
-    words = ["--study", str(trained.root), "evaluation.num_problems=4"]
+    words = ["--study", str(single.root), "evaluation.num_problems=4"]
     assert benchmarks.main(words) == INTERRUPTED
     assert "stopped; to go on: make benchmarks ARGS=" in capsys.readouterr().out.splitlines()[-1]
 
