@@ -74,6 +74,9 @@ COMPONENTS = {
 """What a configuration can name: `schema/<key>` for Hydra, and the class it makes. A new part is one line here."""
 
 _FIELD: Any = dataclasses._FIELD  # pyright: ignore[reportAttributeAccessIssue]
+# Each time that Hydra looks for an option it copies its sources, and all schemas with them: --help took 13 seconds. It
+# copies what it takes out of the store besides, so the one store that there is can be its own copy.
+ConfigStore.__deepcopy__ = lambda self, _: self  # pyright: ignore[reportAttributeAccessIssue]
 # Launchers pickle the schemas by value, and again in a job that is to be queued again, which registers no schemas. The
 # mark of a field is known by its identity, so it goes by its name.
 copyreg.pickle(type(_FIELD), lambda _: "_FIELD")
