@@ -5,7 +5,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -70,6 +70,17 @@ class Ended(NamedTuple):
     """What the mode was called with, job by job."""
 
 
+class Instead:
+    """What is known of one mode, and what another one does."""
+
+    def __init__(self, mode: Mode, act: Callable[[Components, Path], None]) -> None:
+        self.takes_ranks, self.looks_at_steps = mode.takes_ranks, mode.looks_at_steps
+        self._act = act
+
+    def __call__(self, components: Components, run_dir: Path) -> None:
+        self._act(components, run_dir)
+
+
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
     """`start("algo=grpo")` runs `main` in `tmp_path`; another mode takes the place of the one that is built."""
@@ -80,9 +91,10 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         runs: list[tuple[Components, Path]] = []
 
         def built(config: DictConfig) -> Mode:
-            taken: Any = mode or (lambda components, run_dir: runs.append((components, run_dir)))
-            taken.looks_at_steps = build_mode(config).looks_at_steps
-            return taken
+            def act(components: Components, run_dir: Path) -> None:
+                runs.append((components, run_dir))
+
+            return cast(Mode, Instead(build_mode(config), mode or act))
 
         monkeypatch.setattr(launch, "build_mode", built)
         # Hydra composes everything once more beforehand, just to look for hydra.mode: half the time of these tests.
