@@ -26,7 +26,11 @@ PRELOADED = (
 
 @contextmanager
 def forking() -> Iterator[ForkServerContext]:
-    """Starts processes by forks of one that lasts as long as this one, and has nothing but imports behind it."""
+    """Starts processes by forks of one that lasts as long as this one, and has nothing but imports behind it.
+
+    They have the environment in which the first of them was started. What cannot be
+    imported is passed over.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOADED))
     with patch.dict(os.environ, PYTHONPATH=os.pathsep.join([str(TESTS.parent / "src"), str(TESTS)])):

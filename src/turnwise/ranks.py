@@ -234,8 +234,11 @@ def _meet(alone: Ranks) -> Ranks:
     try:
         with _waiting(speaks=local_index == 0):
             store, index, count = next(rendezvous("env://", timeout=_MEETING))
-            backends = "cpu:gloo,cuda:nccl" if has_gpu else "gloo"
             meeting = PrefixStore("turnwise", store)
+            meeting.set(f"here/{index}", "")
+            meeting.wait([f"here/{rank}" for rank in range(count)], _MEETING)  # torchrun's store is there before them
+            store.set_timeout(_PATIENCE)
+            backends = "cpu:gloo,cuda:nccl" if has_gpu else "gloo"
             dist.init_process_group(backends, store=meeting, rank=index, world_size=count, timeout=_PATIENCE)
             met = Ranks(index=index, count=count, local_index=local_index, local_count=local_count)
             met = replace(met, started=met.gather(alone.started)[0])

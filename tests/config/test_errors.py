@@ -79,9 +79,13 @@ MISTAKES = [
         "health.entropy.action=roll_back health.entropy.patience=4 trainer.keep_checkpoints=2 trainer.save_every=3",
         ["health.entropy.action=roll_back", "(health.entropy.patience)", "trainer.keep_checkpoints=2", "save_every=3"],
     ),
-    ("mode=evaluate health.entropy.action=stop", ["health.entropy.action: mode=evaluate takes no steps of training"]),
-    ("mode=warmstart health.not_finite=roll_back", ["health.not_finite: mode=warmstart takes no steps"]),
-    ("mode=rescore mode.path=x +health.length.max=3", ["health.length.max: mode=rescore takes no steps"]),
+    (
+        "mode=evaluate health.entropy.action=stop",
+        ["health.entropy.action: the monitors look at the"],
+    ),
+    ("mode=warmstart health.not_finite=roll_back", ["health.not_finite: the", "mode=warmstart has none of these"]),
+    ("mode=evaluate health={entropy:{max:3}}", ["health: the monitors", "health.watchdog.NAME=VALUE"]),
+    ("mode=rescore mode.path=x +health.length.max=3", ["health.length.max: the", "mode=rescore has none of these"]),
     ("health.reference_kl.action=stop", ["health.reference_kl.action=stop", "expected loss.kl_weight > 0"]),
     (
         "health.grad_norm.action=stop trainer.num_steps=7",

@@ -1,5 +1,9 @@
 """The first signal is heard, the second is the kernel's."""
 
+import contextlib
+import os
+import pty
+import re
 import signal
 import subprocess
 import sys
@@ -105,3 +109,44 @@ def test_without_a_launcher_its_signal_is_left_alone():
     assert signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL
     with on_first_signal(lambda number: None):
         assert signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL
+
+
+DRAWS = """
+import asyncio
+from rich.live import Live
+from turnwise.config.ending import run_to_end
+
+async def work():
+    with Live("a panel\\nof two lines", refresh_per_second=50):
+        print("draws")
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(1)  # it is drawn again and again
+
+run_to_end(work())
+"""
+LINE = b"SIGINT: stopping; another one ends it at once"
+
+
+def test_the_line_about_a_signal_stays_on_a_terminal_that_is_drawn_on():
+    terminal, end = pty.openpty()
+    environment = {"PYTHONPATH": str(SRC), "TERM": "xterm"}
+    with subprocess.Popen([sys.executable, "-c", DRAWS], stdout=end, stderr=end, env=environment) as process:
+        os.close(end)
+        said = b""
+        while b"draws" not in said:
+            said += os.read(terminal, 4096)
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(OSError):  # where it has ended
+            while chunk := os.read(terminal, 4096):
+                said += chunk
+        os.close(terminal)
+    _, was_said, behind = said.partition(LINE)
+    assert was_said, said
+    row, rows = 0, []
+    for move in re.findall(rb"\n|\x1b\[\d*A", behind):
+        row += 1 if move == b"\n" else -int(move[2:-1] or 1)
+        rows.append(row)
+    assert len(rows) > 10, "it was drawn on"
+    assert min(rows) > 0, "the panel was drawn over the line"

@@ -16,26 +16,20 @@ from turnwise import checkpoint
 from turnwise.report.summary import read_summary
 
 MAIN = Path(__file__).parents[2] / "src" / "main.py"
-SETTINGS = (*SMALL, *IN_PROCESS, "evaluation.num_problems=4", "trainer.num_steps=4", "trainer.save_every=100")
+WITH_TOOL = ("evaluation.num_problems=4", "trainer.num_steps=4", "trainer.save_every=100")
+SETTINGS = (*IN_PROCESS, *WITH_TOOL)
 
 
 def tell(pid: int, number: signal.Signals) -> None:
     os.killpg(pid, number)
 
 
-@pytest.fixture(scope="module")
-def whole(start: Starter, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run_dir = tmp_path_factory.mktemp("stopped") / "whole"
-    assert start(SETTINGS, run_dir).wait() == 0
-    return run_dir
-
-
 @pytest.mark.parametrize(("kind", "number"), [("sample", 3), pytest.param("update", 2, marks=pytest.mark.slow)])
 def test_sigterm_saves_the_last_finished_step_and_ends_with_0(
-    start: Starter, tmp_path: Path, whole: Path, kind: str, number: int
+    start: Starter, tmp_path: Path, whole: Run, kind: str, number: int
 ):
     run_dir = tmp_path / "stopped"
-    run = start(SETTINGS, run_dir)
+    run = start((*SMALL, *SETTINGS), run_dir)
     assert run.wait_for(kind, number)
     assert run.kill(signal.SIGTERM) == 0, run.output.read_text()
     printed = run.output.read_text()
@@ -49,32 +43,32 @@ def test_sigterm_saves_the_last_finished_step_and_ends_with_0(
     assert found is not None
     assert found.name == f"step_{summary.total_steps}"
 
-    again = start(SETTINGS, run_dir)
+    again = start((*SMALL, *SETTINGS), run_dir)
     assert again.wait() == 0
     assert again.begun()[0] == summary.total_steps
-    assert_same_run(whole, run_dir)
+    assert_same_run(whole(*SETTINGS), run_dir)
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_second_signal_ends_it_at_once_and_tears_nothing(
-    start: Starter, tmp_path: Path, whole: Path, second: signal.Signals
+    start: Starter, tmp_path: Path, whole: Run, second: signal.Signals
 ):
     run_dir = tmp_path / "stopped"
-    run = start(SETTINGS, run_dir)
+    run = start((*SMALL, *WITH_TOOL), run_dir)
     assert run.wait_for("sample", 2)
     tell(run.pid, signal.SIGINT)
     assert run.wait_for("save", 1), "the first signal has it save"
     assert run.kill(second) == -second, "it is ended by the signal, in the midst of saving"
     assert not (run_dir / "summary.json").exists()
 
-    assert start(SETTINGS, run_dir).wait() == 0
-    assert_same_run(whole, run_dir)
+    assert start((*SMALL, *WITH_TOOL), run_dir).wait() == 0
+    assert_same_run(whole(*WITH_TOOL), run_dir)
     assert list(run_dir.rglob(".tmp-*")) == []
 
 
 def test_a_signal_before_the_training_ends_it_quickly(start: Starter, tmp_path: Path):
     run_dir = tmp_path / "stopped"
-    run = start(SETTINGS, run_dir)
+    run = start((*SMALL, *SETTINGS), run_dir)
     deadline = time.monotonic() + PATIENCE_S
     while not run_dir.exists():
         assert time.monotonic() < deadline

@@ -62,6 +62,7 @@ def test_mlflow_holds_a_resumed_run_as_one(run: Run, tmp_path: Path):
 
 
 def test_a_run_goes_on_to_the_same_end_when_wandbs_process_is_killed(run: Run, whole: Run, monkeypatch, caplog):
+    expected = whole(*IN_PROCESS)
     monkeypatch.setenv("WANDB_MODE", "offline")
     log = WandbTracker.log
 
@@ -78,7 +79,7 @@ def test_a_run_goes_on_to_the_same_end_when_wandbs_process_is_killed(run: Run, w
         "warning: tracker=wandb is lost"
     ]
     assert read_summary(run_dir).outcome is Outcome.finished
-    assert_same_run(run_dir, whole(*IN_PROCESS))
+    assert_same_run(run_dir, expected)
 
 
 def test_a_tracker_that_cannot_start_costs_a_run_that_goes_on_nothing(run: Run):

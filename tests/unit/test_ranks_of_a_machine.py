@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from turnwise.config import threads
 from turnwise.config.threads import num_threads
@@ -61,12 +62,12 @@ def test_torchrun_says_how_many_share_the_machine(tmp_path: Path) -> None:
     assert done.stdout.split() == ["0", "1", "2", "4"]
 
 
-def one_of_two(rank: int, *, patience_s: float) -> subprocess.Popen[str]:
+def one_of_two(rank: int, *, patience_s: float, **more: str) -> subprocess.Popen[str]:
     place = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port(Ranks())), "PYTHONPATH": str(SOURCE)}
     return subprocess.Popen(
         [sys.executable, "-c", WAITS, str(patience_s)],
-        env={**os.environ, **place, **meeting},
+        env={**os.environ, **place, **meeting, **more},
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -81,8 +82,13 @@ def test_a_rank_that_waits_says_so_and_heeds_ctrl_c(rank: int) -> None:
         assert waiting.wait(timeout=20) == -signal.SIGINT
 
 
-def test_a_rank_does_not_wait_forever() -> None:
-    with one_of_two(0, patience_s=1) as waiting:
+@pytest.mark.parametrize("has_torchrun", [False, True])
+def test_a_rank_does_not_wait_forever(has_torchrun: bool) -> None:
+    agent, agents = None, {}
+    if has_torchrun:  # whose own process keeps the place where they meet
+        agent = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        agents = {"TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_PORT": str(agent.port)}
+    with one_of_two(0, patience_s=1, **agents) as waiting:
         _, said = waiting.communicate(timeout=60)
     assert "ValueError: the other processes of torchrun cannot be met: " in said
 

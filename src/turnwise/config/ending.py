@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 
 from turnwise.config.errors import GOES_ON
-from turnwise.config.stopping import INTERRUPTED, Preempted, Stop, on_first_signal, stop_when_told
+from turnwise.config.stopping import INTERRUPTED, Preempted, Stop, on_first_signal, stop_when_told, tell_of
 from turnwise.config.wiring import say
 from turnwise.disk import DISK_ERRORS
 from turnwise.protocols import Tracker
@@ -48,6 +48,7 @@ def run_to_end(work: Coroutine[Any, Any, T], stop: Stop | None = None) -> T:
         def first(number: signal.Signals) -> None:
             told.append(number)
             loop.call_soon_threadsafe(stop)
+            tell_of(number)
 
         watcher = asyncio.create_task(stop_when_told(stop))
         with on_first_signal(first):
@@ -75,15 +76,23 @@ def seconds_before(run_dir: Path) -> float:
 
 
 @contextmanager
-def closing(run_dir: Path, tracker: Tracker | ExitStack, console: Console) -> Iterator[None]:
+def closing(
+    run_dir: Path, tracker: Tracker | ExitStack, console: Console, *, has_checkpoints: bool = True
+) -> Iterator[None]:
     """Whatever ends the run: closes the tracker, or those on a stack, and leaves and prints how it ended.
 
     That is summary.json, report.html and the closing table.
+
+    Args:
+        run_dir: The run's folder.
+        tracker: What to close.
+        console: Where to print.
+        has_checkpoints: Whether it is from its checkpoints that the run goes on.
     """
     started = perf_counter() - seconds_before(run_dir)
     outcome, why = Outcome.failed, ""
     try:
-        with noticing_loss(lambda: _what_next(run_dir)):
+        with noticing_loss(lambda: _what_next(run_dir) if has_checkpoints else GOES_ON):
             yield
         outcome = Outcome.finished
     except KeyboardInterrupt as told:

@@ -110,11 +110,11 @@ def _check_monitors(mode: Mode, hydra: DictConfig) -> None:
         ConfigError: There is one.
     """
     keys = [override.partition("=")[0].lstrip("+") for override in given_overrides(hydra)]
-    asked = [key for key in keys if key.startswith("health.") and not key.startswith("health.watchdog.")]
+    asked = [key for key in keys if f"{key}.".startswith("health.") and not key.startswith("health.watchdog.")]
     if asked and not mode.looks_at_steps:
         raise ConfigError(
-            f"{asked[0]}: mode={hydra.runtime.choices.mode} takes no steps of training, whose figures the monitors "
-            f"look at; expected mode=train, or health.watchdog alone"
+            f"{asked[0]}: the monitors look at the steps of mode=train, and mode={hydra.runtime.choices.mode} has none "
+            f"of these; expected nothing of health but health.watchdog.NAME=VALUE"
         )
 
 

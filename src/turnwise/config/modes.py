@@ -170,7 +170,7 @@ class Evaluate:
             tracker.log(evaluation.metrics, 0)
 
         try:
-            with closing(run_dir, tracker, console):
+            with closing(run_dir, tracker, console, has_checkpoints=False):
                 if current().is_first:
                     renderer.save_pretrained(run_dir / "tokenizer")
                 run_to_end(run(), stop)

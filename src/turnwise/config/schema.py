@@ -74,8 +74,8 @@ COMPONENTS = {
 """What a configuration can name: `schema/<key>` for Hydra, and the class it makes. A new part is one line here."""
 
 _FIELD: Any = dataclasses._FIELD  # pyright: ignore[reportAttributeAccessIssue]
-# Each time that Hydra looks for an option it copies its sources, and all schemas with them: --help took 13 seconds. It
-# copies what it takes out of the store besides, so the one store that there is can be its own copy.
+# Hydra copies its sources, and all schemas with them, each time that it looks for an option: most of what --help does.
+# It copies what it takes out of the store besides, so the one store that there is can be its own copy.
 ConfigStore.__deepcopy__ = lambda self, _: self  # pyright: ignore[reportAttributeAccessIssue]
 # Launchers pickle the schemas by value, and again in a job that is to be queued again, which registers no schemas. The
 # mark of a field is known by its identity, so it goes by its name.
@@ -105,9 +105,9 @@ class RunConfig:
     mode: Any = MISSING
 
 
-@cache  # it takes a quarter of a second, and tests start many runs in one process
+@cache  # tests start many runs in one process
 def register_schemas() -> None:
-    """Makes every schema known to Hydra, below the group `schema`; may be called again."""
+    """Makes every schema known to Hydra, below the group `schema`; once in a process."""
     store = ConfigStore.instance()
     store.store(group="schema", name="run", node=RunConfig)
     for key, target in COMPONENTS.items():

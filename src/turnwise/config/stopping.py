@@ -6,9 +6,9 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from threading import Timer
+from threading import Thread, Timer
 from time import monotonic
 from typing import Any
 
@@ -24,7 +24,6 @@ INTERRUPTED = 130
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _OF_LAUNCHER = signal.SIGUSR2
 """What submitit has Slurm send before a job's time is over, and answers by putting the job into the queue again."""
-_STDERR = 2
 _SHOW_CURSOR = b"\x1b[?25h"
 _POLL_S = 0.3
 _PASSED_ON_S = 3.0
@@ -84,6 +83,17 @@ async def stop_when_told(stop: Stop) -> None:
     stop()
 
 
+def tell_of(number: signal.Signals) -> None:
+    """Says, from the first rank, that the run has heard a signal.
+
+    It does so from a thread: whoever draws on the terminal holds locks, and a handler must not wait for them.
+    """
+    if current().is_first:
+        later = f", after {_PASSED_ON_S:g} seconds," if has_torchrun() else ""
+        line = f"{number.name}: stopping; another one{later} ends it at once"
+        Thread(target=print, args=(line,), kwargs={"file": sys.stderr, "flush": True}, daemon=True).start()
+
+
 @contextmanager
 def on_first_signal(act: Callable[[signal.Signals], None]) -> Iterator[None]:
     """The first SIGINT or SIGTERM calls `act`; the next of either is the kernel's, which ends the process at once.
@@ -118,9 +128,6 @@ def on_first_signal(act: Callable[[signal.Signals], None]) -> Iterator[None]:
             _launcher.answer = lambda: answer(number, None)
         if sys.stdout.isatty():
             os.write(sys.stdout.fileno(), _SHOW_CURSOR)  # which a display hides, and nobody would bring back
-        if current().is_first:
-            with suppress(OSError):  # nobody reads it any more
-                os.write(_STDERR, f"{signal.Signals(number).name}: stopping; another one ends it at once\n".encode())
         act(signal.Signals(number))
 
     before = {one: signal.getsignal(one) for one in (*_SIGNALS, _OF_LAUNCHER)}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 HOWTO = "docs/ARCHITECTURE.md says how to start one"
 GREET_S = 30.0
-"""Seconds that a server has to say what it serves."""
+"""Seconds that a server has to say what it serves, once its headers are there, and for each read."""
 MAX_BYTES = 1 << 20
 """What it may say at most."""
 NO_MARKER = ""

@@ -109,14 +109,15 @@ class HTTPBackend:
         """
         import httpx
 
-        timeout_s = None if is_watched else self._timeout_s
-        timeout = httpx.Timeout(timeout_s, connect=CONNECT_S)
+        connect_s = min(CONNECT_S, self._timeout_s)
+        timeout = httpx.Timeout(None if is_watched else self._timeout_s, connect=connect_s)
+        whole_s = None if is_watched else connect_s + self._timeout_s  # httpx waits as long as something comes
         failure = ""
         for attempt in range(self._max_retries + 1):
             if attempt:
                 await asyncio.sleep(FIRST_WAIT_S * 2 ** (attempt - 1))
             try:
-                async with asyncio.timeout(timeout_s):  # httpx waits as long as something comes
+                async with asyncio.timeout(whole_s):
                     response = await self._client.post(path, json=body, timeout=timeout)
             except (TimeoutError, httpx.ReadTimeout, httpx.WriteTimeout) as error:
                 raise Gone(
