@@ -21,18 +21,11 @@ def lines(run_dir: Path) -> Iterator[dict[str, Any]]:
     return (json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines())
 
 
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the one run lies that all of them rescore; whoever needs it first begins it."""
-    return tmp_path_factory.mktemp("kept") / "trained"
-
-
 @pytest.fixture
-def trained(run: Run, kept: Path, tmp_path: Path) -> Path:
-    """A copy of that run, which a test may damage."""
-    if not kept.exists():
-        run("reward.shaping=true", "trainer.num_steps=2", folder="trained").rename(kept)
-    return Path(shutil.copytree(kept, tmp_path / "trained", symlinks=True))
+def trained(whole: Run, tmp_path: Path) -> Path:
+    """A copy of the one run that all of them rescore, which a test may damage."""
+    run_dir = whole("reward.shaping=true", "trainer.num_steps=2")
+    return Path(shutil.copytree(run_dir, tmp_path / "trained", symlinks=True))
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])

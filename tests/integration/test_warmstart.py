@@ -77,21 +77,8 @@ def test_an_adapter_learns_them_too_one_step_a_batch(run: Run, tmp_path: Path):
     assert weights(run_dir / "model").keys() == weights(PACKAGE_WEIGHTS / "tiny").keys()
 
 
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a warm start from its own samples lies; whoever needs it first begins it."""
-    return tmp_path_factory.mktemp("kept") / "own"
-
-
-@pytest.fixture
-def own(run: Run, kept: Path, tmp_path: Path) -> Path:
-    """A copy of it, which a test may damage."""
-    if not kept.exists():
-        run(*OWN, folder="own").rename(kept)
-    return Path(shutil.copytree(kept, tmp_path / "own", symlinks=True))
-
-
-def test_what_it_gets_right_itself_is_learnt_and_can_be_read_as_transcripts(run: Run, own: Path):
+def test_what_it_gets_right_itself_is_learnt_and_can_be_read_as_transcripts(run: Run, whole: Run):
+    own = whole(*OWN)
     said = own / "transcripts.jsonl"
     (last,) = (line for line in lines(own) if line["step"] == 2 and "warmstart/num_kept" in line)
     assert last["warmstart/num_kept"] == len(said.read_text().splitlines()) > 4
@@ -106,7 +93,8 @@ def test_what_it_gets_right_itself_is_learnt_and_can_be_read_as_transcripts(run:
     assert sum(line.get("loss/num_sequences", 0) for line in lines(read)) > 0
 
 
-def test_a_second_start_samples_nothing_anew_and_ends_with_the_same_weights(run: Run, own: Path, tmp_path: Path):
+def test_a_second_start_samples_nothing_anew_and_ends_with_the_same_weights(run: Run, whole: Run, tmp_path: Path):
+    own = whole(*OWN)
     parts = tmp_path / "parts"
     shutil.copytree(own, parts)
     shutil.rmtree(parts / "checkpoints")
