@@ -38,8 +38,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
     "cut": {"token_budget": 6, "gradient_checkpointing": True, "max_grad_norm": 1.0},
     "several steps": {"num_minibatches": 2, "num_epochs": 2, "weight_decay": 0.1},
+    "adapter": {"lora_rank": 4, "gradient_checkpointing": True},
+    "half": {"dtype": torch.bfloat16, "learning_rate": 1e-3},
 }
 """Policies by how their update differs."""
+IN_HALF = ("half", "half adapter")
+"""Those whose passes are in bfloat16."""
+SAVED = ("plain", "adapter")
+"""Those that are saved and gone on with."""
 NUM_UPDATES = 3
 Trained = tuple[list[dict[str, float]], Tensor, dict[str, Tensor]]
 """Figures of each update, log-probs that the last one found, weights after it."""
@@ -72,11 +78,11 @@ def batch() -> TokenBatch:
     return token_batch(SEQUENCES)
 
 
-def sharded_policy(ranks: Ranks, shard_size: int = 0, **settings: Any) -> Any:
+def sharded_policy(ranks: Ranks, shard_size: int = 0, dtype: torch.dtype = torch.float32, **settings: Any) -> Any:
     """The policy of `small_policy`, dealt out."""
     mesh = make_mesh("cpu", ranks.count, shard_size)
-    sharding = Sharding(mesh=mesh, device=torch.device("cpu"), dtype=torch.float32)
-    return small_policy(ranks=ranks, sharding=sharding, **settings)
+    sharding = Sharding(mesh=mesh, device=torch.device("cpu"), dtype=dtype)
+    return small_policy(ranks=ranks, sharding=sharding, dtype=dtype, **settings)
 
 
 def updates(
@@ -99,6 +105,8 @@ def train_each_way(ranks: Ranks | None) -> dict[str, Trained]:
     # With two sequences of one prompt, some of four ranks have nothing to pass over the head but its weights.
     untied = policy(model=small_model(tie_word_embeddings=False))
     found["untied"] = updates(untied, given=batch().select([0, 1]).counted())
+    # Under an adapter what never changes is in half precision too.
+    found["half adapter"] = updates(policy(model=small_model().bfloat16(), **SETTINGS["half"], lora_rank=4))
     kl = ClippedLoss(kl_weight=0.1, entropy_weight=0.1)
     found["reference"] = updates(policy(reference=small_model(seed=5), has_entropy_gradient=True), loss=kl)
     found["nothing"] = updates(policy(), given=batch().select([]).counted())
@@ -108,33 +116,38 @@ def train_each_way(ranks: Ranks | None) -> dict[str, Trained]:
 
 
 def train_and_save(ranks: Ranks, folder: str) -> None:
-    """Two updates, then a checkpoint."""
-    policy = sharded_policy(ranks)
-    updates(policy, 2)
-    checkpoint.save(Path(folder), 2, policy=policy, task=NoCursor(), keep=1, ranks=ranks)
+    """Two updates, then a checkpoint in `folder`/<name>."""
+    for name in SAVED:
+        policy = sharded_policy(ranks, **SETTINGS[name])
+        updates(policy, 2)
+        checkpoint.save(Path(folder) / name, 2, policy=policy, task=NoCursor(), keep=1, ranks=ranks)
 
 
-def train_each_way_and_go_on(ranks: Ranks, folder: str, own: str) -> tuple[dict[str, Trained], Trained, Trained, str]:
-    """As `train_each_way`; and what follows on the checkpoint in `folder`, and on one before the first step in `own`.
+def train_each_way_and_go_on(
+    ranks: Ranks, folder: str, own: str
+) -> tuple[dict[str, Trained], dict[str, Trained], Trained, list[str]]:
+    """As `train_each_way`; and what follows on the checkpoints in `folder`, and on one before the first step in `own`.
 
-    Last, what is said where the checkpoint is of another model.
+    Last, what is said where a checkpoint is of another model, and of another adapter.
     """
-    found = train_each_way(ranks)
-    policy = sharded_policy(ranks)
-    checkpoint.restore(Path(folder) / "step_2", policy, NoCursor())
-    gone_on = updates(policy, 1)
+    found, gone_on = train_each_way(ranks), dict[str, Trained]()
+    for name in SAVED:
+        policy = sharded_policy(ranks, **SETTINGS[name])
+        checkpoint.restore(Path(folder) / name / "step_2", policy, NoCursor())
+        gone_on[name] = updates(policy, 1)
     checkpoint.save(Path(own), 0, policy=sharded_policy(ranks), task=NoCursor(), keep=1, ranks=ranks)
     policy = sharded_policy(ranks)
     updates(policy, 1)  # which goes back, as a run does that is to take another way
     checkpoint.restore(Path(own) / "step_0", policy, NoCursor())
     from_nothing = updates(policy)
-    refusal = ""
-    try:
-        wider = sharded_policy(ranks, model=small_model(intermediate_size=64))
-        checkpoint.restore(Path(folder) / "step_2", wider, NoCursor())
-    except ValueError as error:
-        refusal = str(error)
-    return found, gone_on, from_nothing, refusal
+    refusals = []
+    others = {"plain": {"model": small_model(intermediate_size=64)}, "adapter": {"lora_rank": 2}}
+    for name, settings in others.items():
+        try:
+            checkpoint.restore(Path(folder) / name / "step_2", sharded_policy(ranks, **settings), NoCursor())
+        except ValueError as error:
+            refusals.append(str(error))
+    return found, gone_on, from_nothing, refusals
 
 
 def run_out_of_memory(ranks: Ranks) -> str:

@@ -33,7 +33,6 @@ CPU = torch.device("cpu")
             "trainer.shard_size=3: expected a divisor of the 4 processes, or 0",
         ),
         (["trainer=fsdp", "trainer.cpu_offload=true"], 1, "trainer.cpu_offload=true: the device is the CPU already"),
-        (["trainer=fsdp", "model.lora_rank=4"], 1, "model.lora_rank=4 trainer=fsdp: an adapter is not dealt out"),
         (
             ["trainer=fsdp", "trainer.max_staleness=1", "loss.correction=truncate"],
             2,

@@ -91,6 +91,15 @@ def test_a_checkpoint_of_two_goes_on_with_another_number(num_ranks: int, of_two:
     assert_alike(of_two, folder)
 
 
+@pytest.mark.slow
+def test_an_adapter_that_two_processes_train_is_that_of_one(start: Starter, tmp_path: Path):
+    """Its random beginning too, which each draws by itself."""
+    sharded = (*SHARDED, "trainer.num_steps=2", "model.lora_rank=4", "trainer.learning_rate=1e-3")
+    printed([start([one for one in sharded if one != "trainer=fsdp"], tmp_path / "one")])
+    printed(start.ranks(2, sharded, tmp_path / "two"))
+    assert_alike(tmp_path / "one", tmp_path / "two")
+
+
 def test_a_file_that_tells_the_ranks_to_stop_costs_neither_checkpoint_nor_report(tmp_path: Path):
     """As `experiments/slurm/train.sbatch` does it. torchrun ends those that still live when the first has ended."""
     folder, stop = tmp_path / "run", tmp_path / "stop"

@@ -60,7 +60,7 @@ def check_ranks(components: Components, ranks: Ranks, device: torch.device) -> N
     """Refuses what several processes cannot train together.
 
     Raises:
-        ConfigError: The trainer, the batch, the adapter or the device does not go with so many processes.
+        ConfigError: The trainer, the batch or the device does not go with so many processes.
     """
     trainer, count = components.trainer, ranks.count
     if not isinstance(trainer, ShardedTrainerSettings):
@@ -76,8 +76,6 @@ def check_ranks(components: Components, ranks: Ranks, device: torch.device) -> N
         raise ConfigError(f"trainer.shard_size={trainer.shard_size}: expected a divisor of the {count} processes, or 0")
     if trainer.cpu_offload and device.type == "cpu":
         raise ConfigError("trainer.cpu_offload=true: the device is the CPU already, expected a GPU, or false")
-    if (rank := components.model.lora_rank) > 0:
-        raise ConfigError(f"model.lora_rank={rank} trainer=fsdp: an adapter is not dealt out, expected trainer=single")
     if trainer.max_staleness:
         raise ConfigError(f"trainer.max_staleness={trainer.max_staleness} trainer=fsdp: expected 0")
     num_gpus = torch.cuda.device_count()

@@ -45,7 +45,7 @@ def add_adapter(model: Any, *, rank: int, alpha: float) -> None:
 
 
 def adapter_weights(model: Any) -> dict[str, Tensor]:
-    """The adapter's own tensors, views that `load_adapter_weights` takes back; empty without an adapter."""
+    """The adapter's own tensors, or this rank's parts of them; `load_adapter_weights` takes them back. May be empty."""
     return {name: tensor for name, tensor in model.state_dict().items() if _OF_ADAPTER in name}
 
 
@@ -63,18 +63,23 @@ def load_adapter_weights(model: Any, weights: Mapping[str, Tensor]) -> None:
 
 
 @torch.no_grad()
-def merged_weights(model: Any) -> dict[str, Tensor]:
+def merged_weights(model: Any, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """All weights under the names of the plain model, each adapter added to its layer: what an engine can load.
 
     Layers with an adapter are float32: in half precision a small step would be rounded away.
+
+    Args:
+        model: What `add_adapter` changed; it is asked for the scale of its adapter alone.
+        weights: Its tensors by name, whole also where the model is dealt out.
     """
     modules = dict(model.named_modules())
     merged = {}
-    for name, tensor in model.state_dict().items():
+    for name, tensor in weights.items():
         if _OF_ADAPTER in name:
             continue
         layer, of_base, rest = name.rpartition(_OF_BASE)
         if of_base and rest == "weight":
-            tensor = tensor.float() + modules[layer].get_delta_weight(_ADAPTER)
+            down, up = (weights[f"{layer}{_OF_ADAPTER}{factor}.{_ADAPTER}.weight"] for factor in "AB")
+            tensor = tensor.float() + up @ down * modules[layer].scaling[_ADAPTER]
         merged[f"{layer}.{rest}" if of_base else name] = tensor
     return merged

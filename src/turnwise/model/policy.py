@@ -246,9 +246,8 @@ class TorchPolicy:
 
     def weights(self) -> Mapping[str, Tensor]:
         """The current weights under their Hugging Face names: views, or copies where they are merged or gathered."""
-        if self._has_adapter:
-            return merged_weights(self._model)
-        return whole_weights(self._model) if self._is_sharded else self._model.state_dict()
+        weights = whole_weights(self._model) if self._is_sharded else self._model.state_dict()
+        return merged_weights(self._model, weights) if self._has_adapter else weights
 
     def save_pretrained(self, folder: Path) -> None:
         """Writes weights, config and tokenizer in the Hugging Face layout; of several ranks the first does."""
@@ -272,10 +271,10 @@ class TorchPolicy:
             load_weights(self._model, saved) if self._is_sharded else self._model.load_state_dict(saved)
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimiser's state, of this rank's parts if dealt out, and the adapter's weights as `adapter`."""
-        if self._is_sharded:
-            return optimiser_state(self._model, self._optimizer)
-        return {**self._optimizer.state_dict(), "adapter": adapter_weights(self._model)}
+        """The optimiser's state and, if there is one, the adapter's weights as `adapter`; this rank's parts of both."""
+        sharded = self._is_sharded
+        state = optimiser_state(self._model, self._optimizer) if sharded else self._optimizer.state_dict()
+        return state | ({"adapter": adapter_weights(self._model)} if self._has_adapter else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores what `state_dict` gave.

@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from ranks_at_work import (
+    IN_HALF,
     NUM_UPDATES,
+    SAVED,
+    SETTINGS,
     Trained,
     fail_in_the_loss,
     run_out_of_memory,
@@ -16,12 +19,14 @@ from ranks_at_work import (
     updates,
 )
 from several_ranks import together
-from tiny_models import small_policy
+from tiny_models import small_model, small_policy
 
 TOLERANCE = 1e-5
 WEIGHTS_TOLERANCE = 1e-4
 """Between one process and several, absolute: the order of sums differs, nothing else. AdamW divides by the size of a
 gradient, so where it is almost 0 rounding shows in the weights: by a hundredth of the learning rate at most."""
+HALF_TOLERANCE = 5e-2
+"""Relative, of figures in bfloat16: dealt out, norms and the residual stream are in it too."""
 
 
 @pytest.fixture(scope="module")
@@ -49,20 +54,32 @@ def assert_alike(found: Trained, expected: Trained, *, cut_alike: bool) -> None:
         torch.testing.assert_close(found[2][name], weight, rtol=0, atol=WEIGHTS_TOLERANCE)
 
 
+def assert_alike_in_half(found: Trained, expected: Trained, *, cut_alike: bool) -> None:
+    """Loss, entropy and gradient of three updates, and where these have led: closer by far than where they began."""
+    for figures, wanted in zip(found[0], expected[0], strict=True):
+        for name in ("loss/value", "loss/entropy", "loss/grad_norm"):
+            assert figures[name] == pytest.approx(wanted[name], rel=HALF_TOLERANCE), name
+    start = small_model().state_dict()
+    ways = [torch.cat([(one[2][name] - start[name]).flatten() for name in start]) for one in (found, expected)]
+    assert (ways[0] - ways[1]).norm() < 0.2 * ways[1].norm()
+
+
 @pytest.mark.parametrize("num_ranks", [1, 2, 4])
 def test_ranks_train_what_one_process_trains(
     num_ranks: int, alone: dict[str, Trained], saved_by_two: Path, tmp_path: Path
 ):
     results = together(train_each_way_and_go_on, num_ranks, tmp_path, str(saved_by_two), str(tmp_path / "own"))
-    for each_way, gone_on, from_nothing, refusal in results:  # on every rank
+    for each_way, gone_on, from_nothing, refusals in results:  # on every rank
         for name, found in each_way.items():
-            assert_alike(found, alone[name], cut_alike=num_ranks == 1)
-        figures, _, weights = gone_on  # two updates by two ranks, saved, the third by these
-        assert figures[0]["loss/value"] == pytest.approx(alone["plain"][0][NUM_UPDATES - 1]["loss/value"], abs=1e-5)
-        for name, weight in alone["plain"][2].items():
-            torch.testing.assert_close(weights[name], weight, rtol=0, atol=WEIGHTS_TOLERANCE)
+            compare = assert_alike_in_half if name in IN_HALF else assert_alike
+            compare(found, alone[name], cut_alike=num_ranks == 1)
+        for way, (figures, _, weights) in gone_on.items():  # two updates by two ranks, saved, the third by these
+            assert figures[0]["loss/value"] == pytest.approx(alone[way][0][NUM_UPDATES - 1]["loss/value"], abs=1e-5)
+            for name, weight in alone[way][2].items():
+                torch.testing.assert_close(weights[name], weight, rtol=0, atol=WEIGHTS_TOLERANCE)
         assert_alike(from_nothing, alone["plain"], cut_alike=num_ranks == 1)
-        assert "step_2 is of another run: its weights do not fit this model: model.layers.0.mlp" in refusal
+        assert "step_2 is of another run: its weights do not fit this model: model.layers.0.mlp" in refusals[0]
+        assert "step_2 is of another run: " in refusals[1], "an adapter of another rank"
         assert each_way.keys() >= alone.keys() - {"replicas"}
         assert ("replicas" in each_way) == (num_ranks == 4)
     for each_way, *_ in results:
@@ -73,12 +90,13 @@ def test_ranks_train_what_one_process_trains(
 def test_a_checkpoint_of_two_loads_by_from_pretrained(saved_by_two: Path):
     from transformers import AutoModelForCausalLM
 
-    expected = updates(small_policy(), 2)[2]
-    found = AutoModelForCausalLM.from_pretrained(saved_by_two / "last").state_dict()
-    assert found.keys() == expected.keys()
-    for name, weight in expected.items():
-        torch.testing.assert_close(found[name], weight, rtol=0, atol=WEIGHTS_TOLERANCE)
-    parts = sorted(path.name for path in (saved_by_two / "last" / "optimiser").iterdir())
+    for name in SAVED:
+        expected = updates(small_policy(**SETTINGS[name]), 2)[2]
+        found = AutoModelForCausalLM.from_pretrained(saved_by_two / name / "last").state_dict()
+        assert found.keys() == expected.keys()
+        for weight in expected:
+            torch.testing.assert_close(found[weight], expected[weight], rtol=0, atol=WEIGHTS_TOLERANCE)
+    parts = sorted(path.name for path in (saved_by_two / "plain" / "last" / "optimiser").iterdir())
     assert parts == [".metadata", "__0_0.distcp", "__1_0.distcp"], "one file of each rank"
 
 
