@@ -39,6 +39,7 @@ BENCHMARKS = (
     "scaling",
     "limits",
     "memory",
+    "step_time",
     "peer",
     "gpu",
 )

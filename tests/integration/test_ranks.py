@@ -31,6 +31,8 @@ RUN = (
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(MAIN))
 TOLERANCE = 1e-5
 """Between the weights of runs of different numbers of processes, absolute, after three steps of learning rate 2e-4."""
+ROUNDING = 1e-4
+"""Between figures of what engine and trainer disagree on: each is rounding alone, and its largest the least alike."""
 CUT = ("update/num_micro_batches", "update/shared_fraction")
 """Figures of how a batch was cut."""
 
@@ -56,7 +58,8 @@ def assert_alike(one: Path, other: Path) -> None:
         assert left.keys() == right.keys()
         for name, value in left.items():
             if not name.startswith(CUT):
-                assert right[name] == pytest.approx(value, rel=1e-3, abs=2e-5), name
+                atol = ROUNDING if name.startswith("mismatch/") else 2e-5
+                assert right[name] == pytest.approx(value, rel=1e-3, abs=atol), name
     theirs = weights(other)
     for name, weight in weights(one).items():
         torch.testing.assert_close(theirs[name], weight, rtol=0, atol=TOLERANCE)

@@ -135,13 +135,13 @@ def test_a_disk_that_is_full_when_both_write_ends_both_in_one_line(start: Starte
 
 
 @pytest.mark.slow
-def test_of_two_that_end_by_what_one_could_not_write_one_speaks(start: Starter, tmp_path: Path):
+def test_of_two_that_end_by_what_one_could_not_write_one_speaks(start: Starter, tmp_path: Path, whole: Path):
     # The first alone writes metrics.jsonl, and the other notices that it is gone: torchrun's store says who has spoken.
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     meeting = {"MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
-    settings = (*SETTINGS, "trainer.save_every=100", "trainer.eval_every=100")
+    settings = (*SHARDED, "trainer.num_steps=8", "trainer.save_every=100", "trainer.eval_every=100")
     run_dir = tmp_path / "run"
-    ranks = start.ranks(2, settings, run_dir, max_file_bytes={0: 8000}, environment=meeting)
-    printed = ended(ranks, 1)  # the record of the configuration has some 6,600 bytes, and three lines of figures more
+    room = (whole / "config.json").stat().st_size + 1000  # which eight lines of figures exceed
+    printed = ended(start.ranks(2, settings, run_dir, max_file_bytes={0: room}, environment=meeting), 1)
     expected = f"error: {run_dir}/metrics.jsonl: File too large; once it works, the same command with"
     assert [line.startswith(expected) for line in printed.splitlines() if "error: " in line] == [True], printed

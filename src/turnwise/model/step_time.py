@@ -1,7 +1,15 @@
-"""What a step takes, from the shapes of the model and the rates of a device: nothing is loaded."""
+"""What a step takes, from the shapes of the model and the rates of a device: nothing is loaded.
 
+Where a little of a step was done on the device, what it took replaces what is but assumed of devices in general.
+`make bench ARGS=step_time` holds both against whole steps.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import log, sqrt
+from statistics import fmean, pstdev
 from time import perf_counter
+from typing import NamedTuple
 
 import torch
 
@@ -11,7 +19,7 @@ MEASURED_S = 0.25
 """Seconds of work whose rate is taken."""
 COPIED_BYTES = 2**28
 UPDATE_SHARE = 0.5
-"""Of the rate of large products that updates reach: norms, attention and casts lie between them."""
+"""Of the rate of large products that passes reach: norms, attention and casts lie between them."""
 LAYER_PASS_S = 2e-4
 """Seconds that a layer of a pass takes however few tokens there are: calls and small operations."""
 ADAMW_PASSES = 7
@@ -35,10 +43,13 @@ class StepSize:
     prompt_tokens: float
     new_tokens: float
     """Behind the prompt; a tool's output is counted as if it were sampled."""
+    longest_tokens: float
+    """Behind the prompt of the longest trajectory, for which a step waits."""
     max_batch_size: int
     """Trajectories that are sampled side by side."""
     token_budget: int
     num_epochs: int = 1
+    num_minibatches: int = 1
     is_on_policy: bool = True
     has_reference: bool = False
     gradient_checkpointing: bool = False
@@ -52,7 +63,7 @@ class StepSize:
 
 @dataclass(frozen=True, kw_only=True)
 class StepTime:
-    """Seconds of a step: without tools, rewards and waiting for the longest trajectory."""
+    """Seconds of a step, without tools and rewards."""
 
     prefill_s: float
     decode_s: float
@@ -64,14 +75,32 @@ class StepTime:
         return self.prefill_s + self.decode_s + self.update_s
 
 
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """What a little of a step took on the device."""
+
+    sampled: StepSize
+    sampling_s: float
+    updated: StepSize
+    update_s: float
+
+
 def estimate_step(
-    shape: ModelShape, size: StepSize, rates: Rates, *, dtype: torch.dtype, num_trained: int, num_devices: int = 1
+    shape: ModelShape,
+    size: StepSize,
+    rates: Rates,
+    *,
+    dtype: torch.dtype,
+    num_trained: int,
+    num_devices: int = 1,
+    observed: Observed | None = None,
 ) -> StepTime:
     """Seconds of a step whose work several devices share evenly.
 
     The update has 6 FLOPs for each weight and token (4 where the weights are frozen under an adapter), 2 more with
     gradient checkpointing, 2 for each pass without gradient, and attention. Decoding is bound by memory: every pass
-    reads all weights, and keys and values of every row; only where products take longer are they what counts.
+    reads all weights, and keys and values of every row; only where products take longer are they what counts. There
+    are as many passes as the longest trajectory has tokens, or more where not all fit side by side.
 
     Args:
         shape: Of the model.
@@ -80,32 +109,74 @@ def estimate_step(
         dtype: Of the passes.
         num_trained: Parameters that are trained.
         num_devices: That share the trajectories of a step.
+        observed: On such a device. The update is as much slower or faster than its size says as the observed one was;
+            a layer of a pass takes, however few tokens there are, what the observed ones took beside their work.
     """
+    layer_pass_s, slowness = LAYER_PASS_S, 1.0
+    if observed is not None:
+        work = _sampling(shape, observed.sampled, rates, dtype, num_devices=1)
+        idle_s = observed.sampling_s - work.seconds(shape, layer_pass_s=0.0)
+        layer_pass_s = max(idle_s, 0.0) / (work.num_passes * shape.num_layers)
+        slowness = observed.update_s / _update_s(shape, observed.updated, rates, num_trained, num_devices=1)
+    work = _sampling(shape, size, rates, dtype, num_devices)
+    return StepTime(
+        prefill_s=work.prefill_s,
+        decode_s=work.seconds(shape, layer_pass_s=layer_pass_s) - work.prefill_s,
+        update_s=slowness * _update_s(shape, size, rates, num_trained, num_devices),
+    )
+
+
+class _Sampling(NamedTuple):
+    prefill_s: float
+    num_passes: float
+    pass_s: float
+
+    def seconds(self, shape: ModelShape, *, layer_pass_s: float) -> float:
+        return self.prefill_s + self.num_passes * (self.pass_s + shape.num_layers * layer_pass_s)
+
+
+def _sampling(shape: ModelShape, size: StepSize, rates: Rates, dtype: torch.dtype, num_devices: int) -> _Sampling:
+    """Of each device: the prompts, and passes without what a pass takes however few tokens there are."""
+    trajectories = -(-size.num_trajectories // num_devices)
+    weights = shape.num_layer_weights + shape.head_size
+    prompts = min(size.num_problems, trajectories) * size.prompt_tokens
+    sampled, length = trajectories * size.new_tokens, size.prompt_tokens + size.new_tokens
+    num_passes = max(size.longest_tokens, sampled / min(trajectories, size.max_batch_size), 1.0)
+    rows = sampled / num_passes  # in the mean, the last trajectories being alone
+    cached = 2 * shape.num_layers * shape.num_key_value_channels * dtype.itemsize
+    reads_s = (weights * dtype.itemsize + rows * cached * length) / rates.bytes
+    attention = 4 * shape.num_layers * shape.num_query_channels * length
+    products_s = rows * (2 * weights + attention) / rates.flops / UPDATE_SHARE
+    prefill_s = 2 * shape.num_layer_weights * prompts / rates.flops / UPDATE_SHARE
+    return _Sampling(prefill_s, num_passes, max(reads_s, products_s))
+
+
+def _update_s(shape: ModelShape, size: StepSize, rates: Rates, num_trained: int, num_devices: int) -> float:
+    """Of each device: passes, the optimiser's steps, and what a layer takes however few tokens there are."""
     trajectories = -(-size.num_trajectories // num_devices)
     problems = min(size.num_problems, trajectories)
-    layers, head = shape.num_layer_weights, shape.head_size
     sampled = trajectories * size.new_tokens
     computed = problems * size.prompt_tokens + sampled
     attention = 4 * shape.num_layers * shape.num_query_channels  # forward, for a token and each that it attends to
-    length = size.prompt_tokens + size.new_tokens
     contexts = problems * size.prompt_tokens**2 / 2 + sampled * (size.prompt_tokens + size.new_tokens / 2)
-    forward = 2 * (layers * computed + head * sampled) + attention * contexts
+    forward = 2 * (shape.num_layer_weights * computed + shape.head_size * sampled) + attention * contexts
     passes = (2 if size.trains_adapter else 3) + (1 if size.gradient_checkpointing else 0)
     flops = forward * (passes * size.num_epochs + (not size.is_on_policy) + size.has_reference)
     micro_batches = max(1.0, computed / size.token_budget)
-    adamw_s = ADAMW_PASSES * FLOAT32_BYTES * num_trained / num_devices / rates.bytes * size.num_epochs
-    update_s = flops / rates.flops / UPDATE_SHARE + adamw_s
-    update_s += micro_batches * passes * size.num_epochs * shape.num_layers * LAYER_PASS_S
+    adamw_s = ADAMW_PASSES * FLOAT32_BYTES * num_trained / num_devices / rates.bytes
+    return (
+        flops / rates.flops / UPDATE_SHARE
+        + adamw_s * size.num_epochs * size.num_minibatches
+        + micro_batches * passes * size.num_epochs * shape.num_layers * LAYER_PASS_S
+    )
 
-    prefill_s = (2 * layers * problems * size.prompt_tokens) / rates.flops / UPDATE_SHARE
-    rows = min(trajectories, size.max_batch_size)
-    num_passes = -(-trajectories // rows) * size.new_tokens
-    weight_bytes = (layers + head) * dtype.itemsize
-    cached = 2 * shape.num_layers * shape.num_key_value_channels * dtype.itemsize
-    reads_s = (weight_bytes + rows * cached * length) / rates.bytes
-    products_s = rows * (2 * (layers + head) + attention * length) / rates.flops / UPDATE_SHARE
-    pass_s = max(reads_s, products_s) + shape.num_layers * LAYER_PASS_S
-    return StepTime(prefill_s=prefill_s, decode_s=num_passes * pass_s, update_s=update_s)
+
+def longest_of(lengths: Sequence[float], count: int, limit: float) -> float:
+    """The longest of `count` trajectories of which `lengths` are a few: m + s sqrt(2 log n), at most `limit`.
+
+    No more than that is to be expected of the largest of n draws from a normal distribution.
+    """
+    return min(limit, max(*lengths, fmean(lengths) + pstdev(lengths) * sqrt(2 * log(count))))
 
 
 def measured_rates(shape: ModelShape, dtype: torch.dtype, device: torch.device, num_tokens: int) -> Rates:

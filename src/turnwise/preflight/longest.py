@@ -68,7 +68,7 @@ def longest_batch(
 
 def check_longest(
     policy: Policy, batch: TokenBatch, *, loss: PolicyLoss, device: torch.device, finding: Finding
-) -> None:
+) -> float | None:
     """Updates the policy on `batch`, which it forgets again, and says what that took of memory.
 
     Args:
@@ -77,6 +77,9 @@ def check_longest(
         loss: The run's.
         device: Where the policy is.
         finding: Where to say it.
+
+    Returns:
+        Seconds of the update; None where it failed.
     """
     longest = int(batch.cu_seqlens.diff().max())
     what = f"{batch.token_ids.numel()} tokens in {batch.num_sequences} sequences of up to {longest}"
@@ -91,12 +94,15 @@ def check_longest(
                 raise
             first_line = str(error).splitlines()[0]
             finding.fail(f"memory ran out in an update with {what}: {first_line}", OUT_OF_MEMORY)
-            return
+            return None
     of = "of the whole process, " if device.type == "cpu" else "of PyTorch's tensors, "
     so_far = "earlier work included" if peak.is_of_process else "in this update"
-    finding.note(f"an update with {what}: at most {peak.num_bytes / GIB:.2f} GiB {of}{so_far}")
+    taken = figures["time/update_s"]
+    finding.note(f"an update with {what}: {taken:.3g} s, at most {peak.num_bytes / GIB:.2f} GiB {of}{so_far}")
     if figures["update/num_micro_batches"] > MICRO_BATCHES:
         finding.fail(
             "memory ran out in it, and it went on with half of trainer.token_budget, as the run would",
             OUT_OF_MEMORY,
         )
+        return None
+    return taken

@@ -7,7 +7,16 @@ import pytest
 import torch
 
 from turnwise.model.memory import ModelShape
-from turnwise.model.step_time import LAYER_PASS_S, UPDATE_SHARE, Rates, StepSize, estimate_step, measured_rates
+from turnwise.model.step_time import (
+    LAYER_PASS_S,
+    UPDATE_SHARE,
+    Observed,
+    Rates,
+    StepSize,
+    estimate_step,
+    longest_of,
+    measured_rates,
+)
 
 SHAPE = ModelShape(
     num_parameters=1_200_000,
@@ -19,7 +28,15 @@ SHAPE = ModelShape(
     vocab_size=2000,
     is_tied=True,
 )
-SIZE = StepSize(num_problems=2, group_size=5, prompt_tokens=20, new_tokens=30, max_batch_size=10, token_budget=100)
+SIZE = StepSize(
+    num_problems=2,
+    group_size=5,
+    prompt_tokens=20,
+    new_tokens=30,
+    longest_tokens=30,
+    max_batch_size=10,
+    token_budget=100,
+)
 SLOW_PRODUCTS = Rates(flops=1e6, bytes=1e15)
 SLOW_MEMORY = Rates(flops=1e18, bytes=1e6)
 
@@ -67,6 +84,48 @@ def test_decoding_is_bound_by_memory():
     half = seconds(SLOW_MEMORY, max_batch_size=5).decode_s
     assert half > 1.8 * expected, "ten trajectories in two batches read all weights twice"
     assert seconds(SLOW_MEMORY, dtype=torch.bfloat16).decode_s < 0.51 * expected
+
+
+def test_a_step_waits_for_its_longest_trajectory():
+    # 60 passes, half of them as wide: the same keys and values, and twice the weights
+    expected = 60 * (4 * (1.2e6 + 5 * 2 * 4 * 50 * 50) / 1e6 + 4 * LAYER_PASS_S)
+    assert seconds(SLOW_MEMORY, longest_tokens=60).decode_s == pytest.approx(expected, rel=1e-6)
+
+
+def test_what_was_observed_replaces_what_is_assumed():
+    half = replace(SIZE, num_problems=1)
+    assumed = seconds(SLOW_PRODUCTS, num_problems=1)
+    sampling_s = assumed.prefill_s + assumed.decode_s
+    as_assumed = Observed(sampled=half, sampling_s=sampling_s, updated=half, update_s=assumed.update_s)
+    expected = seconds(SLOW_PRODUCTS)
+    for found, wanted in (
+        (seconds(SLOW_PRODUCTS, observed=as_assumed), expected),
+        # 30 passes of 4 layers take 12 s more, that is 0.1 s a layer; a step has 30 passes too
+        (
+            seconds(SLOW_PRODUCTS, observed=replace(as_assumed, sampling_s=sampling_s + 12)),
+            replace(expected, decode_s=expected.decode_s + 12),
+        ),
+        (
+            seconds(SLOW_PRODUCTS, observed=replace(as_assumed, update_s=3 * assumed.update_s)),
+            replace(expected, update_s=3 * expected.update_s),
+        ),
+    ):
+        assert found.prefill_s == pytest.approx(wanted.prefill_s)
+        assert found.decode_s == pytest.approx(wanted.decode_s, rel=1e-6)
+        assert found.update_s == pytest.approx(wanted.update_s, rel=1e-6)
+
+
+def test_sampling_that_was_quicker_than_its_work_has_no_idle_time():
+    quick = Observed(sampled=SIZE, sampling_s=1e-9, updated=SIZE, update_s=1.0)
+    assert seconds(SLOW_MEMORY, observed=quick).decode_s == pytest.approx(30 * 4 * (1.2e6 + 200_000) / 1e6, rel=1e-6)
+
+
+def test_the_longest_of_many_is_longer_than_that_of_a_few():
+    # mean 20, standard deviation 10; sqrt(2 log 200) = 3.2552
+    assert longest_of([10, 30], 200, limit=100) == pytest.approx(20 + 32.552, abs=1e-3)
+    assert longest_of([10, 30], 200, limit=40) == 40
+    assert longest_of([10, 30], 1, limit=40) == 30
+    assert longest_of([25], 100, limit=40) == 25
 
 
 def test_the_optimiser_reads_and_writes_every_weight():

@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 
 from turnwise.config.doctor.findings import Findings
-from turnwise.config.doctor.sizing import largest_pass
+from turnwise.config.doctor.sizing import Seen, largest_pass, size_of
 from turnwise.config.parts import Components
 from turnwise.config.wiring import (
     compute_dtype,
@@ -23,6 +23,7 @@ from turnwise.env.opening import opening_messages
 from turnwise.model.attention import choose_attention
 from turnwise.model.chat import ChatRenderer
 from turnwise.model.policy import TorchPolicy
+from turnwise.model.step_time import Observed
 from turnwise.preflight.agreement import Bounds, check_agreement
 from turnwise.preflight.grouping import check_groups
 from turnwise.preflight.handover import Asked, check_handover
@@ -38,7 +39,7 @@ from turnwise.types import Group, Problem, StopReason
 
 NUM_PROBLEMS, GROUP_SIZE = 2, 3
 """Of the step that is sampled, where the run's own are not smaller."""
-NEW_TOKENS = 128
+NEW_TOKENS = 256
 """That a trajectory may have beside its prompt, where the run's own limit is not smaller: enough for a few turns."""
 
 
@@ -63,7 +64,7 @@ async def check_live(
     device: torch.device,
     problems: Sequence[Problem],
     findings: Findings,
-) -> float | None:
+) -> Seen:
     """Loads the model for policy and engine and does all that needs it; nothing of it stays.
 
     Args:
@@ -75,8 +76,7 @@ async def check_live(
         findings: Where to say it.
 
     Returns:
-        Tokens of a sampled trajectory in the mean; None where nothing was sampled, or some were cut shorter than in a
-        run.
+        How long sampled trajectories are, and what sampling and an update took.
     """
     loaded = None
     with findings.checking("model") as finding:
@@ -95,7 +95,7 @@ async def check_live(
         kernel, reason = choose_attention(components.model.attention, device, dtype)
         finding.note(f"policy and engine are loaded; attention of the update: {kernel} ({reason})")
     if loaded is None:
-        return None
+        return Seen()
     try:
         return await _check_loaded(components, loaded, problems, findings)
     finally:
@@ -104,7 +104,7 @@ async def check_live(
 
 async def _check_loaded(
     components: Components, loaded: Loaded, problems: Sequence[Problem], findings: Findings
-) -> float | None:
+) -> Seen:
     rollout = components.rollout
     sampled_at: dict[str, Any] = {
         "temperature": rollout.temperature,
@@ -115,12 +115,12 @@ async def _check_loaded(
         compute_dtype(components, loaded.device), is_truncated=truncates(top_k=rollout.top_k, top_p=rollout.top_p)
     )
     seed = derive_seed(components.seed, "doctor")
-    batch = groups = None
+    batch = groups = observed = None
+    again, sampling_s = list[Group](), 0.0
     with findings.checking("token in, token out") as finding:
         prompts = [loaded.renderer.prompt_ids(opening_messages(components.env, problem)) for problem in problems]
         limit = min(rollout.max_tokens, max(map(len, prompts)) + NEW_TOKENS)
         engine = RecordingEngine(loaded.engine)
-        await engine.load_weights(loaded.policy.weights(), 0)
         sampler = RolloutSampler(
             engine=engine,
             environments=loaded.environments,
@@ -128,15 +128,24 @@ async def _check_loaded(
             limits=RolloutLimits(max_turns=rollout.max_turns, max_tokens=limit),
         )
         group_size = min(rollout.group_size, GROUP_SIZE)
-        sampled = await sampler.sample(problems, group_size=group_size, seed=seed, **sampled_at)
-        await engine.rest()
-        groups = list(loaded.probe(sampled.groups))
+
+        async def sample(seed: int) -> tuple[list[Group], float]:
+            """Groups, and what the engine took for them."""
+            await engine.load_weights(loaded.policy.weights(), 0)
+            busy_s = engine.busy_s
+            sampled = await sampler.sample(problems, group_size=group_size, seed=seed, **sampled_at)
+            taken_s = engine.busy_s - busy_s
+            await engine.rest()
+            return list(sampled.groups), taken_s
+
+        groups = list(loaded.probe((await sample(seed))[0]))
         scored = [components.reward(group) for group in groups]
         advantages = components.advantage(scored)
         batch = pack(scored, advantages, **sampled_at)
         check_tokens(groups, batch, prompts=prompts, calls=engine.calls, seed=seed, finding=finding)
+        again, sampling_s = await sample(derive_seed(seed, "again"))  # what is set up at first does not count
     if batch is None or groups is None or not batch.num_loss_tokens:
-        return None
+        return Seen()
     with findings.checking("groups") as finding:
         check_groups(groups, problems, group_size=group_size, advantages=advantages, batch=batch, finding=finding)
     with findings.checking("engine and trainer agree") as finding:
@@ -161,12 +170,21 @@ async def _check_loaded(
                 num_minibatches=trainer.num_minibatches,
                 **sampled_at,
             )
-            check_longest(loaded.policy, longest, loss=components.loss, device=loaded.device, finding=finding)
-    stops = {one.stop_reason for group in groups for one in group.trajectories}
-    return None if limit < rollout.max_tokens and StopReason.max_tokens in stops else mean_length(groups)
+            update_s = check_longest(
+                loaded.policy, longest, loss=components.loss, device=loaded.device, finding=finding
+            )
+            if update_s is not None and again:
+                observed = Observed(
+                    sampled=size_of(components, lengths(again), prompts=[len(prompt) for prompt in prompts]),
+                    sampling_s=sampling_s,
+                    updated=size_of(components, longest.cu_seqlens.diff().tolist()),
+                    update_s=update_s,
+                )
+    ends = [one.stop_reason for group in (*groups, *again) for one in group.trajectories]
+    is_cut = limit < rollout.max_tokens and StopReason.max_tokens in ends
+    return Seen(lengths=[] if is_cut else [*lengths(groups), *lengths(again)], observed=observed)
 
 
-def mean_length(groups: Sequence[Group]) -> float:
-    """Tokens of a trajectory in the mean."""
-    lengths = [len(one.token_ids) for group in groups for one in group.trajectories]
-    return sum(lengths) / len(lengths)
+def lengths(groups: Sequence[Group]) -> list[int]:
+    """Tokens of each trajectory."""
+    return [len(one.token_ids) for group in groups for one in group.trajectories]

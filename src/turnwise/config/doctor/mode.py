@@ -16,7 +16,7 @@ from turnwise.config.doctor.configured import (
 )
 from turnwise.config.doctor.findings import Findings
 from turnwise.config.doctor.live import NUM_PROBLEMS, check_live
-from turnwise.config.doctor.sizing import Device, check_memory, check_step_time, fits_here, writes
+from turnwise.config.doctor.sizing import Device, Seen, check_memory, check_step_time, fits_here, writes
 from turnwise.config.parts import Components
 from turnwise.config.wiring import announce, choose_device
 from turnwise.env.python_tool import PythonToolPool
@@ -96,7 +96,7 @@ class Doctor:
                     runner.run(check_programs(environments.programs, num_turns, finding))
                 else:
                     finding.note("no programs are run")
-            length = None
+            seen = Seen()
             try:
                 if (
                     task is not None
@@ -112,7 +112,7 @@ class Doctor:
                         problems=_problems(components, task),
                         findings=findings,
                     )
-                    length = runner.run(live)
+                    seen = runner.run(live)
             finally:
                 if environments is not None:
                     runner.run(environments.close())
@@ -120,7 +120,7 @@ class Doctor:
             prompt_tokens = 0.0
             if task is not None and renderer is not None:
                 prompt_tokens = fmean(prompt_lengths(components.env, eval_problems(components, task), renderer))
-            check_step_time(components, meant, prompt_tokens=prompt_tokens, mean_tokens=length, finding=finding)
+            check_step_time(components, meant, prompt_tokens=prompt_tokens, seen=seen, finding=finding)
         findings.close(run_dir)
 
     def _loads(self, components: Components, findings: Findings) -> bool:

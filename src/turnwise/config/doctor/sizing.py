@@ -1,6 +1,8 @@
 """What a run takes of memory, time and disk, and which settings would make it fit."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -10,7 +12,7 @@ from turnwise.config.wiring import choose_device, compute_dtype
 from turnwise.engine.hf import MIB, HFEngine
 from turnwise.model.adapter import add_adapter
 from turnwise.model.memory import FLOAT32_BYTES, GIB, MemoryEstimate, ModelShape, estimate_memory
-from turnwise.model.step_time import Rates, StepSize, estimate_step, measured_rates
+from turnwise.model.step_time import Observed, Rates, StepSize, estimate_step, longest_of, measured_rates
 from turnwise.preflight.disk import BUNDLE_BYTES_PER_TOKEN, Writes, num_checkpoints
 from turnwise.preflight.finding import Finding
 from turnwise.preflight.memory import free_bytes, resident_bytes, total_bytes
@@ -167,54 +169,100 @@ def fits_here(components: Components) -> str:
     return f"{needed / GIB:.1f} GiB would be needed beside this process, this {sized.device.type} has {free / GIB:.1f}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What the live checks saw of a step."""
+
+    lengths: Sequence[int] = ()
+    """Tokens of the sampled trajectories; none if some were cut shorter than in a run."""
+    observed: Observed | None = None
+
+
+def size_of(components: Components, lengths: Sequence[int], *, prompts: Sequence[int] = ()) -> StepSize:
+    """That of a part of a step with the run's settings.
+
+    Args:
+        components: The run's.
+        lengths: Tokens of its trajectories, prompts included.
+        prompts: Tokens of each prompt, which as many trajectories share; none: nothing is shared.
+    """
+    trainer, engine = components.trainer, components.engine
+    prompt_tokens = fmean(prompts) if prompts else 0.0
+    return StepSize(
+        num_problems=len(prompts) or len(lengths),
+        group_size=len(lengths) // (len(prompts) or len(lengths)),
+        prompt_tokens=prompt_tokens,
+        new_tokens=max(fmean(lengths) - prompt_tokens, 0),
+        longest_tokens=max(max(lengths) - prompt_tokens, 0),
+        max_batch_size=engine.max_batch_size if isinstance(engine, HFEngine) else VLLM_BATCH,
+        token_budget=trainer.token_budget,
+        num_epochs=trainer.num_epochs,
+        num_minibatches=trainer.num_minibatches,
+        is_on_policy=trainer.num_epochs == 1 and trainer.num_minibatches == 1,
+        has_reference=components.loss.kl_weight > 0,
+        gradient_checkpointing=trainer.gradient_checkpointing,
+        trains_adapter=components.model.lora_rank > 0,
+    )
+
+
+def _size_of_step(components: Components, prompt_tokens: float, lengths: Sequence[int]) -> StepSize:
+    """That of a step whose trajectories are like those of `lengths`, or as long as may be without any."""
+    rollout = components.rollout
+    lengths = lengths or [rollout.max_tokens]
+    size = size_of(components, lengths, prompts=[round(prompt_tokens)])
+    longest = longest_of(lengths, rollout.num_problems * rollout.group_size, rollout.max_tokens)
+    return replace(
+        size,
+        num_problems=rollout.num_problems,
+        group_size=rollout.group_size,
+        longest_tokens=max(longest - prompt_tokens, 0),
+    )
+
+
 def check_step_time(
-    components: Components, meant: Device, *, prompt_tokens: float, mean_tokens: float | None, finding: Finding
+    components: Components, meant: Device, *, prompt_tokens: float, seen: Seen, finding: Finding
 ) -> None:
-    """An estimate of a step's seconds, from FLOPs, bytes and the rates of a device.
+    """An estimate of a step's seconds, from FLOPs, bytes and the rates of a device, and from what was seen on it.
 
     Args:
         components: The run's.
         meant: The devices.
         prompt_tokens: Of a prompt in the mean.
-        mean_tokens: Of a trajectory, as sampled; None: as long as may be.
+        seen: By the live checks, on this machine.
         finding: Where to say it.
     """
-    sized = Sized.of(components, meant)
-    rollout, trainer, engine = components.rollout, components.trainer, components.engine
-    length = rollout.max_tokens if mean_tokens is None else mean_tokens
-    size = StepSize(
-        num_problems=rollout.num_problems,
-        group_size=rollout.group_size,
-        prompt_tokens=min(prompt_tokens, length),
-        new_tokens=max(length - prompt_tokens, 0),
-        max_batch_size=engine.max_batch_size if isinstance(engine, HFEngine) else VLLM_BATCH,
-        token_budget=trainer.token_budget,
-        num_epochs=trainer.num_epochs,
-        is_on_policy=trainer.num_epochs == 1 and trainer.num_minibatches == 1,
-        has_reference=components.loss.kl_weight > 0,
-        gradient_checkpointing=trainer.gradient_checkpointing,
-        trains_adapter=sized.num_trained is not None,
-    )
     if meant.gib and not (meant.tflops and meant.gb_per_s):
         finding.skip("nothing is known of such a device: say mode.device_tflops and mode.device_gb_per_s")
         return
+    sized, trainer = Sized.of(components, meant), components.trainer
+    size = _size_of_step(components, prompt_tokens, seen.lengths)
     stated = Rates(flops=meant.tflops * 1e12, bytes=meant.gb_per_s * 1e9)
     rates = stated
     if not (stated.flops and stated.bytes):
         rows = min(trainer.token_budget, MEASURED_ROWS)
         here = measured_rates(sized.shape, sized.dtype, choose_device(components), rows)
         rates = Rates(flops=stated.flops or here.flops, bytes=stated.bytes or here.bytes)
-    num_trained = sized.shape.num_parameters if sized.num_trained is None else sized.num_trained
-    time = estimate_step(sized.shape, size, rates, dtype=sized.dtype, num_trained=num_trained, num_devices=meant.count)
-    how = "as long as rollout.max_tokens allows" if mean_tokens is None else "as sampled here"
+    observed = None if stated.flops or stated.bytes or meant.gib else seen.observed
+    time = estimate_step(
+        sized.shape,
+        size,
+        rates,
+        dtype=sized.dtype,
+        num_trained=sized.shape.num_parameters if sized.num_trained is None else sized.num_trained,
+        num_devices=meant.count,
+        observed=observed,
+    )
+    how = "as sampled here" if seen.lengths else "as long as rollout.max_tokens allows"
     finding.note(
-        f"{size.num_trajectories} trajectories of {length:.0f} tokens, {how}, at {rates.flops / 1e12:.3g} TFLOP/s and "
-        f"{rates.bytes / 1e9:.3g} GB/s{f', on {meant.count} devices' if meant.count > 1 else ''}"
+        f"{size.num_trajectories} trajectories of {size.prompt_tokens + size.new_tokens:.0f} tokens, {how}, at "
+        f"{rates.flops / 1e12:.3g} TFLOP/s and {rates.bytes / 1e9:.3g} GB/s"
+        f"{f', on {meant.count} devices' if meant.count > 1 else ''}"
+        f"{', and as quick as sampling and update were here' if observed else ''}"
     )
     finding.note(
         f"about {time.total_s:.3g} s a step: prompts {time.prefill_s:.2g}, decoding {time.decode_s:.2g}, update "
         f"{time.update_s:.2g}; {trainer.num_steps} steps {trainer.num_steps * time.total_s / 3600:.2g} h, without "
-        f"tools, evaluations and the longest trajectories' last tokens"
+        f"tools and evaluations"
     )
 
 
