@@ -37,7 +37,8 @@ $(READY): requirements.lock pyproject.toml
 		{ echo "turnwise needs Python 3.11 or newer; name one: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@echo "Installing the locked packages into $(VENV): a few minutes the first time, more with CUDA libraries"
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --disable-pip-version-check -qq --requirement requirements.lock
+	@$(BIN)/python -m pip install --disable-pip-version-check -qq --no-compile --requirement requirements.lock
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true  # pip uses one core; torch has a file of newer Pythons
 	@touch $@
 
 demo: $(READY)  ## train the tiny policy by GTPO, with an evaluation before and after
