@@ -112,6 +112,7 @@ def train_each_way(ranks: Ranks | None) -> dict[str, Trained]:
     found["nothing"] = updates(policy(), given=batch().select([]).counted())
     if ranks is not None and ranks.count == 4:
         found["replicas"] = updates(policy(shard_size=2))
+        found["adapter replicas"] = updates(policy(shard_size=2, **SETTINGS["adapter"]))
     return found
 
 
@@ -141,8 +142,9 @@ def train_each_way_and_go_on(
     checkpoint.restore(Path(own) / "step_0", policy, NoCursor())
     from_nothing = updates(policy)
     refusals = []
-    others = {"plain": {"model": small_model(intermediate_size=64)}, "adapter": {"lora_rank": 2}}
-    for name, settings in others.items():
+    wider, adapted = {"model": small_model(intermediate_size=64)}, {"lora_rank": 2}
+    others: list[tuple[str, dict[str, Any]]] = [("plain", wider), ("adapter", adapted), ("plain", adapted)]
+    for name, settings in others:
         try:
             checkpoint.restore(Path(folder) / name / "step_2", sharded_policy(ranks, **settings), NoCursor())
         except ValueError as error:

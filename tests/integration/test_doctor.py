@@ -59,8 +59,10 @@ LIVE = {
 
 
 def test_the_default_configuration_passes(run: Run):
-    found = verdicts(run("mode=doctor"))
+    folder = run("mode=doctor")
+    found = verdicts(folder)
     assert set(found.values()) == {"pass"}
+    assert "; sampling and an update timed here" in lines(folder, "step time")
     assert set(found) >= LIVE
 
 

@@ -55,6 +55,15 @@ def check_optimiser(saved: Mapping[str, Any], optimizer: Optimizer) -> None:
     _check_same(there, here, "its optimiser is not this one")
 
 
+def check_parts(saved: Mapping[str, tuple[int, ...]], own: Mapping[str, tuple[int, ...]]) -> None:
+    """Compares names and shapes of the tensors that several processes wrote of optimiser and adapter.
+
+    Raises:
+        ValueError: They are not the same; the first that differ are named.
+    """
+    _check_same(saved, own, "its optimiser is not this one")
+
+
 def _sizes(state: Mapping[str, Any]) -> dict[str, Any]:
     return {f"parameters of group {number}": len(group["params"]) for number, group in enumerate(state["param_groups"])}
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from turnwise.disk import naming
+from turnwise.model.fitting import check_parts
 
 if TYPE_CHECKING:  # PyTorch's sharding takes a while to import, and most runs do without
     from torch.distributed.device_mesh import DeviceMesh
@@ -29,7 +30,7 @@ class Sharding:
     device: torch.device
     """Where passes are computed."""
     dtype: torch.dtype
-    """Precision of the passes: weights are gathered in it. The parts that are held stay float32."""
+    """Precision of the passes: weights are gathered in it. Parts that are held keep theirs: float32 if trained."""
     cpu_offload: bool = False
     """Hold parts, gradients and moments in the host's memory."""
 
@@ -151,11 +152,27 @@ def read_parts(state: dict[str, Any], folder: Path) -> dict[str, Any]:
         OSError: They cannot be read.
         ValueError: They are of another policy.
     """
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
     from torch.distributed.checkpoint.state_dict_loader import load
 
     with _plain_errors():
+        written = FileSystemReader(folder).read_metadata().state_dict_metadata
+        sizes = {name: tuple(one.size) for name, one in written.items() if isinstance(one, TensorStorageMetadata)}
+        check_parts(sizes, _sizes(state))
         load(state, checkpoint_id=folder)
     return state
+
+
+def _sizes(state: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[int, ...]]:
+    """Of all tensors, put together; their names as torch.distributed.checkpoint has them."""
+    sizes: dict[str, tuple[int, ...]] = {}
+    for key, value in state.items():
+        if isinstance(value, Mapping):
+            sizes |= _sizes(value, f"{prefix}{key}.")
+        elif isinstance(value, Tensor):
+            sizes[f"{prefix}{key}"] = tuple(value.shape)
+    return sizes
 
 
 @contextmanager

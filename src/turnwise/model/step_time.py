@@ -18,7 +18,7 @@ from turnwise.model.memory import FLOAT32_BYTES, ModelShape
 MEASURED_S = 0.25
 """Seconds of work whose rate is taken."""
 COPIED_BYTES = 2**28
-UPDATE_SHARE = 0.5
+PASS_SHARE = 0.5
 """Of the rate of large products that passes reach: norms, attention and casts lie between them."""
 LAYER_PASS_S = 2e-4
 """Seconds that a layer of a pass takes however few tokens there are: calls and small operations."""
@@ -76,13 +76,11 @@ class StepTime:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Observed:
-    """What a little of a step took on the device."""
+class Timed:
+    """What a little of a step took."""
 
-    sampled: StepSize
-    sampling_s: float
-    updated: StepSize
-    update_s: float
+    size: StepSize
+    seconds: float
 
 
 def estimate_step(
@@ -93,7 +91,8 @@ def estimate_step(
     dtype: torch.dtype,
     num_trained: int,
     num_devices: int = 1,
-    observed: Observed | None = None,
+    sampled: Timed | None = None,
+    updated: Timed | None = None,
 ) -> StepTime:
     """Seconds of a step whose work several devices share evenly.
 
@@ -109,15 +108,17 @@ def estimate_step(
         dtype: Of the passes.
         num_trained: Parameters that are trained.
         num_devices: That share the trajectories of a step.
-        observed: On such a device. The update is as much slower or faster than its size says as the observed one was;
-            a layer of a pass takes, however few tokens there are, what the observed ones took beside their work.
+        sampled: What sampling took on one such device, if it was tried: what its passes took beside their work is what
+            a layer of a pass takes however few tokens there are.
+        updated: What an update took, if it was tried: that of the step is as much slower or faster than its size says.
     """
     layer_pass_s, slowness = LAYER_PASS_S, 1.0
-    if observed is not None:
-        work = _sampling(shape, observed.sampled, rates, dtype, num_devices=1)
-        idle_s = observed.sampling_s - work.seconds(shape, layer_pass_s=0.0)
+    if sampled is not None:
+        work = _sampling(shape, sampled.size, rates, dtype, num_devices=1)
+        idle_s = sampled.seconds - work.seconds(shape, layer_pass_s=0.0)
         layer_pass_s = max(idle_s, 0.0) / (work.num_passes * shape.num_layers)
-        slowness = observed.update_s / _update_s(shape, observed.updated, rates, num_trained, num_devices=1)
+    if updated is not None:
+        slowness = updated.seconds / _update_s(shape, updated.size, rates, num_trained, num_devices=1)
     work = _sampling(shape, size, rates, dtype, num_devices)
     return StepTime(
         prefill_s=work.prefill_s,
@@ -146,8 +147,8 @@ def _sampling(shape: ModelShape, size: StepSize, rates: Rates, dtype: torch.dtyp
     cached = 2 * shape.num_layers * shape.num_key_value_channels * dtype.itemsize
     reads_s = (weights * dtype.itemsize + rows * cached * length) / rates.bytes
     attention = 4 * shape.num_layers * shape.num_query_channels * length
-    products_s = rows * (2 * weights + attention) / rates.flops / UPDATE_SHARE
-    prefill_s = 2 * shape.num_layer_weights * prompts / rates.flops / UPDATE_SHARE
+    products_s = rows * (2 * weights + attention) / rates.flops / PASS_SHARE
+    prefill_s = 2 * shape.num_layer_weights * prompts / rates.flops / PASS_SHARE
     return _Sampling(prefill_s, num_passes, max(reads_s, products_s))
 
 
@@ -162,10 +163,10 @@ def _update_s(shape: ModelShape, size: StepSize, rates: Rates, num_trained: int,
     forward = 2 * (shape.num_layer_weights * computed + shape.head_size * sampled) + attention * contexts
     passes = (2 if size.trains_adapter else 3) + (1 if size.gradient_checkpointing else 0)
     flops = forward * (passes * size.num_epochs + (not size.is_on_policy) + size.has_reference)
-    micro_batches = max(1.0, computed / size.token_budget)
+    micro_batches = max(size.num_minibatches, computed / size.token_budget)
     adamw_s = ADAMW_PASSES * FLOAT32_BYTES * num_trained / num_devices / rates.bytes
     return (
-        flops / rates.flops / UPDATE_SHARE
+        flops / rates.flops / PASS_SHARE
         + adamw_s * size.num_epochs * size.num_minibatches
         + micro_batches * passes * size.num_epochs * shape.num_layers * LAYER_PASS_S
     )

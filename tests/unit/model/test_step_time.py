@@ -9,10 +9,10 @@ import torch
 from turnwise.model.memory import ModelShape
 from turnwise.model.step_time import (
     LAYER_PASS_S,
-    UPDATE_SHARE,
-    Observed,
+    PASS_SHARE,
     Rates,
     StepSize,
+    Timed,
     estimate_step,
     longest_of,
     measured_rates,
@@ -58,7 +58,7 @@ def test_an_update_is_three_passes_over_prompts_once_and_samples():
     # attention 4 x 4 x 100 = 1600 for a token and each before it: 2 x 20^2 / 2 + 300 x (20 + 15)
     forward = 2 * (1e6 * 340 + 2e5 * 300) + 1600 * (400 + 10500)
     overhead = 3.4 * 3 * 4 * LAYER_PASS_S  # 340 tokens in micro-batches of 100, three passes, four layers
-    assert seconds(SLOW_PRODUCTS).update_s == pytest.approx(3 * forward / 1e6 / UPDATE_SHARE + overhead, rel=1e-6)
+    assert seconds(SLOW_PRODUCTS).update_s == pytest.approx(3 * forward / 1e6 / PASS_SHARE + overhead, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -92,32 +92,30 @@ def test_a_step_waits_for_its_longest_trajectory():
     assert seconds(SLOW_MEMORY, longest_tokens=60).decode_s == pytest.approx(expected, rel=1e-6)
 
 
-def test_what_was_observed_replaces_what_is_assumed():
+def test_sampling_and_update_go_by_what_a_little_of_them_took():
     half = replace(SIZE, num_problems=1)
-    assumed = seconds(SLOW_PRODUCTS, num_problems=1)
-    sampling_s = assumed.prefill_s + assumed.decode_s
-    as_assumed = Observed(sampled=half, sampling_s=sampling_s, updated=half, update_s=assumed.update_s)
-    expected = seconds(SLOW_PRODUCTS)
-    for found, wanted in (
-        (seconds(SLOW_PRODUCTS, observed=as_assumed), expected),
-        # 30 passes of 4 layers take 12 s more, that is 0.1 s a layer; a step has 30 passes too
-        (
-            seconds(SLOW_PRODUCTS, observed=replace(as_assumed, sampling_s=sampling_s + 12)),
-            replace(expected, decode_s=expected.decode_s + 12),
-        ),
-        (
-            seconds(SLOW_PRODUCTS, observed=replace(as_assumed, update_s=3 * assumed.update_s)),
-            replace(expected, update_s=3 * expected.update_s),
-        ),
-    ):
-        assert found.prefill_s == pytest.approx(wanted.prefill_s)
-        assert found.decode_s == pytest.approx(wanted.decode_s, rel=1e-6)
-        assert found.update_s == pytest.approx(wanted.update_s, rel=1e-6)
+    assumed, expected = seconds(SLOW_PRODUCTS, num_problems=1), seconds(SLOW_PRODUCTS)
+    # 30 passes of 4 layers took 12 s more than is assumed, that is 0.1 s a layer; those of a step are as many
+    sampled = Timed(size=half, seconds=assumed.prefill_s + assumed.decode_s + 12)
+    found = seconds(SLOW_PRODUCTS, sampled=sampled)
+    assert found.prefill_s == expected.prefill_s
+    assert found.decode_s == pytest.approx(expected.decode_s + 12, rel=1e-6)
+    assert found.update_s == expected.update_s
+    found = seconds(SLOW_PRODUCTS, updated=Timed(size=half, seconds=3 * assumed.update_s))
+    assert found.decode_s == expected.decode_s
+    assert found.update_s == pytest.approx(3 * expected.update_s, rel=1e-6)
 
 
 def test_sampling_that_was_quicker_than_its_work_has_no_idle_time():
-    quick = Observed(sampled=SIZE, sampling_s=1e-9, updated=SIZE, update_s=1.0)
-    assert seconds(SLOW_MEMORY, observed=quick).decode_s == pytest.approx(30 * 4 * (1.2e6 + 200_000) / 1e6, rel=1e-6)
+    quick = Timed(size=SIZE, seconds=1e-9)
+    assert seconds(SLOW_MEMORY, sampled=quick).decode_s == pytest.approx(30 * 4 * (1.2e6 + 200_000) / 1e6, rel=1e-6)
+
+
+def test_every_minibatch_is_a_pass_and_a_step_of_the_optimiser():
+    one, eight = (seconds(SLOW_MEMORY, num_minibatches=number).update_s for number in (1, 8))
+    # eight micro-batches in place of 3.4, three passes, four layers; and AdamW seven times more
+    expected = (8 - 3.4) * 3 * 4 * LAYER_PASS_S + 7 * 7 * 4 * 1.2e6 / 1e6
+    assert eight - one == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_longest_of_many_is_longer_than_that_of_a_few():

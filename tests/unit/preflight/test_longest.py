@@ -67,9 +67,9 @@ def test_it_passes_says_what_it_took_and_leaves_nothing():
     before = {name: tensor.clone() for name, tensor in policy.weights().items()}
     finding = Finding("longest")
     batch = longest_batch(token_budget=64, max_tokens=16, vocab_size=VOCAB_SIZE)
-    check_longest(policy, batch, loss=PolicyGradientLoss(), device=CPU, finding=finding)
+    taken_s = check_longest(policy, batch, loss=PolicyGradientLoss(), device=CPU, finding=finding)
     assert finding.verdict is Verdict.passed
-    assert "128 tokens in 8 sequences of up to 16: " in finding.lines[0]
+    assert f"128 tokens in 8 sequences of up to 16: {taken_s:.3g} s, at most " in finding.lines[0]
     assert all(torch.equal(before[name], tensor) for name, tensor in policy.weights().items())
     assert policy.state_dict()["state"] == {}
 

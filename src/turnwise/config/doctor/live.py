@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, cast
 
 import torch
@@ -23,7 +24,7 @@ from turnwise.env.opening import opening_messages
 from turnwise.model.attention import choose_attention
 from turnwise.model.chat import ChatRenderer
 from turnwise.model.policy import TorchPolicy
-from turnwise.model.step_time import Observed
+from turnwise.model.step_time import Timed
 from turnwise.preflight.agreement import Bounds, check_agreement
 from turnwise.preflight.grouping import check_groups
 from turnwise.preflight.handover import Asked, check_handover
@@ -115,8 +116,8 @@ async def _check_loaded(
         compute_dtype(components, loaded.device), is_truncated=truncates(top_k=rollout.top_k, top_p=rollout.top_p)
     )
     seed = derive_seed(components.seed, "doctor")
-    batch = groups = observed = None
-    again, sampling_s = list[Group](), 0.0
+    batch = groups = timed = updated = None
+    again = list[Group]()
     with findings.checking("token in, token out") as finding:
         prompts = [loaded.renderer.prompt_ids(opening_messages(components.env, problem)) for problem in problems]
         limit = min(rollout.max_tokens, max(map(len, prompts)) + NEW_TOKENS)
@@ -143,7 +144,10 @@ async def _check_loaded(
         advantages = components.advantage(scored)
         batch = pack(scored, advantages, **sampled_at)
         check_tokens(groups, batch, prompts=prompts, calls=engine.calls, seed=seed, finding=finding)
-        again, sampling_s = await sample(derive_seed(seed, "again"))  # what is set up at first does not count
+        again, seconds = await sample(derive_seed(seed, "again"))  # what is set up at first does not count
+        prompt_tokens = fmean(map(len, prompts))
+        size = size_of(components, lengths(again), num_prompts=len(prompts), prompt_tokens=prompt_tokens)
+        timed = Timed(size=size, seconds=seconds)
     if batch is None or groups is None or not batch.num_loss_tokens:
         return Seen()
     with findings.checking("groups") as finding:
@@ -173,16 +177,16 @@ async def _check_loaded(
             update_s = check_longest(
                 loaded.policy, longest, loss=components.loss, device=loaded.device, finding=finding
             )
-            if update_s is not None and again:
-                observed = Observed(
-                    sampled=size_of(components, lengths(again), prompts=[len(prompt) for prompt in prompts]),
-                    sampling_s=sampling_s,
-                    updated=size_of(components, longest.cu_seqlens.diff().tolist()),
-                    update_s=update_s,
-                )
+            if update_s is not None:
+                updated = Timed(size=size_of(components, longest.cu_seqlens.diff().tolist()), seconds=update_s)
     ends = [one.stop_reason for group in (*groups, *again) for one in group.trajectories]
     is_cut = limit < rollout.max_tokens and StopReason.max_tokens in ends
-    return Seen(lengths=[] if is_cut else [*lengths(groups), *lengths(again)], observed=observed)
+    return Seen(
+        prompts=[len(prompt) for prompt in prompts],
+        lengths=[] if is_cut else [*lengths(groups), *lengths(again)],
+        sampled=timed,
+        updated=updated,
+    )
 
 
 def lengths(groups: Sequence[Group]) -> list[int]:

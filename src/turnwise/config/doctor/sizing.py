@@ -12,7 +12,7 @@ from turnwise.config.wiring import choose_device, compute_dtype
 from turnwise.engine.hf import MIB, HFEngine
 from turnwise.model.adapter import add_adapter
 from turnwise.model.memory import FLOAT32_BYTES, GIB, MemoryEstimate, ModelShape, estimate_memory
-from turnwise.model.step_time import Observed, Rates, StepSize, estimate_step, longest_of, measured_rates
+from turnwise.model.step_time import Rates, StepSize, Timed, estimate_step, longest_of, measured_rates
 from turnwise.preflight.disk import BUNDLE_BYTES_PER_TOKEN, Writes, num_checkpoints
 from turnwise.preflight.finding import Finding
 from turnwise.preflight.memory import free_bytes, resident_bytes, total_bytes
@@ -173,27 +173,34 @@ def fits_here(components: Components) -> str:
 class Seen:
     """What the live checks saw of a step."""
 
+    prompts: Sequence[int] = ()
+    """Tokens of each prompt that was sampled after."""
     lengths: Sequence[int] = ()
-    """Tokens of the sampled trajectories; none if some were cut shorter than in a run."""
-    observed: Observed | None = None
+    """Tokens of the sampled trajectories, prompts included; none if some were cut shorter than in a run."""
+    sampled: Timed | None = None
+    updated: Timed | None = None
 
 
-def size_of(components: Components, lengths: Sequence[int], *, prompts: Sequence[int] = ()) -> StepSize:
+def size_of(
+    components: Components, lengths: Sequence[int], *, num_prompts: int = 0, prompt_tokens: float = 0.0
+) -> StepSize:
     """That of a part of a step with the run's settings.
 
     Args:
         components: The run's.
         lengths: Tokens of its trajectories, prompts included.
-        prompts: Tokens of each prompt, which as many trajectories share; none: nothing is shared.
+        num_prompts: Which as many trajectories share each; 0: nothing is shared.
+        prompt_tokens: Of a prompt in the mean; no more than a trajectory has count.
     """
     trainer, engine = components.trainer, components.engine
-    prompt_tokens = fmean(prompts) if prompts else 0.0
+    prompt_tokens = min(prompt_tokens, fmean(lengths))
+    num_problems = num_prompts or len(lengths)
     return StepSize(
-        num_problems=len(prompts) or len(lengths),
-        group_size=len(lengths) // (len(prompts) or len(lengths)),
+        num_problems=num_problems,
+        group_size=len(lengths) // num_problems,
         prompt_tokens=prompt_tokens,
-        new_tokens=max(fmean(lengths) - prompt_tokens, 0),
-        longest_tokens=max(max(lengths) - prompt_tokens, 0),
+        new_tokens=fmean(lengths) - prompt_tokens,
+        longest_tokens=max(lengths) - prompt_tokens,
         max_batch_size=engine.max_batch_size if isinstance(engine, HFEngine) else VLLM_BATCH,
         token_budget=trainer.token_budget,
         num_epochs=trainer.num_epochs,
@@ -205,17 +212,17 @@ def size_of(components: Components, lengths: Sequence[int], *, prompts: Sequence
     )
 
 
-def _size_of_step(components: Components, prompt_tokens: float, lengths: Sequence[int]) -> StepSize:
+def size_of_step(components: Components, prompt_tokens: float, lengths: Sequence[int]) -> StepSize:
     """That of a step whose trajectories are like those of `lengths`, or as long as may be without any."""
     rollout = components.rollout
     lengths = lengths or [rollout.max_tokens]
-    size = size_of(components, lengths, prompts=[round(prompt_tokens)])
+    size = size_of(components, lengths, num_prompts=1, prompt_tokens=prompt_tokens)
     longest = longest_of(lengths, rollout.num_problems * rollout.group_size, rollout.max_tokens)
     return replace(
         size,
         num_problems=rollout.num_problems,
         group_size=rollout.group_size,
-        longest_tokens=max(longest - prompt_tokens, 0),
+        longest_tokens=longest - size.prompt_tokens,
     )
 
 
@@ -226,8 +233,8 @@ def check_step_time(
 
     Args:
         components: The run's.
-        meant: The devices.
-        prompt_tokens: Of a prompt in the mean.
+        meant: The devices; where a rate of theirs is stated, what was seen here says nothing of them.
+        prompt_tokens: Of a prompt in the mean, where none was sampled after.
         seen: By the live checks, on this machine.
         finding: Where to say it.
     """
@@ -235,14 +242,14 @@ def check_step_time(
         finding.skip("nothing is known of such a device: say mode.device_tflops and mode.device_gb_per_s")
         return
     sized, trainer = Sized.of(components, meant), components.trainer
-    size = _size_of_step(components, prompt_tokens, seen.lengths)
+    size = size_of_step(components, fmean(seen.prompts or [prompt_tokens]), seen.lengths)
     stated = Rates(flops=meant.tflops * 1e12, bytes=meant.gb_per_s * 1e9)
     rates = stated
     if not (stated.flops and stated.bytes):
         rows = min(trainer.token_budget, MEASURED_ROWS)
         here = measured_rates(sized.shape, sized.dtype, choose_device(components), rows)
         rates = Rates(flops=stated.flops or here.flops, bytes=stated.bytes or here.bytes)
-    observed = None if stated.flops or stated.bytes or meant.gib else seen.observed
+    is_here = not (stated.flops or stated.bytes or meant.gib)
     time = estimate_step(
         sized.shape,
         size,
@@ -250,14 +257,17 @@ def check_step_time(
         dtype=sized.dtype,
         num_trained=sized.shape.num_parameters if sized.num_trained is None else sized.num_trained,
         num_devices=meant.count,
-        observed=observed,
+        sampled=seen.sampled if is_here else None,
+        updated=seen.updated if is_here else None,
     )
+    tried = {"sampling": seen.sampled, "an update": seen.updated}
+    timed = " and ".join(name for name, one in tried.items() if one and is_here)
     how = "as sampled here" if seen.lengths else "as long as rollout.max_tokens allows"
     finding.note(
         f"{size.num_trajectories} trajectories of {size.prompt_tokens + size.new_tokens:.0f} tokens, {how}, at "
         f"{rates.flops / 1e12:.3g} TFLOP/s and {rates.bytes / 1e9:.3g} GB/s"
         f"{f', on {meant.count} devices' if meant.count > 1 else ''}"
-        f"{', and as quick as sampling and update were here' if observed else ''}"
+        f"{f'; {timed} timed here' if timed else ''}"
     )
     finding.note(
         f"about {time.total_s:.3g} s a step: prompts {time.prefill_s:.2g}, decoding {time.decode_s:.2g}, update "
