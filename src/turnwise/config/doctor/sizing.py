@@ -16,6 +16,7 @@ from turnwise.model.step_time import Rates, StepSize, Timed, estimate_step, long
 from turnwise.preflight.disk import BUNDLE_BYTES_PER_TOKEN, Writes, num_checkpoints
 from turnwise.preflight.finding import Finding
 from turnwise.preflight.memory import free_bytes, resident_bytes, total_bytes
+from turnwise.tracker.progress import duration
 from turnwise.trainer_settings import Precision
 
 CUDA_RUNTIME_BYTES = GIB
@@ -271,8 +272,8 @@ def check_step_time(
     )
     finding.note(
         f"about {time.total_s:.3g} s a step: prompts {time.prefill_s:.2g}, decoding {time.decode_s:.2g}, update "
-        f"{time.update_s:.2g}; {trainer.num_steps} steps {trainer.num_steps * time.total_s / 3600:.2g} h, without "
-        f"tools and evaluations"
+        f"{time.update_s:.2g}; {trainer.num_steps} steps {duration(trainer.num_steps * time.total_s)}, without tools "
+        f"and evaluations"
     )
 
 
