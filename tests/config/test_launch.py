@@ -121,5 +121,5 @@ def test_a_folder_is_for_one_process(start, tmp_path):
         ended = start(f"hydra.run.dir={folder}")
         assert folder.is_dir(), "the other one is about to write there"
     assert ended.code == 2
-    assert "another process works in this folder; name another" in ended.stderr
+    assert "another process works in this folder; wait for it, end it or name another" in ended.stderr
     assert start(f"hydra.run.dir={folder}").code == 0

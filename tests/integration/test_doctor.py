@@ -109,6 +109,12 @@ def test_a_model_that_does_not_fit_here_is_not_loaded(quick: Run, tmp_path: Path
     assert "fits" in lines(folder, "memory")
 
 
+def test_a_device_for_which_nothing_is_small_enough(quick: Run, tmp_path: Path):
+    folder = failing(quick, SHAPES_ALONE, "mode.device_gib=1", tmp_path=tmp_path)
+    assert "model.lora_rank=16: " in lines(folder, "memory")
+    assert "none of these fits" in lines(folder, "memory")
+
+
 def test_a_tracker_whose_server_is_not_there(quick: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     folder = failing(quick, SHAPES_ALONE, "tracker=wandb", "tracker.mode=online", tmp_path=tmp_path)

@@ -278,7 +278,7 @@ def test_a_tool_that_hangs_is_written_down(
 
 def test_a_run_that_is_to_stop_for_it_saves_and_fails(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     hang_until(monkeypatch, lambda: False)
-    with pytest.raises(Stuck, match=r"no progress of .*tool for \d+ s.* stacks are in .*stuck_1\.txt"):
+    with pytest.raises(Stuck, match=r"no progress of .*tool for [\d.]+ s.* stacks are in .*stuck_1\.txt"):
         run("health.watchdog.timeout_s=4.0", "health.watchdog.action=stop", "evaluation.num_problems=2")
     summary = read_summary(tmp_path / "run")
     assert (summary.outcome, summary.why[:5]) == (Outcome.failed, "Stuck")

@@ -89,6 +89,7 @@ def test_a_checkpoint_of_two_goes_on_with_another_number(num_ranks: int, of_two:
     folder = at_step_two(of_two, tmp_path / "copy")
     first, *others = printed(start.ranks(num_ranks, (*RUN, "trainer.num_steps=3"), folder))
     assert "step 3/3" in first
+    assert "goes on after step 2 of 3, from " in first
     assert "step 2/3" not in first
     assert set(others) <= {""}, "only the first speaks"
     assert_alike(of_two, folder)

@@ -163,7 +163,7 @@ async def watching(components: Components, run_dir: Path, stop: Stop, over: thre
     def act(standing: dict[Work, float]) -> None:
         number = 1 + sum(1 for _ in run_dir.glob(f"stuck_*{rank}.txt"))
         path = run_dir / f"stuck_{number}{rank}.txt"
-        stood = ", ".join(f"{kind} for {seconds:.0f} s" for kind, seconds in standing.items())
+        stood = ", ".join(f"{kind} for {seconds:.{1 if seconds < 10 else 0}f} s" for kind, seconds in standing.items())
         text = f"no progress of {stood} (health.watchdog.timeout_s={settings.timeout_s:g})"
         if current().count > 1:
             text += f" in rank {current().index}, or in one that it waits for"

@@ -139,7 +139,9 @@ def alone_in(run_dir: Path, ranks: Ranks = ALONE) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        raise FolderInUse(f"hydra.run.dir={run_dir}: another process works in this folder; name another") from None
+        raise FolderInUse(
+            f"hydra.run.dir={run_dir}: another process works in this folder; wait for it, end it or name another"
+        ) from None
     try:
         yield
     finally:

@@ -106,6 +106,7 @@ class Train:
             tracker = training.start_tracker(first_step)
         if current().is_first and found is not None:  # every rank has read it
             checkpoint.take_back(run_dir / "checkpoints", found, first_step)
+            say(console, f"goes on after step {first_step} of {num_steps}, from {found}")
         stop = Stop()
         try:
             with closing(run_dir, training.trackers, console):

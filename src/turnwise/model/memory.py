@@ -115,7 +115,7 @@ class MemoryEstimate:
             "reference policy": self.reference,
             "merged weights": self.merged,
             "engine's weights": self.engine_weights,
-            "keys and values": self.cache,
+            "keys and values at most": self.cache,
             "activations": self.activations,
             "logits": self.logits,
         }

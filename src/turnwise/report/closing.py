@@ -59,7 +59,9 @@ def closing_table(
         path = run_dir / name
         if path.is_file() or (path.is_dir() and any(path.iterdir())):
             paths.add_row(Text(f"  {name}", no_wrap=True), Text(meaning, style="dim"))
-    evaluated = [Padding(terminal_table(results), (1, 0))] if results else []
+    evaluated: list[RenderableType] = [Padding(terminal_table(results), (1, 0))] if results else []
+    if summary.final is not None and not is_evaluation and summary.final.step != summary.total_steps:
+        evaluated.insert(0, Text(f"The last evaluation was made after {summary.final.step} steps:", style="yellow"))
     where = Text(f"In {run_dir}:", overflow="fold")
     has_changes = summary.initial is not None and summary.initial != summary.final
     changes = [_accuracy_table(summary)] if has_changes or not results else []

@@ -33,6 +33,13 @@ def test_start_end_and_points_by_family(run_dir):
     assert "checkpoints" not in shown  # there are none
 
 
+def test_names_the_step_of_an_evaluation_that_is_older_than_the_end(run_dir):
+    summary = read_summary(run_dir)
+    said = "The last evaluation was made after 6 steps:"
+    assert said not in render(run_dir, summary)
+    assert said in render(run_dir, replace(summary, total_steps=8, outcome=Outcome.stopped))
+
+
 def test_says_why_a_run_ended(run_dir):
     summary = replace(read_summary(run_dir), outcome=Outcome.failed, why="RuntimeError: [red]no brackets lost[/red]")
     assert "Failed after 6 steps, 1:36: RuntimeError: [red]no brackets lost[/red]" in render(run_dir, summary)

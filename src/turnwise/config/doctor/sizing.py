@@ -113,10 +113,10 @@ def check_memory(components: Components, meant: Device, finding: Finding) -> Non
     has = meant.gib * GIB or total_bytes(sized.device)
     finding.note(f"{'such a device' if meant.gib else f'this {sized.device.type}'} has {has / GIB:.1f} GiB")
     if needed > has:
-        ways = [
-            f"{name}: {size / GIB:.2f} GiB{' fits' if size <= has else ''}"
-            for name, size in _ways(components, sized, meant.count, has).items()
-        ]
+        sizes = _ways(components, sized, meant.count, has)
+        ways = [f"{name}: {size / GIB:.2f} GiB{' fits' if size <= has else ''}" for name, size in sizes.items()]
+        if sizes and min(sizes.values()) > has:
+            ways.append("none of these fits: a smaller model, or a larger device")
         finding.fail(f"{needed / GIB:.1f} GiB do not fit on it", "; ".join(ways) or "a smaller model")
 
 
