@@ -38,7 +38,7 @@ $(READY): requirements.lock pyproject.toml
 	@echo "Installing the locked packages into $(VENV): a few minutes the first time, more with CUDA libraries"
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --disable-pip-version-check -qq --no-compile --requirement requirements.lock
-	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true  # pip uses one core; torch has a file of newer Pythons
+	@$(BIN)/python -W ignore -m compileall -qq -j 0 $(VENV)/lib || true  # pip uses one core; torch has a file of newer Pythons
 	@touch $@
 
 demo: $(READY)  ## train the tiny policy by GTPO, with an evaluation before and after
